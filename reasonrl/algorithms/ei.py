@@ -1,0 +1,282 @@
+"""Expert Iteration (Anthony et al., 2017; Havrilla et al., 2024, section 2).
+
+    D_0 ← the reference solutions if π_0 was fine-tuned on them, else {}
+    for i = 1 … rounds:
+        R_i ← K completions of every training question, sampled from π_{i-1}
+        R_i ← those that score at least the threshold, each sequence of calculations once
+        D_i ← D_{i-1} ∪ R_i
+        π_i ← the pretrained base fine-tuned on D_i        (restart=false: π_{i-1} fine-tuned)
+    return the π_i with the best validation maj@1
+
+A pretrained π_0 is asked with a few-shot prompt. What is learnt from holds the question alone, so
+every later policy is asked without exemplars.
+
+Where the paper is silent: D_0 holds the references with init=sft; a round that finds nothing new
+leaves the policy as it is; of the completions with the same calculations the shortest is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from reasonrl.answers import solution_trace
+from reasonrl.atomic import remove_folder, write_json
+from reasonrl.checkpoint import weights_hash
+from reasonrl.config import EIConfig
+from reasonrl.job import Job
+from reasonrl.policy import SavedPolicy
+from reasonrl.rewards import REWARDS
+from reasonrl.rollouts import collect_rollouts, completions_statistics, read_rollouts
+from reasonrl.seeding import derive_seed
+from reasonrl.supervised import Example, num_steps
+from reasonrl.types import Rollout
+
+logger = logging.getLogger(__name__)
+
+# Two solutions of a problem with the same sequence of calculations count as one.
+Key = tuple[str, tuple[str, ...]]  # problem id, trace
+
+
+@dataclass(frozen=True)
+class Round:
+    """A finished round; a resumed run goes on after the last one.
+
+    validation: maj@1 of its policy. rollouts, steps: sampled and learnt so far, over all rounds.
+    base_hash: of the weights that learning started from.
+    """
+
+    number: int
+    policy: str
+    few_shot: bool
+    validation: float
+    rollouts: int
+    steps: int
+    base_hash: str | None
+    log_position: int
+
+
+def run(job: Job) -> SavedPolicy:
+    config = job.config.algorithm
+    assert isinstance(config, EIConfig)
+    rounds = read_rounds(job.run.path) or [_round_zero(job)]
+    solutions = _solutions_so_far(job, rounds, config)
+    while len(rounds) <= config.rounds and not _out_of_patience(rounds, config.patience):
+        rollouts = _explore(job, rounds[-1], config)
+        right = keep_distinct(rollouts, config.score_threshold)
+        new = {key: rollout for key, rollout in right.items() if key not in solutions}
+        solutions |= _examples(job, new)
+        rounds.append(_improve(job, rounds[-1], solutions, rollouts, new, config))
+        write_json(job.run.path / "rounds.json", [asdict(r) for r in rounds])
+        _discard(job.run.path / "rounds", keep={_best(rounds).policy, rounds[-1].policy})
+    best = _best(rounds)
+    if best.number > 0 and not job.run.policy.exists():
+        Path(best.policy).rename(job.run.policy)
+    return SavedPolicy(str(job.run.policy) if best.number > 0 else job.init, best.few_shot)
+
+
+def keep_distinct(rollouts: Sequence[Rollout], threshold: float) -> dict[Key, Rollout]:
+    """The rollouts that score at least ``threshold``, one for each sequence of calculations.
+
+    Of several the one with the fewest tokens (then the lowest ids) is kept, whatever their order.
+    """
+    kept: dict[Key, Rollout] = {}
+    for rollout in rollouts:
+        if rollout.score >= threshold:
+            key = (rollout.completion.problem_id, solution_trace(rollout.completion.text))
+            kept[key] = min(kept.get(key, rollout), rollout, key=_length_then_ids)
+    return kept
+
+
+def _length_then_ids(rollout: Rollout) -> tuple[int, tuple[int, ...]]:
+    ids = rollout.completion.token_ids
+    return len(ids), ids
+
+
+def cap_per_problem(
+    solutions: Mapping[Key, Example], cap: int | None, seed: int
+) -> list[Example]:
+    """The solutions to learn from: at most ``cap`` of each problem, drawn at random (None: all)."""
+    keys = list(solutions)
+    taken: Counter[str] = Counter()
+    drawn: set[Key] = set()
+    for i in np.random.default_rng(seed).permutation(len(keys)):
+        problem_id, _ = keys[i]
+        taken[problem_id] += 1
+        if cap is None or taken[problem_id] <= cap:
+            drawn.add(keys[i])
+    return [solutions[key] for key in keys if key in drawn]
+
+
+def samples_in_round(config: EIConfig, number: int) -> int:
+    """K of round ``number`` (from 1): the last entry also serves the rounds after it."""
+    samples = config.num_samples_per_prompt
+    return samples[min(number, len(samples)) - 1]
+
+
+def read_rounds(folder: Path) -> list[Round]:
+    """The finished rounds of a run, round 0 (the starting policy) first; none before that."""
+    journal = folder / "rounds.json"
+    return [Round(**r) for r in json.loads(journal.read_text())] if journal.exists() else []
+
+
+def _best(rounds: Sequence[Round]) -> Round:
+    """By validation maj@1; the earlier of equals. The starting policy only if it never changed."""
+    updated = [r for r in rounds if r.policy != rounds[0].policy]
+    return max(updated or rounds[:1], key=lambda r: r.validation)
+
+
+def _out_of_patience(rounds: Sequence[Round], patience: int | None) -> bool:
+    return patience is not None and len(rounds) - 1 - _best(rounds).number >= patience
+
+
+def _round_zero(job: Job) -> Round:
+    validation = _validate(job, 0, job.init, few_shot=job.few_shot)
+    job.log.rewind(0)
+    job.log.log(0, {"ei/round": 0, "ei/rollouts": 0, "eval/validation_maj@1": validation})
+    return Round(0, job.init, job.few_shot, validation, 0, 0, None, job.log.position())
+
+
+def _explore(job: Job, previous: Round, config: EIConfig) -> list[Rollout]:
+    """K completions of every training question from the last round's policy."""
+    number = previous.number + 1
+    num_samples = samples_in_round(config, number)
+    with job.progress.task(
+        f"round {number}: sampling", len(job.train) * num_samples
+    ) as advance:
+        return collect_rollouts(
+            job.sampler(previous.policy),
+            job.train,
+            job.prompts(job.train, few_shot=previous.few_shot),
+            job.params(num_samples, config.temperature),
+            REWARDS[job.config.reward.name],
+            seed=derive_seed(job.config.seed, "ei", number, "explore"),
+            file=_rollouts_file(job, number),
+            on_progress=advance,
+        )
+
+
+def _improve(
+    job: Job,
+    previous: Round,
+    solutions: Mapping[Key, Example],
+    rollouts: Sequence[Rollout],
+    new: Mapping[Key, Rollout],
+    config: EIConfig,
+) -> Round:
+    """Fine-tunes on the solutions so far, and validates what came out."""
+    number = previous.number + 1
+    policy, few_shot, steps, base_hash = previous.policy, previous.few_shot, previous.steps, None
+    seed = derive_seed(job.config.seed, "ei", number, "learn")
+    examples = cap_per_problem(solutions, config.max_per_problem, seed)
+    if new:
+        learner = job.learner(job.base if config.restart else previous.policy)
+        base_hash = weights_hash(learner.model)
+        folder = job.run.path / "rounds" / str(number)
+        job.learn(
+            learner,
+            examples,
+            folder,
+            seed=seed,
+            description=f"round {number}: fine-tuning",
+            log_start=previous.log_position,
+            first_step=previous.steps,
+        )
+        policy, few_shot, steps = str(folder), False, steps + num_steps(len(examples), config)
+    else:
+        logger.warning(
+            "round %d found no new solution that scores %g or more; the policy stays as it is",
+            number,
+            config.score_threshold,
+        )
+        job.log.rewind(previous.log_position)
+
+    validation = _validate(job, number, policy, few_shot=few_shot)
+    per_problem = Counter(problem_id for problem_id, _ in solutions)
+    sampled = {
+        f"rollout/{name}": value for name, value in completions_statistics(rollouts).items()
+    }
+    job.log.log(
+        steps,
+        {
+            "ei/round": number,
+            "ei/rollouts": previous.rollouts + len(rollouts),
+            "ei/new_solutions": len(new),
+            "ei/solutions": len(solutions),
+            "ei/solutions_capped": len(solutions) - len(examples),
+            "ei/problems_solved": len(per_problem) / len(job.train),
+            "ei/most_per_problem": max(per_problem.values(), default=0),
+            **sampled,
+            "eval/validation_maj@1": validation,
+        },
+    )
+    return Round(
+        number=number,
+        policy=policy,
+        few_shot=few_shot,
+        validation=validation,
+        rollouts=previous.rollouts + len(rollouts),
+        steps=steps,
+        base_hash=base_hash,
+        log_position=job.log.position(),
+    )
+
+
+def _validate(job: Job, number: int, path: str, *, few_shot: bool) -> float:
+    return job.accuracy(
+        path,
+        job.validation,
+        few_shot=few_shot,
+        file=job.run.evaluation / "validation" / f"round-{number}.parquet",
+        description=f"round {number}: validation",
+    )
+
+
+def _solutions_so_far(
+    job: Job, rounds: Sequence[Round], config: EIConfig
+) -> dict[Key, Example]:
+    """D_i of the last finished round, from the reference solutions and the rollouts on disk."""
+    solutions: dict[Key, Example] = {}
+    if job.config.init.name == "sft":
+        solutions = {
+            (problem.id, solution_trace(problem.solution)): example
+            for problem, example in zip(job.train, job.references(), strict=True)
+        }
+    for previous, current in zip(rounds, rounds[1:], strict=False):
+        prompts = job.prompts(job.train, few_shot=previous.few_shot)
+        rollouts = read_rollouts(_rollouts_file(job, current.number), prompts)
+        right = keep_distinct(rollouts, config.score_threshold)
+        solutions |= _examples(job, {k: r for k, r in right.items() if k not in solutions})
+    return solutions
+
+
+def _examples(job: Job, rollouts: Mapping[Key, Rollout]) -> dict[Key, Example]:
+    """The sampled ids behind the question alone; those that a delimiter ended are given their EOS."""
+    prompts = job.prompts(job.train, few_shot=False)
+    prompt_ids = {prompt.problem_id: prompt.token_ids for prompt in prompts}
+    eos = (job.tokenizer.eos_token_id,)
+    return {
+        key: Example(
+            prompt_ids[key[0]],
+            rollout.completion.token_ids
+            + (() if rollout.completion.finish_reason == "eos" else eos),
+        )
+        for key, rollout in rollouts.items()
+    }
+
+
+def _rollouts_file(job: Job, number: int) -> Path:
+    return job.run.rollouts / f"round-{number}.parquet"
+
+
+def _discard(folder: Path, keep: set[str]) -> None:
+    """Policies that no later round starts from and no one will choose."""
+    for policy in folder.glob("*"):
+        if str(policy) not in keep:
+            remove_folder(policy)

@@ -1,0 +1,72 @@
+"""What the entry points share: logging, and errors as one line with what to do."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import transformers
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+from rich.logging import RichHandler
+from rich.markup import escape
+
+from reasonrl.config import known_keys
+from reasonrl.errors import UserError
+from reasonrl.progress import console
+
+
+def run_app(main: Callable[[], None]) -> None:
+    """Runs a Hydra entry point, with `one_line_errors` for what Hydra itself raises."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises instead of printing
+    _set_up_logging()
+    with one_line_errors():
+        main()
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """A mistake of the user's is one line on stderr and exit code 2; a bug keeps its traceback.
+
+    Inside the task function too: what leaves it, Hydra reports in its own way first.
+    """
+    try:
+        yield
+    except UserError as error:
+        message = str(error)
+    except (HydraException, OmegaConfBaseException) as error:
+        message = _explain(error)
+    except KeyboardInterrupt:
+        message = "interrupted. The same command goes on from here."
+    else:
+        return
+    console.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
+    sys.exit(2)
+
+
+def _set_up_logging() -> None:
+    handler = RichHandler(console=console, show_path=False, show_time=False)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
+    for noisy in ("httpx", "datasets", "filelock", "matplotlib", "fsspec"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def _explain(error: Exception) -> str:
+    """Hydra's message as one line; for an unknown key also the keys there are."""
+    message = " ".join(line.strip() for line in str(error).splitlines())
+    unknown = re.match(r"Could not override '([\w.]+)'", message)
+    if unknown is None:
+        return message
+    group, _, key = unknown[1].rpartition(".")
+    options = known_keys(group.partition(".")[0])
+    close = difflib.get_close_matches(key, options, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    where = f"{group} has the keys" if group else "the keys and groups are"
+    return f"{unknown[1]} must be a known key.{hint} {where}: {', '.join(options)}."

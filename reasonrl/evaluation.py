@@ -1,0 +1,173 @@
+"""A policy on problems: maj@1, maj@K, pass@K, with every sample kept.
+
+maj@1 is the accuracy of greedy decoding; maj@K of the most frequent answer among K samples; pass@k,
+for every k up to K, the unbiased estimate of the probability that one of k samples is right.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from reasonrl.answers import solution_trace
+from reasonrl.atomic import write_json
+from reasonrl.config import TrainConfig
+from reasonrl.errors import UserError
+from reasonrl.metrics import (
+    Estimate,
+    bootstrap_mean,
+    majority_vote,
+    paired_difference,
+    pass_at_k,
+    unique_correct,
+    unique_fraction,
+)
+from reasonrl.policy import SavedPolicy, device_of, load_policy, load_tokenizer
+from reasonrl.progress import Progress
+from reasonrl.prompts import build_prompts
+from reasonrl.rewards import sparse
+from reasonrl.rollouts import collect_rollouts, completions_statistics, read_rollouts
+from reasonrl.sampling import SamplingParams, make_sampler
+from reasonrl.seeding import derive_seed
+from reasonrl.types import Problem, Prompt, Rollout
+
+GREEDY, SAMPLES, METRICS = "greedy.parquet", "samples.parquet", "metrics.json"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """scores: for each metric one number per problem, in the order of problem_ids.
+
+    statistics: single numbers over completions, such as the fraction unparsed.
+    """
+
+    problem_ids: tuple[str, ...]
+    scores: dict[str, np.ndarray]
+    statistics: dict[str, float]
+
+    def estimates(self) -> dict[str, Estimate]:
+        """Each metric's mean with its 95% bootstrap interval over problems."""
+        return {name: bootstrap_mean(scores) for name, scores in self.scores.items()}
+
+    def gain_on(self, before: Evaluation) -> dict[str, Estimate]:
+        """What this evaluation gains on another of the same problems, paired."""
+        if self.problem_ids != before.problem_ids:
+            raise UserError("two evaluations must be of the same problems to be compared.")
+        return {
+            name: paired_difference(before.scores[name], self.scores[name])
+            for name in self.scores
+            if name in before.scores
+        }
+
+
+def reported_k(num_samples: int) -> list[int]:
+    """The k of pass@k that get an interval: powers of two, and K."""
+    powers = [2**i for i in range(num_samples.bit_length()) if 2**i < num_samples]
+    return [*powers, num_samples]
+
+
+def summarise(
+    problems: Sequence[Problem], greedy: Sequence[Rollout], samples: Sequence[Rollout]
+) -> Evaluation:
+    """Graded completions to metrics.
+
+    greedy: one rollout per problem, in order, or none. samples: K per problem, grouped, in order.
+    """
+    rows = [list(group) for _, group in groupby(samples, key=lambda r: r.completion.problem_id)]
+    golds = [p.answer for p in problems]
+    num_samples = len(rows[0])
+    correct = np.array([[r.score == 1.0 for r in row] for row in rows])
+    traces = [[solution_trace(r.completion.text) for r in row] for row in rows]
+    scores = {"maj@1": np.array([r.score for r in greedy])} if greedy else {}
+    if num_samples > 1:
+        scores[f"maj@{num_samples}"] = majority_vote([[r.answer for r in row] for row in rows], golds)
+    scores |= {f"pass@{k}": pass_at_k(correct, k) for k in reported_k(num_samples)}
+    kinds = {"greedy": greedy, "sampled": samples}
+    statistics = {
+        f"{kind}/{name}": value
+        for kind, rollouts in kinds.items()
+        if rollouts
+        for name, value in completions_statistics(rollouts).items()
+    }
+    statistics["sampled/unique_fraction"] = float(unique_fraction(traces).mean())
+    statistics["sampled/unique_correct"] = float(unique_correct(traces, correct).mean())
+    for k in range(1, num_samples + 1):
+        statistics[f"pass_curve/{k}"] = float(pass_at_k(correct, k).mean())
+    return Evaluation(tuple(p.id for p in problems), scores, statistics)
+
+
+def evaluate(
+    config: TrainConfig,
+    policy: SavedPolicy,
+    problems: Sequence[Problem],
+    exemplars: Sequence[Problem],
+    *,
+    folder: Path,
+    progress: Progress,
+    description: str,
+) -> Evaluation:
+    """Samples, grades and writes greedy.parquet, samples.parquet and metrics.json to ``folder``.
+
+    exemplars: of the few-shot prompt, if the policy needs one.
+    An evaluation that is already there is read, and one that was interrupted goes on.
+    """
+    dataset, evaluation = config.dataset, config.evaluation
+    prompts = build_prompts(
+        problems,
+        load_tokenizer(policy.path),
+        dataset.prompt,
+        exemplars if policy.few_shot else (),
+    )
+    if not (folder / METRICS).exists():
+        device = device_of(config.model)
+        loaded = load_policy(policy.path, config.model.compute_dtype, device)
+        sampler = make_sampler(config.sampler, loaded)
+        total = len(problems) * (1 + evaluation.num_samples_per_prompt)
+        with progress.task(description, total) as advance:
+            for name, num_samples, temperature in (
+                (GREEDY, 1, 0.0),
+                (SAMPLES, evaluation.num_samples_per_prompt, evaluation.temperature),
+            ):
+                collect_rollouts(
+                    sampler,
+                    problems,
+                    prompts,
+                    SamplingParams(
+                        num_samples, temperature, dataset.max_new_tokens, tuple(dataset.stop)
+                    ),
+                    sparse.score,
+                    seed=derive_seed(config.seed, "evaluation", name),
+                    file=folder / name,
+                    on_progress=advance,
+                )
+        write_metrics(load_evaluation(folder, problems, prompts), folder / METRICS)
+    return load_evaluation(folder, problems, prompts)
+
+
+def load_evaluation(
+    folder: Path, problems: Sequence[Problem], prompts: Sequence[Prompt]
+) -> Evaluation:
+    """An evaluation from its samples, which are the record; metrics.json is for people."""
+    greedy, samples = (read_rollouts(folder / name, prompts) for name in (GREEDY, SAMPLES))
+    return summarise(problems, greedy, samples)
+
+
+def write_metrics(evaluation: Evaluation, path: Path) -> None:
+    write_json(
+        path,
+        {
+            "problems": len(evaluation.problem_ids),
+            "estimates": {name: asdict(e) for name, e in evaluation.estimates().items()},
+            "statistics": evaluation.statistics,
+        },
+    )
+
+
+def read_estimates(path: Path) -> dict[str, Estimate]:
+    """The estimates in a metrics.json."""
+    return {name: Estimate(**e) for name, e in json.loads(path.read_text())["estimates"].items()}

@@ -1,0 +1,126 @@
+"""What an algorithm is given: its configuration, problems, models, and where to write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from reasonrl.checkpoint import Checkpoints
+from reasonrl.config import TrainConfig
+from reasonrl.policy import Policy, load_policy, save_policy
+from reasonrl.progress import Progress
+from reasonrl.prompts import build_prompts, encode_completions, solution_text
+from reasonrl.rewards import sparse
+from reasonrl.rollouts import collect_rollouts
+from reasonrl.runs import RunFolder
+from reasonrl.sampling import Sampler, SamplingParams, make_sampler
+from reasonrl.supervised import Example, fit, num_steps
+from reasonrl.tracking import MetricsLog
+from reasonrl.types import Problem, Prompt
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run at work.
+
+    base: the pretrained model's folder or hub id. init: the starting policy's.
+    tokenizer: the base's; every policy of the run has the same.
+    exemplars: solved validation problems of a few-shot prompt.
+    few_shot: whether the starting policy is asked with them.
+    """
+
+    config: TrainConfig
+    run: RunFolder
+    device: torch.device
+    base: str
+    init: str
+    few_shot: bool
+    tokenizer: PreTrainedTokenizerBase
+    train: list[Problem]
+    validation: list[Problem]
+    exemplars: list[Problem]
+    log: MetricsLog
+    progress: Progress
+
+    def learner(self, path: str) -> Policy:
+        """A policy to train: its weights are float32, whatever it computes in."""
+        return load_policy(path, "float32", self.device)
+
+    def sampler(self, path: str) -> Sampler:
+        policy = load_policy(path, self.config.model.compute_dtype, self.device)
+        return make_sampler(self.config.sampler, policy)
+
+    def prompts(
+        self, problems: Sequence[Problem], *, few_shot: bool
+    ) -> list[Prompt]:
+        exemplars = self.exemplars if few_shot else ()
+        return build_prompts(problems, self.tokenizer, self.config.dataset.prompt, exemplars)
+
+    def params(self, num_samples_per_prompt: int, temperature: float) -> SamplingParams:
+        dataset = self.config.dataset
+        return SamplingParams(
+            num_samples_per_prompt, temperature, dataset.max_new_tokens, tuple(dataset.stop)
+        )
+
+    def references(self) -> list[Example]:
+        """The train split's reference solutions, to learn from."""
+        prompts = self.prompts(self.train, few_shot=False)
+        completions = encode_completions(map(solution_text, self.train), self.tokenizer)
+        return [
+            Example(prompt.token_ids, ids)
+            for prompt, ids in zip(prompts, completions, strict=True)
+        ]
+
+    def accuracy(
+        self, path: str, problems: list[Problem], *, few_shot: bool, file: Path, description: str
+    ) -> float:
+        """maj@1 of the policy at ``path``: the fraction of problems its greedy completion solves."""
+        with self.progress.task(description, len(problems)) as advance:
+            rollouts = collect_rollouts(
+                self.sampler(path),
+                problems,
+                self.prompts(problems, few_shot=few_shot),
+                self.params(1, 0.0),
+                sparse.score,
+                seed=0,  # greedy decoding draws nothing
+                file=file,
+                on_progress=advance,
+            )
+        return fmean(r.score for r in rollouts)
+
+    def learn(
+        self,
+        policy: Policy,
+        examples: Sequence[Example],
+        folder: Path,
+        *,
+        seed: int,
+        description: str,
+        log_start: int,
+        first_step: int = 0,
+    ) -> None:
+        """Fits a learner to the examples and saves it to ``folder`` as a policy."""
+        learner = self.config.algorithm
+        checkpoints = Checkpoints(folder.with_name(f"{folder.name}.checkpoints"))
+        with self.progress.task(description, num_steps(len(examples), learner)) as advance:
+            fit(
+                policy.model,
+                examples,
+                learner,
+                seed=seed,
+                compute_dtype=self.config.model.compute_dtype,
+                checkpoints=checkpoints,
+                checkpoint_seconds=self.config.runtime.checkpoint_seconds,
+                log=self.log,
+                log_prefix=self.config.algorithm.name,
+                log_start=log_start,
+                first_step=first_step,
+                on_step=advance,
+            )
+        save_policy(policy, folder, self.config.model.compute_dtype)
+        checkpoints.remove()

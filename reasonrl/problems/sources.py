@@ -1,0 +1,86 @@
+"""Rows of a dataset, from a local file or from the Hugging Face hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reasonrl.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One example, and where it stands, for error messages."""
+
+    values: dict[str, Any]
+    place: str
+
+    def text(self, key: str) -> str:
+        """A value as text. Raises UserError if it is missing or empty."""
+        value = self.values.get(key)
+        if value is None or not str(value).strip():
+            raise UserError(f"{self.place}: {key} must be there and not empty.")
+        return str(value)
+
+
+def local_file(path: str, name: str) -> Path:
+    file = Path(path) / name
+    if not file.is_file():
+        raise UserError(
+            f"dataset.path={path} must be a folder that holds {name}; there is no {file}. "
+            "Pass the right folder, or dataset.path=null to read from the Hugging Face hub."
+        )
+    return file
+
+
+def _parse(text: str, place: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{place}: must be JSON; {error.msg}.") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{place}: must be a JSON object; got {type(value).__name__}.")
+    return value
+
+
+def json_lines(file: Path) -> Iterator[Row]:
+    """One JSON object a line. Raises UserError with file and line."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: must be readable as UTF-8 text; {error}.") from None
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            place = f"{file}:{number}"
+            yield Row(_parse(line, place), place)
+
+
+def json_array(file: Path) -> list[Row]:
+    """A file that is one JSON array of objects. Raises UserError with file and line."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file}:{error.lineno}: must be JSON; {error.msg}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: must be readable as UTF-8 text; {error}.") from None
+    if not isinstance(values, list) or not all(isinstance(v, dict) for v in values):
+        raise UserError(f"{file}: must be a JSON array of objects.")
+    return [Row(value, f"{file}, entry {i}") for i, value in enumerate(values, 1)]
+
+
+def hub_rows(hub: str, split: str, config: str | None = None) -> list[Row]:
+    """A split of a dataset on the Hugging Face hub (or of a local folder in the hub's layout)."""
+    import datasets  # takes seconds to import, and most runs don't need it
+
+    try:
+        rows = datasets.load_dataset(hub, config, split=split)
+    except Exception as error:  # the library raises its own kinds, requests' and the OS's
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"dataset.hub={hub} must be a dataset the hub can serve; {type(error).__name__}: {reason}. "
+            "Without a network, pass dataset.path=FOLDER with its files."
+        ) from None
+    return [Row(dict(row), f"{hub} {split}, row {i}") for i, row in enumerate(rows)]

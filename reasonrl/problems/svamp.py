@@ -1,0 +1,89 @@
+"""SVAMP: 1,000 short word problems, each a variation of one of a hundred (Patel et al., 2021).
+
+Its golds are integers stored as floats, and its only solutions are equations such as
+``( ( 5.0 + 3.0 ) - 2.0 )``; they are written out here as one calculation a line.
+
+The paper trained on 700 questions and tested on 300. Neighbours in the file are variations of the
+same problem, so the split is by place: 1-700 train (its last 70 validation), 701-1000 test.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+from fractions import Fraction
+
+from reasonrl.answers import canonical_number
+from reasonrl.errors import UserError
+from reasonrl.problems.sources import Row, hub_rows, json_array, local_file
+from reasonrl.types import Problem
+
+TRAIN = slice(0, 630)
+VALIDATION = slice(630, 700)
+TEST = slice(700, 1000)
+SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
+
+OPERATORS = {
+    ast.Add: ("+", operator.add),
+    ast.Sub: ("-", operator.sub),
+    ast.Mult: ("*", operator.mul),
+    ast.Div: ("/", operator.truediv),
+}
+
+
+def load(split: str, *, path: str | None, hub: str) -> list[Problem]:
+    """path: a folder with SVAMP.json; None reads ``hub``, whose own split is undone."""
+    if path is None:
+        rows = sorted(
+            [*hub_rows(hub, "train"), *hub_rows(hub, "test")],
+            key=lambda row: int(row.text("ID").removeprefix("chal-")),
+        )
+    else:
+        rows = json_array(local_file(path, "SVAMP.json"))
+    return [_problem(row) for row in rows[SPLITS[split]]]
+
+
+def _problem(row: Row) -> Problem:
+    answer = canonical_number(row.text("Answer"))
+    if answer is None:
+        raise UserError(f"{row.place}: Answer must be a number; got {row.text('Answer')!r}.")
+    body = row.text("Body").strip()
+    separator = " " if body.endswith((".", "?", "!", ",")) else ". "
+    try:
+        steps, value = written_out(row.text("Equation"))
+    except (SyntaxError, ValueError, ZeroDivisionError) as error:
+        raise UserError(f"{row.place}: Equation must be arithmetic on numbers; {error}.") from None
+    if _number(value) != answer:
+        raise UserError(f"{row.place}: Equation must give Answer={answer}; got {_number(value)}.")
+    return Problem(
+        id=f"svamp-{row.text('ID')}",
+        question=body + separator + row.text("Question").strip(),
+        answer=answer,
+        solution="\n".join([*steps, f"#### {answer}"]),
+    )
+
+
+def written_out(equation: str) -> tuple[list[str], Fraction]:
+    """``( ( 5.0 + 3.0 ) - 2.0 )`` as (["5 + 3 = 8", "8 - 2 = 6"], 6), innermost first."""
+    steps: list[str] = []
+
+    def value(node: ast.expr) -> Fraction:
+        match node:
+            case ast.Constant(value=int() | float() as number):
+                return Fraction(str(number))
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
+                symbol, function = OPERATORS[type(op)]
+                a, b = value(left), value(right)
+                result: Fraction = function(a, b)
+                steps.append(f"{_number(a)} {symbol} {_number(b)} = {_number(result)}")
+                return result
+        raise ValueError(f"{ast.unparse(node)} is no calculation")
+
+    return steps, value(ast.parse(equation.strip(), mode="eval").body)
+
+
+def _number(value: Fraction) -> str:
+    text = canonical_number(str(value))
+    if text is None:
+        raise ValueError(f"{value} has no canonical form")
+    return text

@@ -1,0 +1,1 @@
+"""From run folders to what people look at. Imports no torch."""

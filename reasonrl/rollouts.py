@@ -1,0 +1,140 @@
+"""Rollouts in the making and on disk.
+
+They are collected in shards, each a Parquet file written at once: a killed run has lost at most one
+shard, and goes on with the next. A row is a completion with its verdict; the prompt is joined again by
+the problem's id, since the run's configuration determines it.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from reasonrl.atomic import remove_folder, write_bytes
+from reasonrl.rewards.sparse import read_answer
+from reasonrl.sampling import Sampler, SamplingParams
+from reasonrl.seeding import derive_seed
+from reasonrl.types import Completion, FinishReason, Problem, Prompt, Rollout
+
+# Completions in a shard. A constant, because the samples of a shard depend on its seed.
+SHARD_SIZE = 1024
+FINISH_REASONS = get_args(FinishReason)
+
+SCHEMA = pa.schema(
+    {
+        "problem_id": pa.string(),
+        "sample_index": pa.int32(),
+        "text": pa.string(),
+        "token_ids": pa.list_(pa.int32()),
+        "logprobs": pa.list_(pa.float32()),
+        "finish_reason": pa.string(),
+        "answer": pa.string(),
+        "score": pa.float64(),
+    }
+)
+
+
+def write_rollouts(path: Path, rollouts: Sequence[Rollout]) -> None:
+    columns = {
+        name: [getattr(r.completion, name) for r in rollouts]
+        for name in SCHEMA.names
+        if name not in ("answer", "score")
+    }
+    columns |= {"answer": [r.answer for r in rollouts], "score": [r.score for r in rollouts]}
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns, schema=SCHEMA), buffer, compression="zstd")
+    write_bytes(path, buffer.getvalue())
+
+
+def read_rollouts(path: Path, prompts: Sequence[Prompt]) -> list[Rollout]:
+    """The rollouts of a file, with the prompts they came from joined by problem id."""
+    prompt_of = {prompt.problem_id: prompt for prompt in prompts}
+    rows = pq.read_table(path, schema=SCHEMA).to_pylist()
+    return [
+        Rollout(
+            prompt=prompt_of[row["problem_id"]],
+            completion=Completion(
+                problem_id=row["problem_id"],
+                sample_index=row["sample_index"],
+                token_ids=tuple(row["token_ids"]),
+                logprobs=tuple(row["logprobs"]),
+                finish_reason=row["finish_reason"],
+                text=row["text"],
+            ),
+            answer=row["answer"],
+            score=row["score"],
+        )
+        for row in rows
+    ]
+
+
+def completions_statistics(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """What completions look like: mean score, fraction unparsed, mean length in tokens, endings."""
+    completions = [r.completion for r in rollouts]
+    endings = [c.finish_reason for c in completions]
+    return {
+        "score": float(np.mean([r.score for r in rollouts])),
+        "unparsed": float(np.mean([r.answer is None for r in rollouts])),
+        "mean_length": float(np.mean([len(c.token_ids) for c in completions])),
+        **{f"finish_{ending}": endings.count(ending) / len(endings) for ending in FINISH_REASONS},
+    }
+
+
+def collect_rollouts(
+    sampler: Sampler,
+    problems: Sequence[Problem],
+    prompts: Sequence[Prompt],
+    params: SamplingParams,
+    score: Callable[[Completion, Problem], float],
+    *,
+    seed: int,
+    file: Path,
+    on_progress: Callable[[int], None],
+) -> list[Rollout]:
+    """Samples ``params.num_samples_per_prompt`` completions of every prompt and scores them.
+
+    problems, prompts: one prompt for each problem, in the same order.
+    file: where the rollouts go, by way of shards beside it. What is there already is read, not
+        sampled again.
+    """
+    num_samples = params.num_samples_per_prompt
+    if file.exists():
+        on_progress(len(prompts) * num_samples)
+        return read_rollouts(file, prompts)
+    shards = file.with_suffix(".shards")
+    rollouts: list[Rollout] = []
+    for number, part in enumerate(_parts(len(prompts), num_samples)):
+        shard = shards / f"{number:05d}.parquet"
+        if shard.exists():
+            on_progress(len(prompts[part]) * num_samples)
+        else:
+            completions = sampler.sample(
+                prompts[part], params, seed=derive_seed(seed, number), on_progress=on_progress
+            )
+            write_rollouts(
+                shard,
+                [
+                    Rollout(prompts[i], c, read_answer(c), score(c, problems[i]))
+                    for i, c in zip(_repeat(part, num_samples), completions, strict=True)
+                ],
+            )
+        rollouts += read_rollouts(shard, prompts[part])
+    write_rollouts(file, rollouts)
+    remove_folder(shards)
+    return rollouts
+
+
+def _parts(num_prompts: int, num_samples_per_prompt: int) -> Iterator[slice]:
+    size = max(1, SHARD_SIZE // num_samples_per_prompt)
+    for start in range(0, num_prompts, size):
+        yield slice(start, min(start + size, num_prompts))
+
+
+def _repeat(part: slice, times: int) -> list[int]:
+    return [i for i in range(part.start, part.stop) for _ in range(times)]

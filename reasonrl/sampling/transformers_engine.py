@@ -1,0 +1,202 @@
+"""Sampling with a transformers model: prompts read once, however many samples they get."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from reasonrl.errors import UserError
+from reasonrl.sampling.base import SamplingParams
+from reasonrl.sampling.draw import argmax, draw, uniforms
+from reasonrl.sampling.shared_prompt import Decoder, Segment, prefill, shared_prompt_attention
+from reasonrl.sampling.stops import Stops, decode
+from reasonrl.types import Completion, FinishReason, Prompt
+
+# A common beginning shorter than this costs more as a segment of its own than it saves.
+SHORTEST_PREFIX = 16
+# Finished rows are dropped once they are this share of all: dropping copies what is kept.
+DROP_SHARE = 1 / 16
+
+Row = tuple[int, int]  # (prompt index, sample index)
+
+
+class TransformersSampler:
+    """A ``Sampler`` for any causal language model of transformers with plain causal attention.
+
+    Every prompt is prefilled once and its keys and values are stored once; so is the beginning that
+    all prompts of a call share. Finished rows are dropped. Draws depend on (seed, prompt index,
+    sample index, step) alone, hence completions don't depend on ``batch_size``, up to rounding: in
+    bfloat16 the shapes of a batch move logits enough to change some.
+
+    batch_size: rows (prompts × samples) in flight at most.
+    EOS is any of ``model.generation_config.eos_token_id`` and ``tokenizer.eos_token_id``.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int = 512
+    ) -> None:
+        if batch_size < 1:
+            raise UserError(f"batch_size={batch_size} must be at least 1. Raise it.")
+        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        self._stops: dict[tuple[str, ...], Stops] = {}
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        params: SamplingParams,
+        *,
+        seed: int,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[Completion]:
+        """See ``Sampler.sample``.
+
+        Raises UserError, before any computation, if a prompt is empty or leaves less than
+        ``max_new_tokens`` of the model's context.
+        """
+        self._check(prompts, params)
+        if params.stop not in self._stops:
+            vocab_size = self.model.config.vocab_size
+            self._stops[params.stop] = Stops(self.tokenizer, params.stop, vocab_size)
+        samples = params.num_samples_per_prompt
+        # Longest first: what is too large for the memory fails at once.
+        order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i].token_ids))
+        rows = [(i, k) for i in order for k in range(samples)]
+        size = self.batch_size // samples * samples or self.batch_size
+
+        completions: dict[Row, Completion] = {}
+        with torch.inference_mode(), shared_prompt_attention(self.model):
+            prefix = self._prefix(prompts)
+            for start in range(0, len(rows), size):
+                batch = rows[start : start + size]
+                for finished in self._sample_batch(prompts, batch, prefix, params, seed):
+                    completions.update(finished)
+                    if on_progress is not None:
+                        on_progress(len(finished))
+        return [completions[i, k] for i in range(len(prompts)) for k in range(samples)]
+
+    def _check(self, prompts: Sequence[Prompt], params: SamplingParams) -> None:
+        context = self.model.config.max_position_embeddings
+        for prompt in prompts:
+            length = len(prompt.token_ids)
+            if not length:
+                raise UserError(
+                    f"problem_id={prompt.problem_id} must have a prompt of at least one token; "
+                    f"got 0. Begin it with a BOS token."
+                )
+            if length + params.max_new_tokens > context:
+                raise UserError(
+                    f"max_new_tokens={params.max_new_tokens} must be at most "
+                    f"{context - length} after the {length} prompt tokens of {prompt.problem_id}; "
+                    f"got max_position_embeddings={context}. Lower it or shorten the prompt."
+                )
+
+    def _prefix(self, prompts: Sequence[Prompt]) -> Segment | None:
+        """What all prompts begin with, their last tokens left out: decoding starts from these."""
+        columns = zip(*(prompt.token_ids[:-1] for prompt in prompts), strict=False)
+        shared = takewhile(lambda column: len(set(column)) == 1, columns)
+        common = [column[0] for column in shared]
+        return prefill(self.model, [common]) if len(common) >= SHORTEST_PREFIX else None
+
+    def _sample_batch(
+        self,
+        prompts: Sequence[Prompt],
+        rows: list[Row],
+        prefix: Segment | None,
+        params: SamplingParams,
+        seed: int,
+    ) -> Iterator[dict[Row, Completion]]:
+        """Yields the rows that finished, after each step in which some did."""
+        device, steps = self.model.device, params.max_new_tokens
+        indices = list(dict.fromkeys(i for i, _ in rows))
+        seen = 0 if prefix is None else int(prefix.lengths)
+        unseen = [prompts[i].token_ids[seen:-1] for i in indices]
+        segment = prefill(self.model, unseen, prefix) if any(unseen) else None
+        decoder = Decoder(self.model, prefix, segment, len(indices))
+
+        last = torch.tensor([prompts[i].token_ids[-1] for i in indices], device=device)
+        positions = torch.tensor([len(prompts[i].token_ids) - 1 for i in indices], device=device)
+        logits = decoder.step(last, positions)
+        place = {i: place for place, i in enumerate(indices)}
+        copies = torch.tensor([place[i] for i, _ in rows], device=device)
+        decoder.select(copies)
+        logits, positions = logits[copies], positions[copies]
+
+        uniform = uniforms(rows, steps, seed=seed).to(device)
+        token_ids = np.zeros((len(rows), steps), dtype=np.int64)
+        logprobs = np.zeros((len(rows), steps), dtype=np.float32)
+        flying = np.arange(len(rows))  # the row at each place of the decoder
+        alive = np.ones(len(rows), dtype=bool)
+        worth_a_look = self._stops[params.stop].may_end.copy()
+        worth_a_look[list(self._eos_ids())] = True
+
+        for step in range(steps):
+            if params.temperature == 0:
+                drawn, drawn_logprobs = argmax(logits)
+            else:
+                drawn, drawn_logprobs = draw(logits, uniform[:, step], params.temperature)
+            token_ids[flying, step] = drawn.cpu().numpy()
+            logprobs[flying, step] = drawn_logprobs.cpu().numpy()
+
+            finished = {}
+            final = step + 1 == steps
+            for at in np.flatnonzero(alive & (final | worth_a_look[token_ids[flying, step]])):
+                prompt_index, sample_index = rows[flying[at]]
+                completion = self._completion(
+                    prompts[prompt_index].problem_id,
+                    sample_index,
+                    token_ids[flying[at], : step + 1].tolist(),
+                    logprobs[flying[at], : step + 1].tolist(),
+                    params,
+                )
+                if completion is not None:
+                    finished[prompt_index, sample_index] = completion
+                    alive[at] = False
+            if finished:
+                yield finished
+            if not alive.any():
+                return
+
+            if (~alive).mean() >= DROP_SHARE:
+                kept = torch.from_numpy(np.flatnonzero(alive)).to(device)
+                decoder.select(kept)
+                drawn, positions, uniform = drawn[kept], positions[kept], uniform[kept]
+                flying, alive = flying[alive], alive[alive]
+            positions = positions + 1
+            logits = decoder.step(drawn, positions)
+
+    def _completion(
+        self,
+        problem_id: str,
+        sample_index: int,
+        token_ids: list[int],
+        logprobs: list[float],
+        params: SamplingParams,
+    ) -> Completion | None:
+        """The completion, or None if it isn't finished."""
+        reason: FinishReason
+        count = self._stops[params.stop].cut(token_ids)
+        if count is not None:
+            token_ids, logprobs, reason = token_ids[:count], logprobs[:count], "stop"
+        elif token_ids[-1] in self._eos_ids():
+            reason = "eos"
+        elif len(token_ids) == params.max_new_tokens:
+            reason = "length"
+        else:
+            return None
+        return Completion(
+            problem_id=problem_id,
+            sample_index=sample_index,
+            token_ids=tuple(token_ids),
+            logprobs=tuple(logprobs),
+            finish_reason=reason,
+            text=decode(self.tokenizer, token_ids),
+        )
+
+    def _eos_ids(self) -> set[int]:
+        configured = getattr(self.model.generation_config, "eos_token_id", None)
+        of_model = configured if isinstance(configured, list) else [configured]
+        return {token for token in (*of_model, self.tokenizer.eos_token_id) if token is not None}

@@ -1,0 +1,182 @@
+"""The masked cross-entropy learner under SFT and Expert Iteration.
+
+Minimises the mean over an optimizer step's completion tokens of −log π(token | prompt, tokens before),
+with AdamW, a linear warm-up and a cosine decay. A step's examples are sorted by length and cut into
+micro-batches whose gradients are summed, so padding is small and neither it nor the cutting changes
+the result: every token of the step weighs the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import AdamW
+from transformers import PreTrainedModel, get_scheduler
+
+from reasonrl.checkpoint import Checkpoints
+from reasonrl.config import LearnerConfig
+from reasonrl.functional import masked_sum, token_logprobs
+from reasonrl.policy import DTYPES
+from reasonrl.tracking import MetricsLog
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Token ids to learn from. Only the completion is trained on; it ends with EOS."""
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.completion_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Right-padded: with causal attention no real token sees the padding after it.
+
+    input_ids: (B, T). target_ids: (B, S), the ids that the model's last S positions predict.
+    loss_mask: (B, S), True for completion tokens. S leaves out what every prompt of the batch covers.
+    """
+
+    input_ids: Tensor
+    target_ids: Tensor
+    loss_mask: Tensor
+
+
+def num_steps(num_examples: int, learner: LearnerConfig) -> int:
+    """Optimizer steps of a fit. The last step of an epoch may be smaller; nothing is dropped."""
+    return learner.epochs * -(-num_examples // learner.batch_size)
+
+
+def collate(examples: Sequence[Example]) -> Batch:
+    longest = max(map(len, examples))
+    shortest_prompt = min(len(e.prompt_ids) for e in examples)
+    ids = torch.zeros(len(examples), longest, dtype=torch.long)
+    mask = torch.zeros(len(examples), longest, dtype=torch.bool)
+    for row, example in enumerate(examples):
+        ids[row, : len(example)] = torch.tensor(example.prompt_ids + example.completion_ids)
+        mask[row, len(example.prompt_ids) : len(example)] = True
+    return Batch(ids[:, :-1], ids[:, shortest_prompt:], mask[:, shortest_prompt:])
+
+
+def micro_batches(examples: Sequence[Example], max_tokens: int) -> Iterator[list[Example]]:
+    """Sorted by length and cut so that no micro-batch of two or more holds over max_tokens, padded."""
+    batch: list[Example] = []
+    for example in sorted(examples, key=len):
+        if batch and (len(batch) + 1) * len(example) > max_tokens:
+            yield batch
+            batch = []
+        batch.append(example)
+    if batch:
+        yield batch
+
+
+def accumulate_gradients(
+    model: PreTrainedModel,
+    examples: Sequence[Example],
+    max_tokens: int,
+    compute_dtype: torch.dtype,
+) -> float:
+    """Adds the gradient of the mean completion-token loss of ``examples``; returns that loss."""
+    num_tokens = sum(len(e.completion_ids) for e in examples)
+    total = 0.0
+    for chunk in micro_batches(examples, max_tokens):
+        batch = collate(chunk)
+        device = model.device
+        with torch.autocast(device.type, compute_dtype, enabled=compute_dtype != torch.float32):
+            logits = model(
+                input_ids=batch.input_ids.to(device),
+                logits_to_keep=batch.target_ids.shape[1],
+                use_cache=False,
+            ).logits  # (B, S, V)
+        logprobs = token_logprobs(logits, batch.target_ids.to(device))
+        loss = -masked_sum(logprobs, batch.loss_mask.to(device)) / num_tokens
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+def fit(
+    model: PreTrainedModel,
+    examples: Sequence[Example],
+    learner: LearnerConfig,
+    *,
+    seed: int,
+    compute_dtype: str,
+    checkpoints: Checkpoints,
+    checkpoint_seconds: float,
+    log: MetricsLog,
+    log_prefix: str,
+    log_start: int,
+    first_step: int = 0,
+    on_step: Callable[[int], None] | None = None,
+) -> None:
+    """Trains ``model`` in place. Goes on from the latest of ``checkpoints`` where there is one.
+
+    seed: decides the order of the examples, together with the epoch.
+    log_prefix, first_step: metrics are logged as ``<prefix>/loss`` and so on, at this offset.
+    log_start: position of ``log`` where this fit's lines begin; what a killed attempt left is undone.
+    on_step: called with the number of optimizer steps just finished (several after a resume).
+    """
+    optimizer = AdamW(model.parameters(), lr=learner.learning_rate, betas=(0.9, 0.95),
+                      weight_decay=learner.weight_decay, fused=True)  # fmt: skip
+    total_steps = num_steps(len(examples), learner)
+    scheduler = get_scheduler(
+        "cosine_with_min_lr",
+        optimizer,
+        num_warmup_steps=round(learner.warmup_fraction * total_steps),
+        num_training_steps=total_steps,
+        scheduler_specific_kwargs={"min_lr": learner.final_learning_rate},
+    )
+    start = 0
+    if (checkpoint := checkpoints.latest()) is not None:
+        state = checkpoint.restore(model, optimizer)
+        scheduler.load_state_dict(state["scheduler"])
+        log_start, start = state["log_position"], checkpoint.step
+        if on_step:
+            on_step(start)
+    log.rewind(log_start)
+
+    model.train()
+    saved = time.monotonic()
+    for step, batch in enumerate(_steps(examples, learner, seed)):
+        if step < start:
+            continue
+        loss = accumulate_gradients(
+            model, batch, learner.micro_batch_tokens, DTYPES[compute_dtype]
+        )
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), learner.max_grad_norm)
+        learning_rate = scheduler.get_last_lr()[0]
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+        log.log(
+            first_step + step + 1,
+            {
+                f"{log_prefix}/loss": loss,
+                f"{log_prefix}/grad_norm": norm.item(),
+                f"{log_prefix}/learning_rate": learning_rate,
+            },
+        )
+        if on_step:
+            on_step(1)
+        if time.monotonic() - saved >= checkpoint_seconds:
+            state = {"scheduler": scheduler.state_dict(), "log_position": log.position()}
+            checkpoints.save(step + 1, model=model, optimizer=optimizer, state=state)
+            saved = time.monotonic()
+    model.eval()
+
+
+def _steps(
+    examples: Sequence[Example], learner: LearnerConfig, seed: int
+) -> Iterator[list[Example]]:
+    for epoch in range(learner.epochs):
+        order = np.random.default_rng([seed, epoch]).permutation(len(examples))
+        for start in range(0, len(examples), learner.batch_size):
+            yield [examples[i] for i in order[start : start + learner.batch_size]]
