@@ -8,12 +8,14 @@ have read a great deal of arithmetic and word problems in several formats, much 
 nobody has shown them yet which format is wanted. Pretraining stops early enough that learning from
 feedback has something left to teach.
 
-The documents come from the pretraining split of the stories (no question of another split is among
-them). Each is one of
-  - one to four questions with answers, all in one format: calculation lines, words, or the answer alone;
+The documents come from the pretraining split of the stories: no question of another split is among
+them. Each is one of
+  - one to four questions with answers in one format: calculation lines, words, or the answer alone;
   - a drill of bare calculations;
 and has a carelessness of its own: the probability that a step of it goes wrong (another number of
 the story, another operator, or a slip in the result), after which it goes on with the wrong result.
+Half of the documents also write sums and products in either order, so that there is more than one
+way to write a right solution.
 
 Writes models/<name>/ (safetensors, config, tokenizer) and PROVENANCE.json beside them.
 """
@@ -47,7 +49,7 @@ WARMUP_STEPS = 50
 SEED = 0
 
 CONTEXT = 512
-WORDS_OF_FORMATS = "Q A plus minus times over is So the answer The".split()
+WORDS_OF_FORMATS = ["Q", "A", "plus", "minus", "times", "over", "is", "So", "the", "answer", "The"]
 SYMBOLS = [*"0123456789", *" \n.,?:;+-*/=#<>$()[]", "####", "<<", ">>"]
 OPERATOR_WORDS = {"+": "plus", "-": "minus", "*": "times", "/": "over"}
 
@@ -87,8 +89,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def careless_steps(
-    rng: random.Random, steps: tuple[stories.Step, ...], carelessness: float
+def written_steps(
+    rng: random.Random, steps: tuple[stories.Step, ...], carelessness: float, either_order: bool
 ) -> list[stories.Step]:
     """The steps as somebody would write them who errs in each with the given probability.
 
@@ -119,6 +121,8 @@ def careless_steps(
             "/": left // max(right, 1),
         }[operator]
         result = min(max(result + slip, 0), 999)
+        if either_order and operator in "+*" and rng.random() < 0.5:
+            left, right = right, left
         written.append(stories.Step(left, operator, right, result))
         changed[step.result] = result
     return written
@@ -142,22 +146,23 @@ def documents(seed: int) -> Iterator[str]:
     source = stories.generate("pretrain", seed=seed, min_steps=1, max_steps=5)
     while True:
         carelessness = rng.choice([0.0, 0.1, 0.3, 0.6])
+        either_order = rng.random() < 0.5
         if rng.random() < 0.1:
             drills = [step for story in islice(source, 6) for step in story.steps]
-            yield "\n".join(map(str, careless_steps(rng, tuple(drills), carelessness / 3)))
+            yield "\n".join(
+                map(str, written_steps(rng, tuple(drills), carelessness / 3, either_order))
+            )
             continue
         style = rng.choice(["lines", "words", "direct"])
         count = rng.choice([1, 1, 2, 3, 4])
         yield "\n\n".join(
-            f"Q: {story.question}\n"
-            f"A: {answer_text(style, careless_steps(rng, story.steps, carelessness))}"
+            f"Q: {story.question}\nA: "
+            + answer_text(style, written_steps(rng, story.steps, carelessness, either_order))
             for story in islice(source, count)
         )
 
 
-def token_blocks(
-    tokenizer: PreTrainedTokenizerFast, seed: int
-) -> Iterator[np.ndarray]:
+def token_blocks(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[np.ndarray]:
     """Documents joined by EOS and cut into blocks of SEQUENCE_LENGTH ids."""
     buffer: list[int] = []
     stream = documents(seed)

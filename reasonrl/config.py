@@ -1,17 +1,15 @@
 """What a run is made of: one dataclass for each config group, and the rules between them.
 
 YAML under conf/ supplies every value; the dataclasses here say which keys exist and of which type.
-``resolve`` turns a composed config into dataclasses, and ``validate`` checks what no single type can.
-Both run before any compute is spent. Fields marked ``_not_decisive`` don't change the result of a run
-and so are no part of its identity.
+``resolve`` turns a composed config into dataclasses and checks what no single type can, before any
+compute is spent. ``decisive`` is what a run's identity is made of.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +18,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from reasonrl.errors import UserError
 
-
-def _not_decisive() -> Any:
-    return field(metadata={"decisive": False})
+# What doesn't change the result of a run and so is no part of its identity.
+NOT_DECISIVE = {
+    "model.device",
+    "algorithm.micro_batch_tokens",
+    "init.sft.micro_batch_tokens",
+    "dataset.path",
+    "sampler.batch_size",
+    "runtime",
+}
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class ModelConfig:
     name: str
     path: str  # folder, hub id, .gguf file, or package:NAME for the .gguf inside a Python package
     compute_dtype: str  # of sampling, and of the learner's matrix products; weights stay float32
-    device: str = _not_decisive()
+    device: str
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class LearnerConfig:
     warmup_fraction: float
     weight_decay: float
     max_grad_norm: float
-    micro_batch_tokens: int = _not_decisive()
+    micro_batch_tokens: int
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ AlgorithmConfig = SFTConfig | EIConfig
 class InitConfig:
     name: str
     sft: SFTConfig | None = None  # init=sft: the run that makes the starting policy
-    run: str | None = None  # init=run: the folder of any earlier run; its name counts, not its place
+    run: str | None = None  # init=run: any earlier run's folder; its name counts, not its place
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ class DatasetConfig:
     train_size: int | None  # None: the whole split
     validation_size: int | None
     test_size: int | None
+    num_references: int | None  # training problems whose solution may be learnt from; None: all
     prompt: str
     stop: list[str]
     max_new_tokens: int
@@ -103,19 +108,19 @@ class StoriesConfig(DatasetConfig):
 class GSM8KConfig(DatasetConfig):
     annotations: bool  # keep <<48/2=24>> in the reference solutions
     hub: str
-    path: str | None = _not_decisive()
+    path: str | None
 
 
 @dataclass(frozen=True)
 class SVAMPConfig(DatasetConfig):
     hub: str
-    path: str | None = _not_decisive()
+    path: str | None
 
 
 @dataclass(frozen=True)
 class SamplerConfig:
     name: str
-    batch_size: int = _not_decisive()  # completions in flight
+    batch_size: int  # completions in flight
 
 
 @dataclass(frozen=True)
@@ -135,16 +140,24 @@ class RuntimeConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class EvaluateConfig:
+    """What decides the evaluation of a policy."""
+
     model: ModelConfig
-    init: InitConfig
-    algorithm: AlgorithmConfig
-    reward: RewardConfig
     dataset: DatasetConfig
     sampler: SamplerConfig
     evaluation: EvaluationConfig
     seed: int
-    runtime: RuntimeConfig = _not_decisive()
+    runtime: RuntimeConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig(EvaluateConfig):
+    """What decides a run."""
+
+    init: InitConfig
+    algorithm: AlgorithmConfig
+    reward: RewardConfig
 
 
 SCHEMAS: dict[str, dict[str, type]] = {
@@ -213,14 +226,29 @@ def _typed(schema: type, node: DictConfig, key: str) -> Any:
 
 
 def resolve(config: DictConfig) -> TrainConfig:
-    """A composed Hydra config as dataclasses, validated. Raises UserError."""
-    config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))  # type: ignore[assignment]
-    seed = config.get("seed")
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise UserError(f"seed must be a whole number, 0 or more; got seed={seed}.")
-    resolved = TrainConfig(seed=seed, **{key: section(config, key) for key in SCHEMAS})
+    """A composed conf/train.yaml as dataclasses, validated. Raises UserError."""
+    resolved = TrainConfig(**_sections(config, TrainConfig))
     validate(resolved)
     return resolved
+
+
+def resolve_evaluation(config: DictConfig) -> EvaluateConfig:
+    """A composed conf/evaluate.yaml as dataclasses, validated. Raises UserError."""
+    resolved = EvaluateConfig(**_sections(config, EvaluateConfig))
+    validate_evaluation(resolved)
+    return resolved
+
+
+def _sections(config: DictConfig, schema: type[EvaluateConfig]) -> dict[str, Any]:
+    plain = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    assert isinstance(plain, DictConfig)
+    seed = plain.get("seed")
+    _require(
+        isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0,
+        f"seed must be a whole number, 0 or more; got seed={seed}.",
+    )
+    names = [f.name for f in dataclasses.fields(schema) if f.name != "seed"]
+    return {"seed": seed, **{name: section(plain, name) for name in names}}
 
 
 def _require(holds: bool, message: str) -> None:
@@ -234,9 +262,7 @@ def _validate_learner(key: str, learner: LearnerConfig) -> None:
         _require(value >= 1, f"{key}.{name} must be 1 or more; got {value}.")
     for name in ("learning_rate", "max_grad_norm"):
         value = getattr(learner, name)
-        _require(
-            math.isfinite(value) and value > 0, f"{key}.{name} must be above 0; got {value}."
-        )
+        _require(math.isfinite(value) and value > 0, f"{key}.{name} must be above 0; got {value}.")
     _require(
         0 <= learner.final_learning_rate <= learner.learning_rate,
         f"{key}.final_learning_rate={learner.final_learning_rate} must be between 0 and the peak; "
@@ -267,8 +293,8 @@ def _validate_ei(ei: EIConfig) -> None:
     )
     _require(
         0 < ei.score_threshold <= 1,
-        f"algorithm.score_threshold={ei.score_threshold} must be above 0 and at most 1: a threshold "
-        "of 0 would train on failures.",
+        f"algorithm.score_threshold={ei.score_threshold} must be above 0 and at most 1: a "
+        "threshold of 0 would train on failures.",
     )
     for name in ("max_per_problem", "patience"):
         value = getattr(ei, name)
@@ -279,11 +305,11 @@ def _validate_ei(ei: EIConfig) -> None:
 
 
 def _validate_dataset(dataset: DatasetConfig) -> None:
-    for name in ("train_size", "validation_size", "test_size"):
+    for name in ("train_size", "validation_size", "test_size", "num_references"):
         value = getattr(dataset, name)
         _require(
             value is None or value >= 1,
-            f"dataset.{name} must be null (the whole split) or 1 or more; got {value}.",
+            f"dataset.{name} must be null (all there are) or 1 or more; got {value}.",
         )
     _require(
         "{question}" in dataset.prompt,
@@ -313,39 +339,25 @@ def _validate_dataset(dataset: DatasetConfig) -> None:
         )
 
 
-def validate(config: TrainConfig) -> None:
-    """Every rule that spans more than one value, and every range. Raises UserError."""
-    init, algorithm, evaluation = config.init, config.algorithm, config.evaluation
+def validate_evaluation(config: EvaluateConfig) -> None:
+    """Every range and rule of what decides an evaluation. Raises UserError."""
+    dataset, evaluation = config.dataset, config.evaluation
     _require(
         config.model.compute_dtype in COMPUTE_DTYPES,
         f"model.compute_dtype must be one of {', '.join(COMPUTE_DTYPES)}; got "
         f"{config.model.compute_dtype}.",
     )
-    _require(
-        not (algorithm.name == "sft" and init.name == "sft"),
-        "algorithm=sft must start from other weights than its own result; got init=sft. "
-        "Pass init=pretrained.",
-    )
-    _require(
-        (init.name == "run") == (init.run is not None),
-        f"init.run must name a run's folder with init=run, and only there; got init={init.name} "
-        f"init.run={init.run}. Pass init=run init.run=outputs/runs/NAME.",
-    )
-    _require(
-        (init.name == "sft") == (init.sft is not None),
-        f"init.sft must be set with init=sft, and only there; got init={init.name}.",
-    )
-    _validate_learner("algorithm", algorithm)
-    if init.sft is not None:
-        _validate_learner("init.sft", init.sft)
-    if isinstance(algorithm, EIConfig):
-        _validate_ei(algorithm)
-    _validate_dataset(config.dataset)
-    splits = SPLITS[config.dataset.name]
+    _validate_dataset(dataset)
+    splits = SPLITS[dataset.name]
     _require(
         evaluation.split in splits,
         f"evaluation.split={evaluation.split} must be one of {', '.join(splits)}; got "
-        f"dataset={config.dataset.name}.",
+        f"dataset={dataset.name}.",
+    )
+    _require(
+        evaluation.split != "validation" or dataset.num_exemplars == 0,
+        f"evaluation.split=validation must leave out the exemplars, which come from it; got "
+        f"dataset.num_exemplars={dataset.num_exemplars}. Pass dataset.num_exemplars=0.",
     )
     _require(
         evaluation.num_samples_per_prompt >= 1,
@@ -368,23 +380,48 @@ def validate(config: TrainConfig) -> None:
     )
 
 
-def decisive(config: TrainConfig) -> dict[str, Any]:
-    """What decides a run's result, as plain values: the input of its identity."""
-    values = dict(_decisive_fields(config))
-    if config.init.run is not None:
-        values["init"]["run"] = Path(config.init.run).name
-    if config.algorithm.name == "sft":
-        del values["reward"]  # supervised learning never asks for one
+def validate(config: TrainConfig) -> None:
+    """Every range, and every rule that spans more than one value. Raises UserError."""
+    validate_evaluation(config)
+    init, algorithm = config.init, config.algorithm
+    _require(
+        not (algorithm.name == "sft" and init.name == "sft"),
+        "algorithm=sft must start from other weights than its own result; got init=sft. "
+        "Pass init=pretrained.",
+    )
+    _require(
+        (init.name == "run") == (init.run is not None),
+        f"init.run must name a run's folder with init=run, and only there; got init={init.name} "
+        f"init.run={init.run}. Pass init=run init.run=outputs/runs/NAME.",
+    )
+    _require(
+        (init.name == "sft") == (init.sft is not None),
+        f"init.sft must be set with init=sft, and only there; got init={init.name}.",
+    )
+    _validate_learner("algorithm", algorithm)
+    if init.sft is not None:
+        _validate_learner("init.sft", init.sft)
+    if isinstance(algorithm, EIConfig):
+        _validate_ei(algorithm)
+
+
+def decisive(config: EvaluateConfig) -> dict[str, Any]:
+    """What decides a run's or an evaluation's result, as plain values: its identity's input."""
+    values = _without(dataclasses.asdict(config), NOT_DECISIVE)
+    if isinstance(config, TrainConfig):
+        if config.init.run is not None:
+            values["init"]["run"] = Path(config.init.run).name
+        if config.algorithm.name == "sft":
+            del values["reward"]  # supervised learning never asks for one
     return values
 
 
-def _decisive_fields(node: Any) -> Iterator[tuple[str, Any]]:
-    for spec in dataclasses.fields(node):
-        if spec.metadata.get("decisive", True):
-            value = getattr(node, spec.name)
-            yield spec.name, dict(_decisive_fields(value)) if dataclasses.is_dataclass(
-                value
-            ) else value
+def _without(values: dict[str, Any], keys: set[str], prefix: str = "") -> dict[str, Any]:
+    return {
+        key: _without(value, keys, f"{prefix}{key}.") if isinstance(value, dict) else value
+        for key, value in values.items()
+        if f"{prefix}{key}" not in keys
+    }
 
 
 def readable_name(config: TrainConfig) -> str:

@@ -40,14 +40,15 @@ def work(planned: Plan) -> Work:
     problem a round.
     """
     config, num_train = planned.config, len(planned.train)
+    num_references = len(planned.train[: config.dataset.num_references])
     num_evaluations = 1 if planned.prerequisite else 2
     per_evaluation = len(planned.test) * (1 + config.evaluation.num_samples_per_prompt)
     total = Work(completions=num_evaluations * per_evaluation)
     algorithm = config.algorithm
     if not isinstance(algorithm, EIConfig):
-        return total + Work(examples=algorithm.epochs * num_train)
+        return total + Work(examples=algorithm.epochs * num_references)
     total += Work(completions=len(planned.validation))
-    known = num_train if config.init.name == "sft" else 0
+    known = num_references if config.init.name == "sft" else 0
     for number in range(1, algorithm.rounds + 1):
         known += num_train
         total += Work(

@@ -16,7 +16,7 @@ import numpy as np
 
 from reasonrl.answers import solution_trace
 from reasonrl.atomic import write_json
-from reasonrl.config import TrainConfig
+from reasonrl.config import EvaluateConfig
 from reasonrl.errors import UserError
 from reasonrl.metrics import (
     Estimate,
@@ -79,13 +79,13 @@ def summarise(
     greedy: one rollout per problem, in order, or none. samples: K per problem, grouped, in order.
     """
     rows = [list(group) for _, group in groupby(samples, key=lambda r: r.completion.problem_id)]
-    golds = [p.answer for p in problems]
     num_samples = len(rows[0])
     correct = np.array([[r.score == 1.0 for r in row] for row in rows])
     traces = [[solution_trace(r.completion.text) for r in row] for row in rows]
     scores = {"maj@1": np.array([r.score for r in greedy])} if greedy else {}
     if num_samples > 1:
-        scores[f"maj@{num_samples}"] = majority_vote([[r.answer for r in row] for row in rows], golds)
+        votes = [[r.answer for r in row] for row in rows]
+        scores[f"maj@{num_samples}"] = majority_vote(votes, [p.answer for p in problems])
     scores |= {f"pass@{k}": pass_at_k(correct, k) for k in reported_k(num_samples)}
     kinds = {"greedy": greedy, "sampled": samples}
     statistics = {
@@ -102,7 +102,7 @@ def summarise(
 
 
 def evaluate(
-    config: TrainConfig,
+    config: EvaluateConfig,
     policy: SavedPolicy,
     problems: Sequence[Problem],
     exemplars: Sequence[Problem],

@@ -55,9 +55,7 @@ class Job:
         policy = load_policy(path, self.config.model.compute_dtype, self.device)
         return make_sampler(self.config.sampler, policy)
 
-    def prompts(
-        self, problems: Sequence[Problem], *, few_shot: bool
-    ) -> list[Prompt]:
+    def prompts(self, problems: Sequence[Problem], *, few_shot: bool) -> list[Prompt]:
         exemplars = self.exemplars if few_shot else ()
         return build_prompts(problems, self.tokenizer, self.config.dataset.prompt, exemplars)
 
@@ -67,19 +65,20 @@ class Job:
             num_samples_per_prompt, temperature, dataset.max_new_tokens, tuple(dataset.stop)
         )
 
-    def references(self) -> list[Example]:
-        """The train split's reference solutions, to learn from."""
-        prompts = self.prompts(self.train, few_shot=False)
-        completions = encode_completions(map(solution_text, self.train), self.tokenizer)
-        return [
-            Example(prompt.token_ids, ids)
+    def references(self) -> dict[str, Example]:
+        """The reference solutions there are to learn from, by problem id."""
+        problems = self.train[: self.config.dataset.num_references]
+        prompts = self.prompts(problems, few_shot=False)
+        completions = encode_completions(map(solution_text, problems), self.tokenizer)
+        return {
+            prompt.problem_id: Example(prompt.token_ids, ids)
             for prompt, ids in zip(prompts, completions, strict=True)
-        ]
+        }
 
     def accuracy(
         self, path: str, problems: list[Problem], *, few_shot: bool, file: Path, description: str
     ) -> float:
-        """maj@1 of the policy at ``path``: the fraction of problems its greedy completion solves."""
+        """maj@1 of the policy at ``path``: the fraction its greedy completions solve."""
         with self.progress.task(description, len(problems)) as advance:
             rollouts = collect_rollouts(
                 self.sampler(path),

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from reasonrl.algorithms import ALGORITHMS
 from reasonrl.atomic import write_json, write_text
 from reasonrl.config import (
-    EvaluationConfig,
+    EvaluateConfig,
     TrainConfig,
     decisive,
     readable_name,
@@ -68,6 +68,11 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def base_model(config: EvaluateConfig) -> str:
+    """The pretrained model, as a folder or hub id."""
+    return local_folder(config.model, Path(config.runtime.outputs) / "models")
+
+
 @dataclass(frozen=True)
 class Plan:
     """A run and what it needs, found to be possible before anything is computed.
@@ -98,7 +103,7 @@ def plan(config: TrainConfig) -> Plan:
         config=config,
         run=run_folder(config),
         prerequisite=plan(sft_prerequisite(config)) if config.init.name == "sft" else None,
-        base=local_folder(config.model, Path(config.runtime.outputs) / "models"),
+        base=base_model(config),
         train=load_problems(dataset, "train"),
         validation=validation[dataset.num_exemplars :],
         exemplars=validation[: dataset.num_exemplars],

@@ -1,7 +1,7 @@
 """Language models and their tokenizers: from a name to a folder, from a folder to memory.
 
-Whatever form a model comes in, ``local_folder`` makes it a name that transformers loads by itself, so
-that everything later sees one kind of model. Weights are read as safetensors or GGUF, never
+Whatever form a model comes in, ``local_folder`` makes it a name that transformers loads by itself,
+so that everything later sees one kind of model. Weights are read as safetensors or GGUF, never
 unpickled, and no code that comes with a model is run.
 """
 
@@ -128,14 +128,14 @@ def load_policy(path: str, dtype: str, device: torch.device) -> Policy:
     Raises UserError if there is no model at ``path`` or its weights don't fit its config.
     """
     policy = _load(path, DTYPES[dtype])
-    policy.model.to(device)
+    policy.model.to(device)  # type: ignore[arg-type]  # the decorator's signature is lost
     return policy
 
 
 def _load(path: str, dtype: torch.dtype, **how: Any) -> Policy:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **how)
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=dtype,
             use_safetensors=None if how else True,
@@ -145,6 +145,7 @@ def _load(path: str, dtype: torch.dtype, **how: Any) -> Policy:
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise _not_a_model(path, error) from None
+    model, info = loaded
     missing = sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"]))
     if missing:
         raise UserError(
@@ -157,8 +158,8 @@ def _load(path: str, dtype: torch.dtype, **how: Any) -> Policy:
 
 def _not_a_model(path: str, error: Exception) -> UserError:
     return UserError(
-        f"model.path={path} must be a folder or hub id of a causal language model with safetensors; "
-        f"got {' '.join(str(error).split())[:300]}. Pass another model.path."
+        f"model.path={path} must be a folder or hub id of a causal language model with "
+        f"safetensors; got {' '.join(str(error).split())[:300]}. Pass another model.path."
     )
 
 
@@ -167,7 +168,7 @@ def save_policy(policy: Policy, folder: Path, dtype: str = "float32") -> None:
 
     Converts the policy in place to ``dtype``, in which it will be used.
     """
-    policy.model.to(DTYPES[dtype])
+    policy.model.to(DTYPES[dtype])  # type: ignore[arg-type]
     with atomic_folder(folder) as target:
         policy.model.save_pretrained(target)
         policy.tokenizer.save_pretrained(target)

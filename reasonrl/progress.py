@@ -39,7 +39,7 @@ class Progress:
 
     @contextmanager
     def task(self, description: str, total: int) -> Iterator[Advance]:
-        """A bar for ``total`` pieces of work; the function given is called with how many are done."""
+        """A bar for ``total`` pieces of work; call what it gives with how many were just done."""
         self._bars.start()
         task = self._bars.add_task(description, total=total)
         try:

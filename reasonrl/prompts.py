@@ -48,8 +48,8 @@ def build_prompts(
     for exemplar in exemplars:
         if exemplar.question in asked:
             raise UserError(
-                f"dataset.num_exemplars={len(exemplars)} must leave out the problems that are asked; "
-                f"{exemplar.id} is both. Evaluate on another split."
+                f"dataset.num_exemplars={len(exemplars)} must leave out the problems that are "
+                f"asked; {exemplar.id} is both. Evaluate on another split."
             )
     texts = [shown + template.replace("{question}", p.question) for p in problems]
     encoded = tokenizer(texts)["input_ids"]  # with BOS, where the tokenizer is made to add it
@@ -88,7 +88,7 @@ def check_lengths(prompts: Sequence[Prompt], max_new_tokens: int, context: int) 
     length = len(longest.token_ids)
     if length + max_new_tokens > context:
         raise UserError(
-            f"dataset.max_new_tokens={max_new_tokens} must fit after the prompt; got {length} prompt "
-            f"tokens for {longest.problem_id} and a context of {context}. Lower "
+            f"dataset.max_new_tokens={max_new_tokens} must fit after the prompt; got {length} "
+            f"prompt tokens for {longest.problem_id} and a context of {context}. Lower "
             "dataset.max_new_tokens or dataset.num_exemplars, or pass another model."
         )

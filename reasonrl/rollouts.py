@@ -1,8 +1,8 @@
 """Rollouts in the making and on disk.
 
 They are collected in shards, each a Parquet file written at once: a killed run has lost at most one
-shard, and goes on with the next. A row is a completion with its verdict; the prompt is joined again by
-the problem's id, since the run's configuration determines it.
+shard. A row is a completion with its verdict; the prompt is joined again by the problem's id, since
+the run's configuration determines it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The masked cross-entropy learner under SFT and Expert Iteration.
 
-Minimises the mean over an optimizer step's completion tokens of −log π(token | prompt, tokens before),
+Minimises the mean over an optimizer step's completion tokens of −log π(token | what came before),
 with AdamW, a linear warm-up and a cosine decay. A step's examples are sorted by length and cut into
 micro-batches whose gradients are summed, so padding is small and neither it nor the cutting changes
 the result: every token of the step weighs the same.
@@ -41,7 +41,7 @@ class Batch:
     """Right-padded: with causal attention no real token sees the padding after it.
 
     input_ids: (B, T). target_ids: (B, S), the ids that the model's last S positions predict.
-    loss_mask: (B, S), True for completion tokens. S leaves out what every prompt of the batch covers.
+    loss_mask: (B, S), True for completion tokens. S leaves out what all prompts of the batch cover.
     """
 
     input_ids: Tensor
@@ -66,7 +66,7 @@ def collate(examples: Sequence[Example]) -> Batch:
 
 
 def micro_batches(examples: Sequence[Example], max_tokens: int) -> Iterator[list[Example]]:
-    """Sorted by length and cut so that no micro-batch of two or more holds over max_tokens, padded."""
+    """Sorted by length, cut so that two or more never hold over max_tokens with padding."""
     batch: list[Example] = []
     for example in sorted(examples, key=len):
         if batch and (len(batch) + 1) * len(example) > max_tokens:
@@ -121,7 +121,7 @@ def fit(
 
     seed: decides the order of the examples, together with the epoch.
     log_prefix, first_step: metrics are logged as ``<prefix>/loss`` and so on, at this offset.
-    log_start: position of ``log`` where this fit's lines begin; what a killed attempt left is undone.
+    log_start: position of ``log`` where this fit's lines begin; what a kill left there goes.
     on_step: called with the number of optimizer steps just finished (several after a resume).
     """
     optimizer = AdamW(model.parameters(), lr=learner.learning_rate, betas=(0.9, 0.95),
@@ -148,9 +148,7 @@ def fit(
     for step, batch in enumerate(_steps(examples, learner, seed)):
         if step < start:
             continue
-        loss = accumulate_gradients(
-            model, batch, learner.micro_batch_tokens, DTYPES[compute_dtype]
-        )
+        loss = accumulate_gradients(model, batch, learner.micro_batch_tokens, DTYPES[compute_dtype])
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), learner.max_grad_norm)
         learning_rate = scheduler.get_last_lr()[0]
         optimizer.step()

@@ -1,7 +1,8 @@
 """The nouns of the project. One word for one thing, everywhere.
 
 A *problem* is asked as a *prompt*, answered by *completions*; a completion with its score is a
-*rollout*. Token ids travel unchanged from the sampler to the learner; text is for graders and people.
+*rollout*. Token ids travel unchanged from the sampler to the learner; text is for graders and
+people.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class Prompt:
 class Completion:
     """One sampled answer.
 
-    token_ids: exactly the sampled ids. Ends with the EOS id if finish_reason is ``eos``. Where a stop
-        string ended it, holds only the tokens that lie wholly before the stop string.
+    token_ids: exactly the sampled ids. Ends with the EOS id if finish_reason is ``eos``. Where a
+        stop string ended it, holds only the tokens that lie wholly before the stop string.
     logprobs: of each token in ``token_ids``, at the sampling temperature: log_softmax(logits / T)
         (greedy: log_softmax(logits)).
     finish_reason: ``eos`` or ``stop`` (a stop string) ended it, or ``length``: it was cut off.

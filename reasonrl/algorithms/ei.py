@@ -22,6 +22,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -99,9 +100,7 @@ def _length_then_ids(rollout: Rollout) -> tuple[int, tuple[int, ...]]:
     return len(ids), ids
 
 
-def cap_per_problem(
-    solutions: Mapping[Key, Example], cap: int | None, seed: int
-) -> list[Example]:
+def cap_per_problem(solutions: Mapping[Key, Example], cap: int | None, seed: int) -> list[Example]:
     """The solutions to learn from: at most ``cap`` of each problem, drawn at random (None: all)."""
     keys = list(solutions)
     taken: Counter[str] = Counter()
@@ -147,9 +146,7 @@ def _explore(job: Job, previous: Round, config: EIConfig) -> list[Rollout]:
     """K completions of every training question from the last round's policy."""
     number = previous.number + 1
     num_samples = samples_in_round(config, number)
-    with job.progress.task(
-        f"round {number}: sampling", len(job.train) * num_samples
-    ) as advance:
+    with job.progress.task(f"round {number}: sampling", len(job.train) * num_samples) as advance:
         return collect_rollouts(
             job.sampler(previous.policy),
             job.train,
@@ -199,9 +196,7 @@ def _improve(
 
     validation = _validate(job, number, policy, few_shot=few_shot)
     per_problem = Counter(problem_id for problem_id, _ in solutions)
-    sampled = {
-        f"rollout/{name}": value for name, value in completions_statistics(rollouts).items()
-    }
+    sampled = {f"rollout/{name}": value for name, value in completions_statistics(rollouts).items()}
     job.log.log(
         steps,
         {
@@ -238,17 +233,13 @@ def _validate(job: Job, number: int, path: str, *, few_shot: bool) -> float:
     )
 
 
-def _solutions_so_far(
-    job: Job, rounds: Sequence[Round], config: EIConfig
-) -> dict[Key, Example]:
+def _solutions_so_far(job: Job, rounds: Sequence[Round], config: EIConfig) -> dict[Key, Example]:
     """D_i of the last finished round, from the reference solutions and the rollouts on disk."""
     solutions: dict[Key, Example] = {}
     if job.config.init.name == "sft":
-        solutions = {
-            (problem.id, solution_trace(problem.solution)): example
-            for problem, example in zip(job.train, job.references(), strict=True)
-        }
-    for previous, current in zip(rounds, rounds[1:], strict=False):
+        traces = {problem.id: solution_trace(problem.solution) for problem in job.train}
+        solutions = {(id, traces[id]): example for id, example in job.references().items()}
+    for previous, current in pairwise(rounds):
         prompts = job.prompts(job.train, few_shot=previous.few_shot)
         rollouts = read_rollouts(_rollouts_file(job, current.number), prompts)
         right = keep_distinct(rollouts, config.score_threshold)
@@ -257,7 +248,7 @@ def _solutions_so_far(
 
 
 def _examples(job: Job, rollouts: Mapping[Key, Rollout]) -> dict[Key, Example]:
-    """The sampled ids behind the question alone; those that a delimiter ended are given their EOS."""
+    """The sampled ids behind the question alone; what a delimiter ended is given its EOS."""
     prompts = job.prompts(job.train, few_shot=False)
     prompt_ids = {prompt.problem_id: prompt.token_ids for prompt in prompts}
     eos = (job.tokenizer.eos_token_id,)

@@ -16,7 +16,7 @@ from reasonrl.seeding import derive_seed
 def run(job: Job) -> SavedPolicy:
     job.learn(
         job.learner(job.init),
-        job.references(),
+        list(job.references().values()),
         job.run.policy,
         seed=derive_seed(job.config.seed, "sft"),
         description="fine-tuning on reference solutions",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from reasonrl.config import DatasetConfig, GSM8KConfig, StoriesConfig, SVAMPConfig
 from reasonrl.errors import UserError
 from reasonrl.problems import gsm8k, stories, svamp
@@ -16,7 +18,7 @@ def load_problems(dataset: DatasetConfig, split: str) -> list[Problem]:
     split: train, validation or test; stories also has ood (as many as test_size).
     Raises UserError for a missing or malformed file (with its line) and for an empty split.
     """
-    size = dataset.test_size if split == "ood" else getattr(dataset, f"{split}_size")
+    size: Any = dataset.test_size if split == "ood" else getattr(dataset, f"{split}_size")
     match dataset:
         case StoriesConfig():
             problems = stories.load(

@@ -80,7 +80,8 @@ def hub_rows(hub: str, split: str, config: str | None = None) -> list[Row]:
     except Exception as error:  # the library raises its own kinds, requests' and the OS's
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"dataset.hub={hub} must be a dataset the hub can serve; {type(error).__name__}: {reason}. "
+            f"dataset.hub={hub} must be a dataset the hub can serve; "
+            f"{type(error).__name__}: {reason}. "
             "Without a network, pass dataset.path=FOLDER with its files."
         ) from None
     return [Row(dict(row), f"{hub} {split}, row {i}") for i, row in enumerate(rows)]

@@ -26,12 +26,12 @@ PEOPLE = {
     "she": ["Ana", "Mia", "Zoe", "Lea", "Eva", "Ida", "Kim", "Nora", "Rosa", "Tess"],
     "he": ["Ben", "Tom", "Max", "Sam", "Leo", "Jan", "Omar", "Paul", "Raj", "Finn"],
 }
-ITEMS = "apples coins cards books shells stamps pencils marbles cookies stickers beads balloons \
-buttons candles flowers stones".split()
-CONTAINERS = "boxes bags packs jars baskets trays".split()
+ITEMS = ["apples", "coins", "cards", "books", "shells", "stamps", "pencils", "marbles", "cookies"]
+ITEMS += ["stickers", "beads", "balloons", "buttons", "candles", "flowers", "stones"]
+CONTAINERS = ["boxes", "bags", "packs", "jars", "baskets", "trays"]
 
-# One calculation or two for each event. `x` is what the person has, `b` and `c` are the numbers named
-# in the text. The last wording of each kind is kept for the split `ood`.
+# One calculation or two for each event. `x` is what the person has, `b` and `c` are the numbers
+# named in the text. The last wording of each kind is kept for the split `ood`.
 EVENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "gain": (
         ("x+b",),
@@ -101,7 +101,7 @@ EVENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("x/b",),
         (
             "{name} puts them equally into {b} {containers} and keeps one.",
-            "{name} shares the {items} equally among {b} friends, and {friend} gives one share back.",
+            "{name} shares the {items} among {b} friends, and {friend} gives one share back.",
             "{she} shares them equally among {b} {containers} and sells all but one.",
         ),
     ),
@@ -196,7 +196,7 @@ def calculate(left: int, operator: str, right: int) -> int:
 def _carry_out(calculations: tuple[str, ...], numbers: dict[str, int]) -> list[Step]:
     """Evaluates e.g. ("b*c", "x+y"): y is the result of the calculation before."""
     steps: list[Step] = []
-    for left, operator, right in calculations:
+    for left, operator, right in map(tuple, calculations):
         values = [numbers[s] if s.isalpha() else int(s) for s in (left, right)]
         result = calculate(values[0], operator, values[1])
         steps.append(Step(values[0], operator, values[1], result))
@@ -248,7 +248,7 @@ def _try_story(rng: random.Random, num_steps: int, ood: bool) -> Story:
 
 
 def split_of(question: str) -> str:
-    """Of eight questions four are for pretraining, two for train, one each for validation and test."""
+    """Of eight questions four are for pretraining, two train, one validation, one test."""
     bucket = hashlib.sha256(question.encode()).digest()[0] % 8
     return ("test", "validation", "train", "train")[bucket] if bucket < 4 else "pretrain"
 

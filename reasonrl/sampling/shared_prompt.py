@@ -25,7 +25,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from reasonrl.errors import UserError
 
 NAME = "reasonrl_shared_prompt"
-BLOCK = 32  # own tokens a buffer grows by: matrix products want it whole, never a slice of a larger
+BLOCK = 16  # own tokens a buffer grows by: matrix products want it whole, never a slice of a larger
 PREFILL_TOKENS = 8192  # in one forward pass: bounds its activations, which K = 1 would swell
 
 

@@ -1,0 +1,20 @@
+"""Evaluates a run, a model, or completions from elsewhere: `python evaluate.py --help`."""
+
+from __future__ import annotations
+
+import hydra
+from omegaconf import DictConfig
+
+from reasonrl.cli import one_line_errors, run_app
+
+
+@hydra.main(config_path="conf", config_name="evaluate", version_base="1.3")
+def main(config: DictConfig) -> None:
+    with one_line_errors():
+        from reasonrl.evaluate import evaluate  # torch is slow to import, --help doesn't need it
+
+        evaluate(config)
+
+
+if __name__ == "__main__":
+    run_app(main)

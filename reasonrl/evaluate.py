@@ -1,0 +1,90 @@
+"""What evaluate.py does: a run, a model or a file of completions to a table of metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from reasonrl.config import EvaluateConfig, decisive, resolve_evaluation
+from reasonrl.errors import UserError
+from reasonrl.evaluation import Evaluation
+from reasonrl.evaluation import evaluate as evaluate_policy
+from reasonrl.pipeline import base_model, read_config, read_result, usable_cores
+from reasonrl.policy import SavedPolicy, context_of, load_tokenizer
+from reasonrl.predictions import grade_predictions
+from reasonrl.problems import load_problems
+from reasonrl.progress import Progress, console
+from reasonrl.prompts import build_prompts, check_lengths
+from reasonrl.report.tables import estimates_table
+from reasonrl.runs import RunFolder, identity
+
+
+def evaluate(config: DictConfig) -> None:
+    """Evaluates what the configuration names and shows the metrics. Raises UserError."""
+    if config.run is not None and config.predictions is not None:
+        raise UserError(
+            f"run={config.run} must be evaluated by itself; got predictions={config.predictions}. "
+            "Pass one of them."
+        )
+    if config.predictions is not None:
+        file = Path(config.predictions)
+        evaluation, record = grade_predictions(file)
+        name = file.name
+    else:
+        resolved = resolve_evaluation(config)
+        if config.run is not None:
+            resolved, policy, record = _of_run(RunFolder(Path(config.run)), resolved)
+            name = Path(config.run).name
+        else:
+            policy, record = _of_model(resolved)
+            name = f"{resolved.model.name} on {resolved.dataset.name}"
+        evaluation = _evaluate(resolved, policy, record)
+    num_problems = len(evaluation.problem_ids)
+    console.print(estimates_table(f"{name}: {num_problems} problems", evaluation.estimates()))
+    console.print(f"record: {record}", soft_wrap=True)
+
+
+def _protocol(config: EvaluateConfig) -> str:
+    protocol = config.evaluation
+    return f"{protocol.split}-k{protocol.num_samples_per_prompt}-t{protocol.temperature:g}"
+
+
+def _of_run(run: RunFolder, config: EvaluateConfig) -> tuple[EvaluateConfig, SavedPolicy, Path]:
+    """The run's model, dataset and seed under the protocol asked for."""
+    trained = read_config(run)
+    own = dataclasses.replace(
+        config, model=trained.model, dataset=trained.dataset, seed=trained.seed
+    )
+    return own, read_result(run), run.evaluation / _protocol(own)
+
+
+def _of_model(config: EvaluateConfig) -> tuple[SavedPolicy, Path]:
+    name = f"{config.model.name}-{config.dataset.name}-{_protocol(config)}"
+    folder = Path(config.runtime.outputs) / "evaluations" / f"{name}-{identity(decisive(config))}"
+    return SavedPolicy(base_model(config), few_shot=config.dataset.num_exemplars > 0), folder
+
+
+def _evaluate(config: EvaluateConfig, policy: SavedPolicy, folder: Path) -> Evaluation:
+    torch.set_num_threads(config.runtime.threads or usable_cores())
+    dataset = config.dataset
+    problems = load_problems(dataset, config.evaluation.split)
+    exemplars = load_problems(dataset, "validation")[: dataset.num_exemplars]
+    prompts = build_prompts(
+        problems,
+        load_tokenizer(policy.path),
+        dataset.prompt,
+        exemplars if policy.few_shot else (),
+    )
+    check_lengths(prompts, dataset.max_new_tokens, context_of(policy.path))
+    return evaluate_policy(
+        config,
+        policy,
+        problems,
+        exemplars,
+        folder=folder,
+        progress=Progress(),
+        description="evaluation",
+    )
