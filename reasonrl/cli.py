@@ -5,18 +5,16 @@ from __future__ import annotations
 import difflib
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import transformers
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from reasonrl.config import known_keys
 from reasonrl.errors import UserError
 from reasonrl.progress import console
 
@@ -59,14 +57,17 @@ def _set_up_logging() -> None:
 
 
 def _explain(error: Exception) -> str:
-    """Hydra's message as one line; for an unknown key also the keys there are."""
-    message = " ".join(line.strip() for line in str(error).splitlines())
-    unknown = re.match(r"Could not override '([\w.]+)'", message)
-    if unknown is None:
-        return message
-    group, _, key = unknown[1].rpartition(".")
-    options = known_keys(group.partition(".")[0])
-    close = difflib.get_close_matches(key, options, n=1)
+    """Hydra's message as one line; for an unknown key or option, with those that there are."""
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={option} must be one of {', '.join(error.options)}."
+    unknown = error.__cause__
+    if not isinstance(unknown, (ConfigAttributeError, ConfigKeyError)):
+        return " ".join(str(error).split())
+    keys = sorted({*unknown.parent_node} - {"name", "hydra"})
+    close = difflib.get_close_matches(str(unknown.key), keys, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
-    where = f"{group} has the keys" if group else "the keys and groups are"
-    return f"{unknown[1]} must be a known key.{hint} {where}: {', '.join(options)}."
+    full_key = str(unknown.full_key)
+    group = full_key.rpartition(".")[0]
+    where = f"{group} has the keys" if group else "The keys and groups are"
+    return f"{full_key} must be a known key.{hint} {where} {', '.join(keys)}."

@@ -180,14 +180,8 @@ SPLITS = {
     "gsm8k": ("train", "validation", "test"),
     "svamp": ("train", "validation", "test"),
 }
+OF_ENTRY_POINTS = {"dry_run", "run", "predictions"}  # what a run isn't made of
 COMPUTE_DTYPES = ("float32", "bfloat16")
-
-
-def known_keys(group: str) -> list[str]:
-    """The keys a config group can have, whatever option of it is chosen; "" is the top level."""
-    schemas = [ANY_NAME[group]] if group in ANY_NAME else list(SCHEMAS.get(group, {}).values())
-    names = {f.name for schema in schemas or [TrainConfig] for f in dataclasses.fields(schema)}
-    return sorted(names - {"name"})
 
 
 def section(config: DictConfig, key: str) -> Any:
@@ -248,6 +242,8 @@ def _sections(config: DictConfig, schema: type[EvaluateConfig]) -> dict[str, Any
         f"seed must be a whole number, 0 or more; got seed={seed}.",
     )
     names = [f.name for f in dataclasses.fields(schema) if f.name != "seed"]
+    for key in {*plain} - {"seed", *names} - OF_ENTRY_POINTS:
+        raise UserError(f"{key} must be a known key. Remove it; got +{key}.")
     return {"seed": seed, **{name: section(plain, name) for name in names}}
 
 

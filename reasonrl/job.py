@@ -23,6 +23,8 @@ from reasonrl.supervised import Example, fit, num_steps
 from reasonrl.tracking import MetricsLog
 from reasonrl.types import Problem, Prompt
 
+WORK = "work"
+
 
 @dataclass(frozen=True)
 class Job:
@@ -46,6 +48,11 @@ class Job:
     exemplars: list[Problem]
     log: MetricsLog
     progress: Progress
+
+    @property
+    def work(self) -> Path:
+        """What is there until the run's result is: checkpoints, and policies on the way."""
+        return self.run.path / WORK
 
     def learner(self, path: str) -> Policy:
         """A policy to train: its weights are float32, whatever it computes in."""
@@ -105,7 +112,7 @@ class Job:
     ) -> None:
         """Fits a learner to the examples and saves it to ``folder`` as a policy."""
         learner = self.config.algorithm
-        checkpoints = Checkpoints(folder.with_name(f"{folder.name}.checkpoints"))
+        checkpoints = Checkpoints(self.work / f"{folder.name}.checkpoints")
         with self.progress.task(description, num_steps(len(examples), learner)) as advance:
             fit(
                 policy.model,
@@ -122,4 +129,3 @@ class Job:
                 on_step=advance,
             )
         save_policy(policy, folder, self.config.model.compute_dtype)
-        checkpoints.remove()

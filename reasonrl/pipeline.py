@@ -10,14 +10,14 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from reasonrl.algorithms import ALGORITHMS
-from reasonrl.atomic import write_json, write_text
+from reasonrl.atomic import remove_folder, write_json, write_text
 from reasonrl.config import (
     EvaluateConfig,
     TrainConfig,
@@ -28,7 +28,7 @@ from reasonrl.config import (
 )
 from reasonrl.errors import UserError
 from reasonrl.evaluation import Evaluation, evaluate
-from reasonrl.job import Job
+from reasonrl.job import WORK, Job
 from reasonrl.policy import SavedPolicy, context_of, device_of, load_tokenizer, local_folder
 from reasonrl.problems import load_problems
 from reasonrl.progress import Progress
@@ -60,7 +60,13 @@ def read_result(run: RunFolder) -> SavedPolicy:
     """The policy a finished run made. Raises UserError if it isn't done."""
     if not is_done(run):
         raise UserError(f"run={run.path} must be done; it isn't. Give its command again.")
-    return SavedPolicy(**json.loads(run.result.read_text()))
+    return _read_result(run)
+
+
+def _read_result(run: RunFolder) -> SavedPolicy:
+    result = SavedPolicy(**json.loads(run.result.read_text()))
+    # A run's folder may have moved since, or is seen from another working directory.
+    return replace(result, path=str(run.policy)) if run.policy.exists() else result
 
 
 def usable_cores() -> int:
@@ -160,10 +166,20 @@ def _execute(planned: Plan, progress: Progress) -> None:
     start = _starting_policy(planned)
     if planned.prerequisite is None:
         _evaluate(planned, start, BEFORE, progress)
-    with MetricsLog(run.metrics) as log:
+    if not run.result.exists():
+        write_json(run.result, asdict(_learn(planned, start, progress)))
+    if (run.path / WORK).exists():
+        remove_folder(run.path / WORK)
+    _evaluate(planned, _read_result(run), AFTER, progress)
+    draw_learning_curve(run)
+
+
+def _learn(planned: Plan, start: SavedPolicy, progress: Progress) -> SavedPolicy:
+    config = planned.config
+    with MetricsLog(planned.run.metrics) as log:
         job = Job(
             config=config,
-            run=run,
+            run=planned.run,
             device=device_of(config.model),
             base=planned.base,
             init=start.path,
@@ -175,10 +191,7 @@ def _execute(planned: Plan, progress: Progress) -> None:
             log=log,
             progress=progress,
         )
-        result = ALGORITHMS[config.algorithm.name](job)
-    write_json(run.result, asdict(result))
-    _evaluate(planned, result, AFTER, progress)
-    draw_learning_curve(run)
+        return ALGORITHMS[config.algorithm.name](job)
 
 
 def _starting_policy(planned: Plan) -> SavedPolicy:

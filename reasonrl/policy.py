@@ -7,6 +7,7 @@ unpickled, and no code that comes with a model is run.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import logging
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -31,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PACKAGE = "package:"
+# What transformers raises for a folder that is no model, or a damaged one.
+LOADING_ERRORS = (OSError, ValueError, RuntimeError, AttributeError, ImportError, SafetensorError)
 
 
 @dataclass
@@ -80,8 +84,18 @@ def local_folder(model: ModelConfig, models: Path) -> str:
         if not folder.exists():
             logger.info("converting %s, once", file.name)
             policy = _load(str(file.parent), torch.float32, gguf_file=file.name)
+            policy.model = _plain(policy.model)
             save_policy(policy, folder)
     return str(folder)
+
+
+def _plain(model: PreTrainedModel) -> PreTrainedModel:
+    """The same weights without the memory of having been quantised, which could not be saved."""
+    config = copy.deepcopy(model.config)
+    vars(config).pop("quantization_config", None)
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain.load_state_dict(model.state_dict())
+    return plain
 
 
 def _gguf_file(path: str) -> Path:
@@ -109,16 +123,17 @@ def _gguf_file(path: str) -> Path:
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """The tokenizer alone, to check prompts before a model is loaded. Raises UserError."""
     try:
-        return AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except LOADING_ERRORS as error:
         raise _not_a_model(path, error) from None
 
 
 def context_of(path: str) -> int:
     """A model's context length from its config alone. Raises UserError."""
     try:
-        return int(AutoConfig.from_pretrained(path).max_position_embeddings)
-    except (OSError, ValueError) as error:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        return int(config.max_position_embeddings)
+    except LOADING_ERRORS as error:
         raise _not_a_model(path, error) from None
 
 
@@ -134,7 +149,7 @@ def load_policy(path: str, dtype: str, device: torch.device) -> Policy:
 
 def _load(path: str, dtype: torch.dtype, **how: Any) -> Policy:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **how)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **how)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=dtype,
@@ -143,23 +158,29 @@ def _load(path: str, dtype: torch.dtype, **how: Any) -> Policy:
             output_loading_info=True,
             **how,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except LOADING_ERRORS as error:
+        if "ignore_mismatched_sizes" in str(error):  # a hint for programmers; says nothing else
+            raise _other_weights(path, "some are of another shape") from None
         raise _not_a_model(path, error) from None
     model, info = loaded
-    missing = sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"]))
-    if missing:
-        raise UserError(
-            f"model.path={path} must hold weights for its config; {missing[0]} is missing or of "
-            "another shape. Pass the folder of a complete model."
-        )
+    if info["missing_keys"]:
+        raise _other_weights(path, f"{min(info['missing_keys'])} is missing")
     model.eval()
     return Policy(model, tokenizer)
 
 
+def _other_weights(path: str, what: str) -> UserError:
+    return UserError(
+        f"model.path={path} must hold the weights of its config.json; {what}. "
+        "Pass the folder of a complete model."
+    )
+
+
 def _not_a_model(path: str, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:300].rstrip(".")
     return UserError(
         f"model.path={path} must be a folder or hub id of a causal language model with "
-        f"safetensors; got {' '.join(str(error).split())[:300]}. Pass another model.path."
+        f"safetensors; got {reason}. Pass another model.path."
     )
 
 

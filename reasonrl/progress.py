@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -12,7 +14,10 @@ from rich.text import Text
 
 Advance = Callable[[int], None]
 
+LOG_SECONDS = 60.0
+
 console = Console(stderr=True)
+logger = logging.getLogger(__name__)
 
 
 class _RateColumn(TextColumn):
@@ -25,7 +30,10 @@ class _RateColumn(TextColumn):
 
 
 class Progress:
-    """Progress bars with counts, rates and the time left, on the terminal's error stream."""
+    """Progress bars with counts, rates and the time left, on the terminal's error stream.
+
+    Where that is no terminal, as in a cluster's log, a line at most every LOG_SECONDS instead.
+    """
 
     def __init__(self) -> None:
         self._bars = Bars(
@@ -35,18 +43,30 @@ class Progress:
             _RateColumn(),
             TimeRemainingColumn(elapsed_when_finished=True),
             console=console,
+            disable=not console.is_terminal,
         )
 
     @contextmanager
     def task(self, description: str, total: int) -> Iterator[Advance]:
         """A bar for ``total`` pieces of work; call what it gives with how many were just done."""
-        self._bars.start()
         task = self._bars.add_task(description, total=total)
+        started = logged = time.monotonic()
+        done = 0
+
+        def advance(n: int) -> None:
+            nonlocal done, logged
+            done += n
+            self._bars.advance(task, n)
+            now = time.monotonic()
+            if self._bars.disable and (now - logged >= LOG_SECONDS or done == total):
+                rate = done / max(now - started, 1e-9)
+                logger.info("%s: %d of %d, %.1f/s", description, done, total, rate)
+                logged = now
+
+        self._bars.start()
         try:
-            yield lambda n: self._bars.advance(task, n)
+            yield advance
         finally:
             self._bars.stop_task(task)
-            if all(t.stop_time is not None for t in self._bars.tasks):
-                self._bars.stop()
-                for done in self._bars.task_ids:
-                    self._bars.remove_task(done)
+            self._bars.stop()
+            self._bars.remove_task(task)

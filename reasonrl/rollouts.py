@@ -104,10 +104,12 @@ def collect_rollouts(
         sampled again.
     """
     num_samples = params.num_samples_per_prompt
+    shards = file.with_suffix(".shards")
     if file.exists():
+        if shards.exists():  # a kill came before the last line of this function
+            remove_folder(shards)
         on_progress(len(prompts) * num_samples)
         return read_rollouts(file, prompts)
-    shards = file.with_suffix(".shards")
     rollouts: list[Rollout] = []
     for number, part in enumerate(_parts(len(prompts), num_samples)):
         shard = shards / f"{number:05d}.parquet"

@@ -124,13 +124,15 @@ def fit(
     log_start: position of ``log`` where this fit's lines begin; what a kill left there goes.
     on_step: called with the number of optimizer steps just finished (several after a resume).
     """
+    torch.manual_seed(seed)  # dropout: not to depend on what this process drew before
     optimizer = AdamW(model.parameters(), lr=learner.learning_rate, betas=(0.9, 0.95),
                       weight_decay=learner.weight_decay, fused=True)  # fmt: skip
     total_steps = num_steps(len(examples), learner)
     scheduler = get_scheduler(
-        "cosine_with_min_lr",
+        "cosine_warmup_with_min_lr",
         optimizer,
-        num_warmup_steps=round(learner.warmup_fraction * total_steps),
+        # The last of these steps is the one at the peak, and the last of all at the final rate.
+        num_warmup_steps=max(1, round(learner.warmup_fraction * total_steps)),
         num_training_steps=total_steps,
         scheduler_specific_kwargs={"min_lr": learner.final_learning_rate},
     )

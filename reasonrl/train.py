@@ -23,8 +23,9 @@ def train(config: DictConfig) -> None:
     if is_done(planned.run) and not config.dry_run:
         console.print(f"done: {planned.run.path}", soft_wrap=True)
     else:
+        seconds = estimate.seconds(planned)  # loads the model: an error comes before the plan
         console.print(plan_table(planned))
-        console.print(f"about {_duration(estimate.seconds(planned))} on this machine")
+        console.print(f"about {_duration(seconds)} on this machine")
     if config.dry_run:
         return
     obtain(planned, progress)

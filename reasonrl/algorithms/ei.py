@@ -49,13 +49,14 @@ Key = tuple[str, tuple[str, ...]]  # problem id, trace
 class Round:
     """A finished round; a resumed run goes on after the last one.
 
-    validation: maj@1 of its policy. rollouts, steps: sampled and learnt so far, over all rounds.
-    base_hash: of the weights that learning started from.
+    learnt_in: the round whose policy this one ended with, an earlier one where nothing new was
+        found; 0 is the starting policy. validation: that policy's maj@1.
+    rollouts, steps: sampled and learnt so far, over all rounds.
+    base_hash: of the weights that learning started from; None if this round learnt nothing.
     """
 
     number: int
-    policy: str
-    few_shot: bool
+    learnt_in: int
     validation: float
     rollouts: int
     steps: int
@@ -66,7 +67,10 @@ class Round:
 def run(job: Job) -> SavedPolicy:
     config = job.config.algorithm
     assert isinstance(config, EIConfig)
-    rounds = read_rounds(job.run.path) or [_round_zero(job)]
+    rounds = read_rounds(job.run.path)
+    if not rounds:
+        rounds = [_round_zero(job)]
+        _record(job, rounds)
     solutions = _solutions_so_far(job, rounds, config)
     while len(rounds) <= config.rounds and not _out_of_patience(rounds, config.patience):
         rollouts = _explore(job, rounds[-1], config)
@@ -74,12 +78,13 @@ def run(job: Job) -> SavedPolicy:
         new = {key: rollout for key, rollout in right.items() if key not in solutions}
         solutions |= _examples(job, new)
         rounds.append(_improve(job, rounds[-1], solutions, rollouts, new, config))
-        write_json(job.run.path / "rounds.json", [asdict(r) for r in rounds])
-        _discard(job.run.path / "rounds", keep={_best(rounds).policy, rounds[-1].policy})
+        _record(job, rounds)
     best = _best(rounds)
-    if best.number > 0 and not job.run.policy.exists():
-        Path(best.policy).rename(job.run.policy)
-    return SavedPolicy(str(job.run.policy) if best.number > 0 else job.init, best.few_shot)
+    if best.learnt_in == 0:
+        return _policy(job, best)
+    if not job.run.policy.exists():
+        _policy_folder(job, best.learnt_in).rename(job.run.policy)
+    return SavedPolicy(str(job.run.policy), few_shot=False)
 
 
 def keep_distinct(rollouts: Sequence[Rollout], threshold: float) -> dict[Key, Rollout]:
@@ -127,7 +132,7 @@ def read_rounds(folder: Path) -> list[Round]:
 
 def _best(rounds: Sequence[Round]) -> Round:
     """By validation maj@1; the earlier of equals. The starting policy only if it never changed."""
-    updated = [r for r in rounds if r.policy != rounds[0].policy]
+    updated = [r for r in rounds if r.learnt_in > 0]
     return max(updated or rounds[:1], key=lambda r: r.validation)
 
 
@@ -136,21 +141,40 @@ def _out_of_patience(rounds: Sequence[Round], patience: int | None) -> bool:
 
 
 def _round_zero(job: Job) -> Round:
-    validation = _validate(job, 0, job.init, few_shot=job.few_shot)
+    validation = _validate(job, 0, SavedPolicy(job.init, job.few_shot))
     job.log.rewind(0)
     job.log.log(0, {"ei/round": 0, "ei/rollouts": 0, "eval/validation_maj@1": validation})
-    return Round(0, job.init, job.few_shot, validation, 0, 0, None, job.log.position())
+    return Round(0, 0, validation, 0, 0, None, job.log.position())
+
+
+def _policy(job: Job, round: Round) -> SavedPolicy:
+    if round.learnt_in == 0:
+        return SavedPolicy(job.init, job.few_shot)
+    return SavedPolicy(str(_policy_folder(job, round.learnt_in)), few_shot=False)
+
+
+def _policy_folder(job: Job, number: int) -> Path:
+    return job.work / str(number)
+
+
+def _record(job: Job, rounds: Sequence[Round]) -> None:
+    """Writes the journal, and removes what no later round starts from and no one will choose."""
+    write_json(job.run.path / "rounds.json", [asdict(r) for r in rounds])
+    kept = {_policy_folder(job, r.learnt_in) for r in (_best(rounds), rounds[-1])}
+    for folder in set(job.work.glob("*")) - kept:
+        remove_folder(folder)
 
 
 def _explore(job: Job, previous: Round, config: EIConfig) -> list[Rollout]:
     """K completions of every training question from the last round's policy."""
     number = previous.number + 1
+    policy = _policy(job, previous)
     num_samples = samples_in_round(config, number)
     with job.progress.task(f"round {number}: sampling", len(job.train) * num_samples) as advance:
         return collect_rollouts(
-            job.sampler(previous.policy),
+            job.sampler(policy.path),
             job.train,
-            job.prompts(job.train, few_shot=previous.few_shot),
+            job.prompts(job.train, few_shot=policy.few_shot),
             job.params(num_samples, config.temperature),
             REWARDS[job.config.reward.name],
             seed=derive_seed(job.config.seed, "ei", number, "explore"),
@@ -169,13 +193,14 @@ def _improve(
 ) -> Round:
     """Fine-tunes on the solutions so far, and validates what came out."""
     number = previous.number + 1
-    policy, few_shot, steps, base_hash = previous.policy, previous.few_shot, previous.steps, None
+    policy, learnt_in = _policy(job, previous), previous.learnt_in
+    steps, base_hash = previous.steps, None
     seed = derive_seed(job.config.seed, "ei", number, "learn")
     examples = cap_per_problem(solutions, config.max_per_problem, seed)
     if new:
-        learner = job.learner(job.base if config.restart else previous.policy)
+        learner = job.learner(job.base if config.restart else policy.path)
         base_hash = weights_hash(learner.model)
-        folder = job.run.path / "rounds" / str(number)
+        folder = _policy_folder(job, number)
         job.learn(
             learner,
             examples,
@@ -185,7 +210,8 @@ def _improve(
             log_start=previous.log_position,
             first_step=previous.steps,
         )
-        policy, few_shot, steps = str(folder), False, steps + num_steps(len(examples), config)
+        policy, learnt_in = SavedPolicy(str(folder), few_shot=False), number
+        steps += num_steps(len(examples), config)
     else:
         logger.warning(
             "round %d found no new solution that scores %g or more; the policy stays as it is",
@@ -194,7 +220,7 @@ def _improve(
         )
         job.log.rewind(previous.log_position)
 
-    validation = _validate(job, number, policy, few_shot=few_shot)
+    validation = _validate(job, number, policy)
     per_problem = Counter(problem_id for problem_id, _ in solutions)
     sampled = {f"rollout/{name}": value for name, value in completions_statistics(rollouts).items()}
     job.log.log(
@@ -213,8 +239,7 @@ def _improve(
     )
     return Round(
         number=number,
-        policy=policy,
-        few_shot=few_shot,
+        learnt_in=learnt_in,
         validation=validation,
         rollouts=previous.rollouts + len(rollouts),
         steps=steps,
@@ -223,11 +248,11 @@ def _improve(
     )
 
 
-def _validate(job: Job, number: int, path: str, *, few_shot: bool) -> float:
+def _validate(job: Job, number: int, policy: SavedPolicy) -> float:
     return job.accuracy(
-        path,
+        policy.path,
         job.validation,
-        few_shot=few_shot,
+        few_shot=policy.few_shot,
         file=job.run.evaluation / "validation" / f"round-{number}.parquet",
         description=f"round {number}: validation",
     )
@@ -240,7 +265,7 @@ def _solutions_so_far(job: Job, rounds: Sequence[Round], config: EIConfig) -> di
         traces = {problem.id: solution_trace(problem.solution) for problem in job.train}
         solutions = {(id, traces[id]): example for id, example in job.references().items()}
     for previous, current in pairwise(rounds):
-        prompts = job.prompts(job.train, few_shot=previous.few_shot)
+        prompts = job.prompts(job.train, few_shot=_policy(job, previous).few_shot)
         rollouts = read_rollouts(_rollouts_file(job, current.number), prompts)
         right = keep_distinct(rollouts, config.score_threshold)
         solutions |= _examples(job, {k: r for k, r in right.items() if k not in solutions})
@@ -264,10 +289,3 @@ def _examples(job: Job, rollouts: Mapping[Key, Rollout]) -> dict[Key, Example]:
 
 def _rollouts_file(job: Job, number: int) -> Path:
     return job.run.rollouts / f"round-{number}.parquet"
-
-
-def _discard(folder: Path, keep: set[str]) -> None:
-    """Policies that no later round starts from and no one will choose."""
-    for policy in folder.glob("*"):
-        if str(policy) not in keep:
-            remove_folder(policy)

@@ -49,7 +49,8 @@ def _parse(text: str, place: str) -> dict[str, Any]:
 def json_lines(file: Path) -> Iterator[Row]:
     """One JSON object a line. Raises UserError with file and line."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        # Not splitlines: a JSON string may hold U+2028 and other line ends of Unicode as they are.
+        lines = file.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: must be readable as UTF-8 text; {error}.") from None
     for number, line in enumerate(lines, 1):
@@ -78,10 +79,9 @@ def hub_rows(hub: str, split: str, config: str | None = None) -> list[Row]:
     try:
         rows = datasets.load_dataset(hub, config, split=split)
     except Exception as error:  # the library raises its own kinds, requests' and the OS's
-        reason = str(error).splitlines()[0]
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise UserError(
-            f"dataset.hub={hub} must be a dataset the hub can serve; "
-            f"{type(error).__name__}: {reason}. "
+            f"dataset.hub={hub} must be a dataset the hub can serve; got {reason.rstrip('.')}. "
             "Without a network, pass dataset.path=FOLDER with its files."
         ) from None
     return [Row(dict(row), f"{hub} {split}, row {i}") for i, row in enumerate(rows)]

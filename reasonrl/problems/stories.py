@@ -6,7 +6,7 @@ and 35 completion tokens in the word-and-digit tokenizer of the models made for 
 
 Which split a question belongs to is a function of its text (``split_of``), so no two splits can
 share a question, however many problems are drawn and with whatever seed. The split
-``ood`` asks about wordings and chain lengths that no other split contains.
+``ood`` asks in wordings that no other split contains, about longer chains.
 """
 
 from __future__ import annotations

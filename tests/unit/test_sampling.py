@@ -232,6 +232,14 @@ def test_a_draw_is_the_token_whose_interval_holds_the_uniform() -> None:
     )
 
 
+def test_a_draw_at_an_end_of_an_interval_never_takes_a_token_of_probability_0() -> None:
+    # Cumulative: 0, 0.5, 1, 1; an interval holds its lower end; rounding may give the uniform 1.
+    never = float("-inf")
+    logits = torch.tensor([never, 0.0, 0.0, never]).expand(3, 4)
+    ids, _ = draw(logits, torch.tensor([0.0, 0.5, 1.0]), 1.0)
+    assert ids.tolist() == [1, 2, 2]
+
+
 def test_a_draw_finds_its_block_and_its_place_there() -> None:
     # 1,000 equal tokens: uniform (i + 0.5) / 1000 lies in the middle of token i's interval.
     i = torch.arange(1000)
@@ -297,6 +305,7 @@ def say(
         (["a", "A\n", "Q: "], ("\nQ:",), ["a"]),  # begins inside a token: "A" goes too
         (["Q", ":"], ("Q:",), []),  # at once
         (["a", "b", "Q", ":"], ("Q:", "ab"), []),  # the first of several
+        (["a", "b"], ("b", "ab"), []),  # two that end at once: the one that begins first
     ],
 )
 def test_a_stop_string_ends_a_completion_and_is_no_part_of_it(
@@ -317,6 +326,17 @@ def test_only_tokens_that_can_end_a_stop_string_are_looked_at(
     assert Stops(tokenizer, ("Q",), VOCAB).may_end.nonzero()[0].tolist() == sorted(
         ids_of("Q", "\nQ", "Q: ")
     )
+
+
+def test_a_stop_string_may_span_the_bytes_of_one_character() -> None:
+    # "é" is the bytes C3 A9, which a byte-level tokenizer writes Ã and ©.
+    vocabulary = {token: i for i, token in enumerate(["[pad]", "a", "Ã", "©"])}
+    backend = Tokenizer(tokenizer_models.WordLevel(vocabulary, unk_token="[pad]"))
+    backend.decoder = decoders.ByteLevel()
+    stops = Stops(PreTrainedTokenizerFast(tokenizer_object=backend), ("é",), 4)
+    assert stops.may_end[3]
+    assert stops.cut([1, 2, 3]) == 1
+    assert stops.cut([1, 2]) is None
 
 
 def test_eos_ends_a_completion_and_belongs_to_it(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -401,15 +421,19 @@ def test_the_model_is_left_as_it_was(
     model = tiny().train()
     frozen = model.get_output_embeddings().eval()
     before = model.config._attn_implementation
+    modes: list[bool] = []
+    model.get_input_embeddings().register_forward_pre_hook(lambda *_: modes.append(model.training))
     sampler = TransformersSampler(model, tokenizer)
     if fails:
         monkeypatch.setattr("reasonrl.sampling.transformers_engine.draw", None)
         with pytest.raises(TypeError):
             sampler.sample(RAGGED, SamplingParams(1, 1.0, 5), seed=0)
-    else:  # in eval mode: dropout would move the logprobs
+    else:
         completions = sampler.sample(RAGGED, SamplingParams(1, 1.0, 5), seed=0)
         plain = full_logprobs(tiny(), RAGGED[0], completions[0], 1.0)
         assert completions[0].logprobs == pytest.approx(plain.tolist(), abs=1e-5)
+    assert modes
+    assert not any(modes)  # dropout was off
     assert model.config._attn_implementation == before
     assert all(module.training for module in model.modules() if module is not frozen)
     assert not frozen.training

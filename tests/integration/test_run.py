@@ -1,0 +1,167 @@
+"""One small real run: what it leaves behind, what finds it again, what builds on it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from reasonrl import evaluation, job
+from reasonrl.config import TrainConfig
+from reasonrl.evaluate import evaluate as evaluate_py
+from reasonrl.pipeline import Plan, evaluations, obtain, plan, read_config, read_result
+from reasonrl.progress import Progress
+from reasonrl.runs import RunFolder, read_status
+from reasonrl.tracking import read_metrics
+from tests.conftest import ROOT, small_config
+from tests.integration.kill_and_resume import snapshot
+
+LEARNER = ["algorithm.batch_size=8", "init.sft.batch_size=8", "init.sft.epochs=4"]
+EI = [*LEARNER, "dataset.train_size=24", "algorithm.num_samples_per_prompt=[4]"]
+
+
+@dataclass(frozen=True)
+class Finished:
+    planned: Plan
+    configure: Callable[..., TrainConfig]
+
+    @property
+    def run(self) -> RunFolder:
+        return self.planned.run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    configure = partial(small_config, tmp_path_factory.mktemp("finished") / "outputs")
+    planned = plan(configure(*EI, "algorithm.rounds=2"))
+    obtain(planned, Progress())
+    return Finished(planned, configure)
+
+
+@pytest.fixture
+def no_sampling(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("sampled again")
+
+    monkeypatch.setattr(job, "make_sampler", refuse)
+    monkeypatch.setattr(evaluation, "make_sampler", refuse)
+
+
+def test_a_run_leaves_its_record(finished: Finished) -> None:
+    run = finished.run
+    files = {str(p.relative_to(run.path)) for p in run.path.rglob("*") if p.is_file()}
+    assert files >= {
+        ".hydra/config.yaml",
+        "status.json",
+        "provenance.json",
+        "result.json",
+        "rounds.json",
+        "metrics.jsonl",
+        "rollouts/round-1.parquet",
+        "rollouts/round-2.parquet",
+        "policy/config.json",
+        "policy/model.safetensors",
+        "policy/tokenizer.json",
+        "evaluation/validation/round-2.parquet",
+        "evaluation/after/greedy.parquet",
+        "evaluation/after/samples.parquet",
+        "evaluation/after/metrics.json",
+        "learning_curve.png",
+        "train.log",
+    }
+    assert not (run.path / "work").exists()  # checkpoints served their purpose
+    assert not list(run.path.rglob("*.shards"))
+    status = read_status(run)
+    assert status is not None
+    assert (status.state, status.attempt, status.error) == ("done", 1, None)
+    (attempt,) = json.loads(run.provenance.read_text())["attempts"]
+    assert attempt["packages"]["torch"] == torch.__version__
+    assert run.learning_curve.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert read_config(run) == finished.planned.config
+    rounds = [m["ei/round"] for m in read_metrics(run.metrics) if "ei/round" in m]
+    assert rounds == [0, 1, 2]
+
+
+def test_its_policy_is_a_model_of_transformers(finished: Finished) -> None:
+    folder = finished.run.policy
+    model, tokenizer = (
+        kind.from_pretrained(folder) for kind in (AutoModelForCausalLM, AutoTokenizer)
+    )
+    prompt = tokenizer("Q: Ana has 5 apples.\nA:", return_tensors="pt").input_ids
+    assert model.generate(prompt, max_new_tokens=4).shape[1] > prompt.shape[1]
+
+
+def test_the_prerequisite_is_a_run_of_its_own(finished: Finished) -> None:
+    sft = finished.planned.prerequisite
+    assert sft is not None
+    assert sft.run.path.name.startswith("sft-tiny-pretrained-stories-s0-")
+    assert (sft.run.evaluation / "before" / "metrics.json").exists()
+    assert not (finished.run.evaluation / "before").exists()  # it is the prerequisite's after
+    before, after = evaluations(finished.planned, Progress())
+    assert before.problem_ids == after.problem_ids
+    assert len(before.problem_ids) == 10
+
+
+@pytest.mark.usefixtures("no_sampling")
+def test_the_same_plan_again_does_nothing(finished: Finished) -> None:
+    outputs = finished.run.path.parents[1]
+    before = snapshot(outputs)
+    again = plan(finished.planned.config)
+    obtain(again, Progress())
+    evaluations(again, Progress())
+    assert again.run == finished.run
+    assert snapshot(outputs) == before
+
+
+def test_evaluate_py_reproduces_the_run_s_own_evaluation(finished: Finished) -> None:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        overrides = [f"run={finished.run.path}", "evaluation.num_samples_per_prompt=4"]
+        evaluate_py(compose("evaluate", [*overrides, "runtime.threads=1"]))
+    own, repeated = (finished.run.evaluation / name for name in ("after", "test-k4-t0.7"))
+    for name in ("greedy.parquet", "samples.parquet", "metrics.json"):
+        assert (repeated / name).read_bytes() == (own / name).read_bytes()
+
+
+def test_a_run_starts_from_an_earlier_one(finished: Finished) -> None:
+    overrides = ("algorithm=sft", "init=run", f"init.run={finished.run.path}")
+    planned = plan(finished.configure("dataset.train_size=24", *overrides, "algorithm.epochs=1"))
+    obtain(planned, Progress())
+    before, after = planned.run.evaluation / "before", finished.run.evaluation / "after"
+    for name in ("greedy.parquet", "samples.parquet"):
+        assert (before / name).read_bytes() == (after / name).read_bytes()
+    assert read_result(planned.run).path != read_result(finished.run).path
+
+
+def test_runs_share_a_prerequisite_that_is_built_once(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = plan(finished.configure(*EI, "algorithm.rounds=1", "algorithm.temperature=0.9"))
+    assert other.run != finished.run
+    assert other.prerequisite is not None
+    assert other.prerequisite == finished.planned.prerequisite
+    shared = other.prerequisite.run
+    before = snapshot(shared.path)
+    started_from: list[str] = []
+    load_policy = job.load_policy
+    monkeypatch.setattr(
+        job,
+        "load_policy",
+        lambda path, *rest: started_from.append(path) or load_policy(path, *rest),
+    )
+    obtain(other, Progress())
+    assert started_from[0] == str(shared.policy)  # round 0 is its policy
+    assert snapshot(shared.path) == before
+
+
+def test_a_run_s_folder_may_be_moved(finished: Finished, tmp_path: Path) -> None:
+    moved = tmp_path / finished.run.path.name
+    shutil.copytree(finished.run.path, moved)
+    assert read_result(RunFolder(moved)).path == str(moved / "policy")

@@ -1,0 +1,283 @@
+"""Configurations: every file on disk composes, every rule refuses, identities are what they say."""
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from reasonrl.config import (
+    EvaluateConfig,
+    TrainConfig,
+    decisive,
+    readable_name,
+    resolve,
+    resolve_evaluation,
+    sft_prerequisite,
+)
+from reasonrl.errors import UserError
+
+CONF = Path(__file__).parents[2] / "conf"
+FILES = {file.relative_to(CONF).with_suffix("").as_posix() for file in CONF.rglob("*.yaml")}
+ENTRY_POINTS = {"train", "evaluate"}
+PARTS = {"learner/default", "hydra/help/train", "hydra/help/evaluate"}  # what the others include
+OPTIONS = sorted(FILES - ENTRY_POINTS - PARTS)
+EVALUATE_GROUPS = {"model", "dataset", "sampler"}
+NEEDS = {"init/run": ["init.run=outputs/runs/any"]}
+
+
+def composed(*overrides: str, name: str = "train") -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(name, list(overrides))
+
+
+def train(*overrides: str) -> TrainConfig:
+    return resolve(composed(*overrides))
+
+
+def evaluation(*overrides: str) -> EvaluateConfig:
+    return resolve_evaluation(composed(*overrides, name="evaluate"))
+
+
+def test_every_file_is_seen():
+    on_disk = [p for p in CONF.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    assert len(on_disk) == len(FILES)  # nothing but YAML, no two of a name
+    assert len(OPTIONS) + 5 == len(FILES) >= 19
+    assert FILES >= ENTRY_POINTS | PARTS
+    groups = {option.split("/")[0] for option in OPTIONS}
+    assert groups == {
+        "model", "init", "algorithm", "reward", "dataset", "sampler", "experiment"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes_and_validates(option: str):
+    group, name = option.split("/")
+    config = train(f"{group}={name}", *NEEDS.get(option, []))
+    if group != "experiment":
+        assert getattr(config, group).name == name
+    if group in EVALUATE_GROUPS:
+        assert getattr(evaluation(f"{group}={name}"), group) == getattr(config, group)
+
+
+@pytest.mark.parametrize("dataset", sorted(o for o in OPTIONS if o.startswith("dataset/")))
+@pytest.mark.parametrize("algorithm", sorted(o for o in OPTIONS if o.startswith("algorithm/")))
+@pytest.mark.parametrize("init", sorted(o for o in OPTIONS if o.startswith("init/")))
+def test_options_combine(dataset: str, algorithm: str, init: str):
+    chosen = [option.replace("/", "=") for option in (dataset, algorithm, init)]
+    if (algorithm, init) == ("algorithm/sft", "init/sft"):
+        with pytest.raises(UserError, match="algorithm=sft must start from other weights"):
+            train(*chosen)
+    else:
+        train(*chosen, *NEEDS.get(init, []))
+
+
+def test_defaults():
+    config = train()
+    assert readable_name(config) == "ei-sparse-tiny-sft-stories-s0"
+    assert (config.seed, config.algorithm.rounds, config.dataset.train_size) == (0, 3, 1000)
+    assert config.algorithm.learning_rate == 1e-3  # 1e-3 in YAML is a number
+    assert evaluation().evaluation.num_samples_per_prompt == 96
+
+
+def test_readable_name():
+    assert readable_name(train("algorithm=sft", "seed=3")) == "sft-tiny-pretrained-stories-s3"
+    overrides = ["model=small", "dataset=svamp", "init=run", "init.run=outputs/runs/x"]
+    assert readable_name(train(*overrides)) == "ei-sparse-small-run-svamp-s0"
+
+
+SPLIT = "evaluation.split"
+# The override that breaks a rule, others it needs, and what the error must say.
+RULES = [
+    ("algorithm=sft", ["init=sft"], "algorithm=sft must start from other weights than its own "
+     "result; got init=sft. Pass init=pretrained."),
+    ("+init.run=outputs/runs/x", [], "init.run must name a run's folder with init=run, and only "
+     "there; got init=sft init.run=outputs/runs/x. Pass init=run init.run=outputs/runs/NAME."),
+    ("init=run", [], "got init=run init.run=None. Pass init=run init.run=outputs/runs/NAME."),
+    ("init.run=null", ["init=run"], "init.run must name a run's folder with init=run, and only"),
+    ("init.sft=null", [], "init.sft must be set with init=sft, and only there; got init=sft."),
+    ("algorithm.epochs=0", [], "algorithm.epochs must be 1 or more; got 0."),
+    ("algorithm.batch_size=0", [], "algorithm.batch_size must be 1 or more; got 0."),
+    ("algorithm.micro_batch_tokens=0", [], "algorithm.micro_batch_tokens must be 1 or more"),
+    ("algorithm.learning_rate=0", [], "algorithm.learning_rate must be above 0; got 0.0."),
+    ("algorithm.learning_rate=inf", [], "algorithm.learning_rate must be above 0; got inf."),
+    ("algorithm.learning_rate=nan", [], "algorithm.learning_rate must be above 0; got nan."),
+    ("algorithm.max_grad_norm=0", [], "algorithm.max_grad_norm must be above 0; got 0.0."),
+    ("algorithm.final_learning_rate=0.1", ["algorithm.learning_rate=0.01"],
+     "algorithm.final_learning_rate=0.1 must be between 0 and the peak; got "
+     "algorithm.learning_rate=0.01. Lower the first or raise the second."),
+    ("algorithm.warmup_fraction=1", [], "algorithm.warmup_fraction must be at least 0 and below"),
+    ("algorithm.warmup_fraction=-0.1", [], "algorithm.warmup_fraction must be at least 0 and"),
+    ("algorithm.weight_decay=-1", [], "algorithm.weight_decay must be 0 or more; got -1.0."),
+    ("init.sft.epochs=0", [], "init.sft.epochs must be 1 or more; got 0."),
+    ("algorithm.rounds=0", [], "algorithm.rounds must be 1 or more; got 0."),
+    ("algorithm.num_samples_per_prompt=[8,8]", ["algorithm.rounds=1"],
+     "algorithm.num_samples_per_prompt=[8, 8] must hold 1 to algorithm.rounds numbers, each 1 or "
+     "more; got algorithm.rounds=1. One number serves every round: [8]."),
+    ("algorithm.num_samples_per_prompt=[]", [], "algorithm.num_samples_per_prompt=[] must hold"),
+    ("algorithm.num_samples_per_prompt=[0]", [], "algorithm.num_samples_per_prompt=[0] must hold"),
+    ("algorithm.temperature=0", [], "algorithm.temperature=0.0 must be above 0: greedy samples of "
+     "one prompt are all the same. Expert Iteration explores at 1.0."),
+    ("algorithm.score_threshold=0", [], "algorithm.score_threshold=0.0 must be above 0 and at "
+     "most 1: a threshold of 0 would train on failures."),
+    ("algorithm.score_threshold=1.5", [], "algorithm.score_threshold=1.5 must be above 0 and at"),
+    ("algorithm.max_per_problem=0", [], "algorithm.max_per_problem must be null (off) or 1 or "
+     "more; got 0."),
+    ("algorithm.patience=0", [], "algorithm.patience must be null (off) or 1 or more; got 0."),
+    ("dataset.train_size=0", [], "dataset.train_size must be null (all there are) or 1 or more; "
+     "got 0."),
+    ("dataset.validation_size=0", [], "dataset.validation_size must be null (all there are) or 1"),
+    ("dataset.test_size=-1", [], "dataset.test_size must be null (all there are) or 1 or more"),
+    ("dataset.num_references=0", [], "dataset.num_references must be null (all there are) or 1"),
+    ("dataset.prompt=Q", [], "dataset.prompt='Q' must contain {question}."),
+    ("dataset.stop=['']", [], "dataset.stop must not hold an empty string. Remove it, or pass []."),
+    ("dataset.max_new_tokens=0", [], "dataset.max_new_tokens must be 1 or more; got 0."),
+    ("dataset.num_exemplars=-1", [], "dataset.num_exemplars must be 0 or more; got -1."),
+    ("dataset.min_steps=6", [], "dataset.min_steps=6 must be between 1 and dataset.max_steps; got "
+     "dataset.max_steps=5."),
+    ("dataset.min_steps=0", [], "dataset.min_steps=0 must be between 1 and dataset.max_steps"),
+    ("dataset.train_size=null", [], "dataset.train_size, validation_size and test_size must be "
+     "numbers; got null with dataset=stories, whose splits have no end."),
+    ("model.compute_dtype=float16", [], "model.compute_dtype must be one of float32, bfloat16; "
+     "got float16."),
+    (f"{SPLIT}=ood", ["dataset=gsm8k"], f"{SPLIT}=ood must be one of train, validation, test; got "
+     "dataset=gsm8k."),
+    (f"{SPLIT}=validation", [], f"{SPLIT}=validation must leave out the exemplars, which come "
+     "from it; got dataset.num_exemplars=2. Pass dataset.num_exemplars=0."),
+    ("evaluation.num_samples_per_prompt=0", [], "evaluation.num_samples_per_prompt must be 1 or "
+     "more; got 0."),
+    ("evaluation.temperature=0", [], "evaluation.temperature must be above 0; got 0.0. maj@1 is "
+     "greedy whatever it is."),
+    ("sampler.batch_size=0", [], "sampler.batch_size must be 1 or more; got 0."),
+    ("runtime.threads=0", [], "runtime.threads must be null (one for each core) or 1 or more; "
+     "got 0."),
+    ("seed=-1", [], "seed must be a whole number, 0 or more; got seed=-1."),
+    ("seed=1.5", [], "seed must be a whole number, 0 or more; got seed=1.5."),
+    ("seed=true", [], "seed must be a whole number, 0 or more; got seed=True."),
+    # Types, names and keys.
+    ("algorithm.rounds=many", [], "algorithm.rounds: Value 'many' of type 'str' could not be "
+     "converted to Integer. algorithm has the keys epochs, batch_size,"),
+    ("algorithm.rounds=null", [], "algorithm.rounds:"),
+    ("algorithm.num_samples_per_prompt=8", [], "algorithm.num_samples_per_prompt:"),
+    ("algorithm.restart=perhaps", [], "algorithm.restart: Value 'perhaps' is not a valid bool"),
+    ("init.sft.epochs=few", [], "init.sft.epochs: Value 'few' of type 'str' could not be"),
+    ("algorithm.name=ppo", [], "algorithm.name must be one of sft, ei; got algorithm.name=ppo."),
+    ("+model.colour=red", [], "model.colour: Key 'colour' not in 'ModelConfig'. model has the keys "
+     "name, path, compute_dtype, device."),
+    ("+init.sft.rounds=3", [], "init.sft.rounds: Key 'rounds' not in 'SFTConfig'."),
+    ("~model", [], "model must be set; got model=null."),
+    ("+modle.name=tiny", [], "modle must be a known key. Remove it; got +modle."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("broken", "others", "message"), RULES, ids=[rule[0] for rule in RULES])
+def test_rules(broken: str, others: list[str], message: str):
+    with pytest.raises(UserError, match=re.escape(message)):
+        train(*others, broken)
+
+
+def test_rules_hold_for_evaluations_too():
+    with pytest.raises(UserError, match=re.escape("evaluation.temperature must be above 0")):
+        evaluation("evaluation.temperature=0")
+    with pytest.raises(UserError, match=re.escape("sampler.batch_size must be 1 or more; got 0.")):
+        evaluation("sampler.batch_size=0")
+
+
+def test_no_schema_for_another_option_s_keys():
+    with pytest.raises(HydraException, match=r"Could not override 'algorithm\.rounds'"):
+        train("algorithm=sft", "algorithm.rounds=3")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model.device=meta",
+        "algorithm.micro_batch_tokens=1",
+        "init.sft.micro_batch_tokens=1",
+        "sampler.batch_size=1",
+        "runtime.outputs=elsewhere",
+        "runtime.threads=1",
+        "runtime.checkpoint_seconds=0",
+        "dry_run=true",
+    ],
+)
+def test_what_does_not_decide_a_result(override: str):
+    assert decisive(train(override)) == decisive(train())
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=1",
+        "model=small",
+        "model.path=elsewhere",  # other weights, for all that is known
+        "model.compute_dtype=bfloat16",
+        "init=pretrained",
+        "init.sft.epochs=3",
+        "algorithm.temperature=0.5",
+        "algorithm.batch_size=16",
+        "algorithm.num_samples_per_prompt=[4]",
+        "algorithm.restart=false",
+        "dataset.train_size=10",
+        "dataset.num_references=10",
+        "dataset.prompt='{question}'",
+        "dataset.stop=[]",
+        "evaluation.temperature=1.0",
+        "evaluation.num_samples_per_prompt=4",
+        "evaluation.split=ood",
+    ],
+)
+def test_what_decides_a_result(override: str):
+    assert decisive(train(override)) != decisive(train())
+
+
+def test_a_dataset_is_the_same_wherever_it_lies():
+    one, other = (train("dataset=gsm8k", f"dataset.path={p}") for p in ("a", "b"))
+    assert decisive(one) == decisive(other)
+    assert decisive(train("dataset=gsm8k")) == decisive(one)
+
+
+def test_an_earlier_run_counts_by_its_name():
+    one, same, other = (
+        train("init=run", f"init.run={p}") for p in ("a/run-1", "b/run-1", "a/run-2")
+    )
+    assert decisive(one) == decisive(same) != decisive(other)
+
+
+def test_supervised_runs_have_no_reward():
+    assert "reward" not in decisive(train("algorithm=sft"))
+    assert decisive(train())["reward"] == {"name": "sparse"}
+
+
+@pytest.mark.parametrize(
+    ("shared", "ei", "sft"),
+    [
+        ([], [], []),
+        (["seed=3", "model=small", "dataset=gsm8k", "dataset.path=x"], [], []),
+        (["evaluation.split=ood", "sampler.batch_size=2"], ["algorithm.rounds=2"], []),
+        ([], ["init.sft.epochs=5"], ["algorithm.epochs=5"]),
+        ([], ["algorithm.epochs=5", "algorithm.learning_rate=0.1"], []),
+    ],
+)
+def test_init_sft_is_the_run_of_algorithm_sft(shared: list[str], ei: list[str], sft: list[str]):
+    """So that it is found where that run was made before, and made once for all that need it."""
+    prerequisite = sft_prerequisite(train("algorithm=ei", "init=sft", *shared, *ei))
+    by_itself = train("algorithm=sft", *shared, *sft)
+    assert decisive(prerequisite) == decisive(by_itself)
+    assert readable_name(prerequisite) == readable_name(by_itself)
+
+
+def test_only_init_sft_has_a_supervised_prerequisite():
+    with pytest.raises(ValueError, match="only init=sft"):
+        sft_prerequisite(train("init=pretrained"))
+
+
+def test_the_stored_configuration_is_the_run_s():
+    """A run's folder keeps what asdict gives: reading it back gives the same run."""
+    for overrides in ([], ["algorithm=sft"], ["dataset=svamp", "init=pretrained"]):
+        config = train(*overrides)
+        stored = OmegaConf.create(OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
+        assert resolve(stored) == config
