@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from omegaconf import DictConfig
+from rich import box
 from rich.table import Table
 
 from reasonrl import estimate
@@ -33,20 +34,19 @@ def train(config: DictConfig) -> None:
 
 
 def plan_table(planned: Plan) -> Table:
-    """The runs there will be, what each starts from, and how much work it is."""
-    table = Table(title="plan", title_justify="left")
-    for column in ("run", "state", "data", "sampling and learning"):
-        table.add_column(column, overflow="fold")
+    """The runs there will be, in order, with what each does and how much work it is."""
+    table = Table(title="plan", title_justify="left", show_header=False, box=box.SIMPLE)
+    table.add_column(overflow="fold")
     for one in _in_order(planned):
-        status = read_status(one.run)
-        work = estimate.work(one)
+        status, work = read_status(one.run), estimate.work(one)
+        table.add_row(f"[bold]{one.run.path.name}[/] ({status.state if status else 'to do'})")
         table.add_row(
-            one.run.path.name,
-            "to do" if status is None else status.state,
-            f"{one.config.dataset.name}: {len(one.train)} train, {len(one.validation)} validation, "
-            f"{len(one.test)} {one.config.evaluation.split}",
-            f"{_outline(one)}; about {work.completions:,} completions sampled, "
-            f"{work.examples:,} learnt from",
+            f"  {_outline(one)}, on {len(one.train):,} problems of {one.config.dataset.name}; "
+            f"validated on {len(one.validation):,}, evaluated on {len(one.test):,} "
+            f"({one.config.evaluation.split})"
+        )
+        table.add_row(
+            f"  about {work.completions:,} completions to sample, {work.examples:,} to learn from"
         )
     return table
 
@@ -61,8 +61,9 @@ def _outline(planned: Plan) -> str:
     algorithm = planned.config.algorithm
     if isinstance(algorithm, EIConfig):
         samples = ", ".join(map(str, algorithm.num_samples_per_prompt))
-        return f"{algorithm.rounds} rounds of K={samples} at T={algorithm.temperature:g}"
-    return f"{algorithm.epochs} epochs on the reference solutions"
+        temperature = f"{algorithm.temperature:g}"
+        return f"Expert Iteration: {algorithm.rounds} rounds of K={samples} at T={temperature}"
+    return f"fine-tuning: {algorithm.epochs} epochs on the reference solutions"
 
 
 def _duration(seconds: float) -> str:
