@@ -269,7 +269,7 @@ def _validate_learner(key: str, learner: LearnerConfig) -> None:
         f"{key}.warmup_fraction must be at least 0 and below 1; got {learner.warmup_fraction}.",
     )
     _require(
-        learner.weight_decay >= 0,
+        0 <= learner.weight_decay < math.inf,
         f"{key}.weight_decay must be 0 or more; got {learner.weight_decay}.",
     )
 
@@ -283,7 +283,7 @@ def _validate_ei(ei: EIConfig) -> None:
         f"1 or more; got algorithm.rounds={ei.rounds}. One number serves every round: [8].",
     )
     _require(
-        ei.temperature > 0,
+        0 < ei.temperature < math.inf,
         f"algorithm.temperature={ei.temperature} must be above 0: greedy samples of one prompt are "
         "all the same. Expert Iteration explores at 1.0.",
     )
@@ -361,7 +361,7 @@ def validate_evaluation(config: EvaluateConfig) -> None:
         f"{evaluation.num_samples_per_prompt}.",
     )
     _require(
-        evaluation.temperature > 0,
+        0 < evaluation.temperature < math.inf,
         f"evaluation.temperature must be above 0; got {evaluation.temperature}. maj@1 is greedy "
         "whatever it is.",
     )

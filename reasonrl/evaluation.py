@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from reasonrl.answers import solution_trace
-from reasonrl.atomic import write_json
+from reasonrl.atomic import write_json, writing
 from reasonrl.config import EvaluateConfig
 from reasonrl.errors import UserError
 from reasonrl.metrics import (
@@ -124,6 +124,8 @@ def evaluate(
         exemplars if policy.few_shot else (),
     )
     if not (folder / METRICS).exists():
+        with writing(folder):  # found out before the sampling, not after
+            folder.mkdir(parents=True, exist_ok=True)
         device = device_of(config.model)
         loaded = load_policy(policy.path, config.model.compute_dtype, device)
         sampler = make_sampler(config.sampler, loaded)

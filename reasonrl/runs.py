@@ -139,7 +139,7 @@ def read_status(run: RunFolder) -> Status | None:
     """None if there is no readable status: the run was never started, or its file is damaged."""
     try:
         status = Status(**json.loads(run.status.read_bytes()))
-    except (FileNotFoundError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError):
         return None
     return status if status.state in get_args(State) else None
 

@@ -193,13 +193,7 @@ def in_proc(_: Path) -> Path:
         ("train", in_proc),
         ("evaluate", in_proc),
         ("evaluate", below_a_file),
-        pytest.param(
-            "train",
-            below_a_file,
-            marks=pytest.mark.xfail(
-                strict=True, reason="runs.read_status lets NotADirectoryError through"
-            ),
-        ),
+        ("train", below_a_file),
     ],
 )
 def test_outputs_that_cannot_be_written(

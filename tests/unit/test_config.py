@@ -78,8 +78,8 @@ def test_options_combine(dataset: str, algorithm: str, init: str):
 def test_defaults():
     config = train()
     assert readable_name(config) == "ei-sparse-tiny-sft-stories-s0"
-    assert (config.seed, config.algorithm.rounds, config.dataset.train_size) == (0, 3, 1000)
-    assert config.algorithm.learning_rate == 1e-3  # 1e-3 in YAML is a number
+    assert (config.seed, config.evaluation.split) == (0, "test")
+    assert isinstance(config.algorithm.learning_rate, float)  # 1e-3 in YAML is a number
     assert evaluation().evaluation.num_samples_per_prompt == 96
 
 
@@ -216,17 +216,17 @@ def test_what_does_not_decide_a_result(override: str):
         "model.path=elsewhere",  # other weights, for all that is known
         "model.compute_dtype=bfloat16",
         "init=pretrained",
-        "init.sft.epochs=3",
-        "algorithm.temperature=0.5",
-        "algorithm.batch_size=16",
-        "algorithm.num_samples_per_prompt=[4]",
+        "init.sft.epochs=7",
+        "algorithm.temperature=0.51",
+        "algorithm.batch_size=17",
+        "algorithm.num_samples_per_prompt=[5]",
         "algorithm.restart=false",
         "dataset.train_size=10",
         "dataset.num_references=10",
         "dataset.prompt='{question}'",
         "dataset.stop=[]",
         "evaluation.temperature=1.0",
-        "evaluation.num_samples_per_prompt=4",
+        "evaluation.num_samples_per_prompt=5",
         "evaluation.split=ood",
     ],
 )
@@ -258,7 +258,7 @@ def test_supervised_runs_have_no_reward():
         ([], [], []),
         (["seed=3", "model=small", "dataset=gsm8k", "dataset.path=x"], [], []),
         (["evaluation.split=ood", "sampler.batch_size=2"], ["algorithm.rounds=2"], []),
-        ([], ["init.sft.epochs=5"], ["algorithm.epochs=5"]),
+        ([], ["init.sft.epochs=7"], ["algorithm.epochs=7"]),
         ([], ["algorithm.epochs=5", "algorithm.learning_rate=0.1"], []),
     ],
 )

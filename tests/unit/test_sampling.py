@@ -221,6 +221,26 @@ def test_sampled_frequencies_are_the_softmax(
     assert expected.max() < 0.9  # else the check above is idle
 
 
+def test_over_many_steps_every_token_comes_as_often_as_its_probabilities_add_up_to(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    params = SamplingParams(60, temperature=1.0, max_new_tokens=25)
+    completions = TransformersSampler(model, tokenizer).sample(RAGGED, params, seed=0)
+    seen, expected, variance = torch.zeros(3, VOCAB)
+    for i, completion in enumerate(completions):
+        prompt = RAGGED[i // 60].token_ids
+        with torch.no_grad():
+            logits = model(torch.tensor([[*prompt, *completion.token_ids]])).logits[0]
+        chances = logits[len(prompt) - 1 : -1].softmax(dim=-1)
+        seen += torch.bincount(torch.tensor(completion.token_ids), minlength=VOCAB)
+        expected += chances.sum(dim=0)
+        variance += (chances * (1 - chances)).sum(dim=0)
+    # Given the tokens before it, each draw is a Bernoulli trial of every id: deviations add up as
+    # those of independent trials do, though the number of draws is itself random.
+    assert ((seen - expected).abs() <= 4 * variance.sqrt() + 1).all()
+    assert seen[EOS] > 50  # among them the token that ends completions
+
+
 def test_a_draw_is_the_token_whose_interval_holds_the_uniform() -> None:
     # Cumulative: 0.25, 0.75, 1; the token of probability 0 is never drawn, nor is padding.
     logits = torch.tensor([0.25, 0.5, 0.25, 0.0]).log()
