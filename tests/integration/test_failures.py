@@ -1,4 +1,4 @@
-"""What goes wrong on disks: a full one, and a checkpoint that can't be read."""
+"""What goes wrong around a run: a full disk, a damaged checkpoint, a kill after the last step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from reasonrl import supervised
+from reasonrl import pipeline, supervised
 from reasonrl.checkpoint import Checkpoints
 from reasonrl.config import TrainConfig
 from reasonrl.errors import UserError
@@ -19,7 +19,9 @@ from reasonrl.progress import Progress
 from reasonrl.runs import read_status
 from tests.integration.kill_and_resume import differences
 
-SFT = ("algorithm=sft", "algorithm.batch_size=2", "runtime.checkpoint_seconds=0")  # 8 steps
+# Eight references in batches of two, twice: eight steps, with a checkpoint after each.
+SFT = ("algorithm=sft", "algorithm.batch_size=2", "algorithm.epochs=2")
+SFT += ("runtime.checkpoint_seconds=0",)
 
 
 class Killed(BaseException):
@@ -101,3 +103,23 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
     assert "step-00000005 is damaged" in warning
     assert "step-00000004 instead" in warning
     assert differences(straight, damaged) == []
+
+
+def test_a_run_killed_after_learning_does_not_learn_again(
+    configure: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = plan(configure("algorithm=sft"))
+
+    def die(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as dying:
+        dying.setattr(pipeline, "draw_learning_curve", die)
+        with pytest.raises(Killed):
+            obtain(planned, Progress())
+    assert planned.run.result.exists()
+    weights = (planned.run.policy / "model.safetensors").stat().st_mtime_ns
+    monkeypatch.setattr(supervised, "accumulate_gradients", die)
+    obtain(planned, Progress())
+    assert (planned.run.policy / "model.safetensors").stat().st_mtime_ns == weights
+    assert planned.run.learning_curve.exists()

@@ -26,6 +26,7 @@ OVERRIDES = [
     "algorithm.rounds=2",
     "algorithm.num_samples_per_prompt=[4]",
     "algorithm.batch_size=8",
+    "algorithm.epochs=2",
     "init.sft.batch_size=8",
     "init.sft.epochs=4",
 ]

@@ -24,7 +24,8 @@ from reasonrl.tracking import read_metrics
 from tests.conftest import ROOT, small_config
 from tests.integration.kill_and_resume import snapshot
 
-LEARNER = ["algorithm.batch_size=8", "init.sft.batch_size=8", "init.sft.epochs=4"]
+LEARNER = ["algorithm.batch_size=8", "algorithm.epochs=2"]
+LEARNER += ["init.sft.batch_size=8", "init.sft.epochs=4"]
 EI = [*LEARNER, "dataset.train_size=24", "algorithm.num_samples_per_prompt=[4]"]
 
 

@@ -117,7 +117,9 @@ VALIDATION = [problem("v0", 1, 4), problem("v1", 1, 5)]
 WRONG = [" 9+9=18\n#### 18"]
 HALF_RIGHT = " 1+4=5\n#### 5"  # to v0, not to v1
 FIRST = {"t0": [" 2+3=5\n#### 5"], "t1": [" 4+4=8\n#### 8"]}
-SECOND = {"t0": [" 2+3=5\n#### 5", " 3+2=5\n#### 5"]}
+# A calculation that is known by then, in other words, and one that isn't.
+SECOND = {"t0": [" Ana: 2+3=5\n#### 5", " 3+2=5\n#### 5"]}
+THIRD = {"t2": [" 1+6=7\n#### 7"]}
 
 
 def script(
@@ -407,15 +409,14 @@ def dies_at(problem_id: str, visit: int, texts: Callable) -> Callable[[str, int]
 
 @pytest.mark.parametrize(
     "killed_in",
-    ["validation 0", "sampling 1", "learning 1", "validation 1", "sampling 2", "learning 2",
-     "validation 2"],
-)  # fmt: skip
+    ["validation 0", "sampling 1", "learning 1", "validation 1", "learning 2", "sampling 3"],
+)
 def test_a_killed_run_goes_on_to_the_same_end(
     killed_in: str, make_lab: Callable[[str], Lab], scripted: Callable
 ) -> None:
-    texts = script(FIRST, SECOND, validation=[WRONG[0], HALF_RIGHT, WRONG[0]])
-    # 2 steps in round 1 and 3 in round 2, with a checkpoint after each
-    options = (PRETRAINED, "runtime.checkpoint_seconds=0")
+    texts = script(FIRST, SECOND, THIRD, validation=[WRONG[0], WRONG[0], WRONG[0], HALF_RIGHT])
+    # 2, 3 and 4 steps, with a checkpoint after each
+    options = (PRETRAINED, "algorithm.rounds=3", "runtime.checkpoint_seconds=0")
     straight = make_lab("straight")
     result = straight.run(scripted(texts), *options)
 
@@ -437,9 +438,9 @@ def test_a_killed_run_goes_on_to_the_same_end(
         sampler._visits[first] -= 1
     resumed = lab.run(sampler, *options)
     assert hash_of(resumed.path) == hash_of(result.path)
-    for name in ("metrics.jsonl", "rounds.json", "rollouts/round-2.parquet"):
+    for name in ("metrics.jsonl", "rounds.json", "rollouts/round-3.parquet"):
         assert (lab.folder / name).read_bytes() == (straight.folder / name).read_bytes()
-    assert straight.rounds()[-1]["step"] == 5
+    assert straight.rounds()[-1]["step"] == 9
 
 
 def test_a_run_goes_on_when_its_folder_is_named_in_another_way(

@@ -40,7 +40,7 @@ def graded(problem: Problem, texts: Sequence[str], reason: FinishReason = "eos")
 SAMPLES = [
     *graded(PROBLEMS[0], ["2+3=5\n#### 5", "3+2=5\n#### 5", "2+7=9\n#### 9", "2+3=5"]),
     *graded(PROBLEMS[1], ["#### 9", "2*3=6\n#### 6", "2 * 3 = 6\n#### 6", "#### 9"]),
-    *graded(PROBLEMS[2], ["#### 8", "#### 8", "#### 7", "#### 8"]),
+    *graded(PROBLEMS[2], ["1+7=8\n#### 8", "#### 8", "#### 7", "2+6=8\n#### 8"]),
 ]
 GREEDY = [
     *graded(PROBLEMS[0], ["#### 5"]),
@@ -73,8 +73,9 @@ def test_statistics_of_graded_completions() -> None:
     assert found["sampled/score"] == pytest.approx(5 / 12)
     assert found["sampled/unparsed"] == pytest.approx(1 / 12)
     assert found["sampled/finish_eos"] == 1.0
-    # Traces: 2+3=5 (twice), 3+2=5, 2+7=9; 2*3=6 (twice), none (twice); none.
-    assert found["sampled/unique_fraction"] == pytest.approx((3 / 4 + 2 / 4 + 1 / 4) / 3)
+    # Traces: 2+3=5 (twice), 3+2=5, 2+7=9; 2*3=6 (twice), none (twice); 1+7=8, none
+    # (twice), 2+6=8.
+    assert found["sampled/unique_fraction"] == pytest.approx((3 / 4 + 2 / 4 + 3 / 4) / 3)
     # Of the right ones: two; one; one, the empty.
     assert found["sampled/unique_correct"] == pytest.approx(4 / 3)
     # The mean over problems of 1/2, 1/2, 1/4; 5/6, 5/6, 1/2; 1, 1, 3/4; 1, 1, 1.
