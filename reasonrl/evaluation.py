@@ -124,11 +124,11 @@ def evaluate(
         exemplars if policy.few_shot else (),
     )
     if not (folder / METRICS).exists():
-        with writing(folder):  # found out before the sampling, not after
-            folder.mkdir(parents=True, exist_ok=True)
         device = device_of(config.model)
         loaded = load_policy(policy.path, config.model.compute_dtype, device)
         sampler = make_sampler(config.sampler, loaded)
+        with writing(folder):  # found out before the sampling, not after
+            folder.mkdir(parents=True, exist_ok=True)
         total = len(problems) * (1 + evaluation.num_samples_per_prompt)
         with progress.task(description, total) as advance:
             for name, num_samples, temperature in (

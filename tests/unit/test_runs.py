@@ -80,7 +80,9 @@ def test_paths():
     assert run.provenance == Path("r/provenance.json")
     assert run.metrics == Path("r/metrics.jsonl")
     assert run.rollouts == Path("r/rollouts")
-    assert run.checkpoints == Path("r/checkpoints")
+    assert run.policy == Path("r/policy")
+    assert run.result == Path("r/result.json")
+    assert run.learning_curve == Path("r/learning_curve.png")
     assert run.evaluation == Path("r/evaluation")
     assert run.log == Path("r/train.log")
 
