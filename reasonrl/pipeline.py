@@ -17,7 +17,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from reasonrl.algorithms import ALGORITHMS
-from reasonrl.atomic import remove_folder, write_json, write_text
+from reasonrl.atomic import remove_folder, write_json, write_text, writing
 from reasonrl.config import (
     EvaluateConfig,
     TrainConfig,
@@ -229,7 +229,8 @@ def evaluations(planned: Plan, progress: Progress) -> tuple[Evaluation, Evaluati
 @contextmanager
 def _logged(run: RunFolder) -> Iterator[None]:
     """Copies what is logged to the run's train.log."""
-    handler = logging.FileHandler(run.log)
+    with writing(run.log):
+        handler = logging.FileHandler(run.log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     try:
