@@ -13,11 +13,10 @@ from reasonrl.errors import UserError
 from reasonrl.evaluation import Evaluation
 from reasonrl.evaluation import evaluate as evaluate_policy
 from reasonrl.pipeline import base_model, read_config, read_result, usable_cores
-from reasonrl.policy import SavedPolicy, context_of, load_tokenizer
+from reasonrl.policy import SavedPolicy
 from reasonrl.predictions import grade_predictions
 from reasonrl.problems import load_problems
 from reasonrl.progress import Progress, console
-from reasonrl.prompts import build_prompts, check_lengths
 from reasonrl.report.tables import estimates_table
 from reasonrl.runs import RunFolder, identity
 
@@ -72,13 +71,6 @@ def _evaluate(config: EvaluateConfig, policy: SavedPolicy, folder: Path) -> Eval
     dataset = config.dataset
     problems = load_problems(dataset, config.evaluation.split)
     exemplars = load_problems(dataset, "validation")[: dataset.num_exemplars]
-    prompts = build_prompts(
-        problems,
-        load_tokenizer(policy.path),
-        dataset.prompt,
-        exemplars if policy.few_shot else (),
-    )
-    check_lengths(prompts, dataset.max_new_tokens, context_of(policy.path))
     return evaluate_policy(
         config,
         policy,

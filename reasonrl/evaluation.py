@@ -6,7 +6,6 @@ for every k up to K, the unbiased estimate of the probability that one of k samp
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -27,9 +26,9 @@ from reasonrl.metrics import (
     unique_correct,
     unique_fraction,
 )
-from reasonrl.policy import SavedPolicy, device_of, load_policy, load_tokenizer
+from reasonrl.policy import SavedPolicy, context_of, device_of, load_policy, load_tokenizer
 from reasonrl.progress import Progress
-from reasonrl.prompts import build_prompts
+from reasonrl.prompts import build_prompts, check_lengths
 from reasonrl.rewards import sparse
 from reasonrl.rollouts import collect_rollouts, completions_statistics, read_rollouts
 from reasonrl.sampling import SamplingParams, make_sampler
@@ -123,7 +122,9 @@ def evaluate(
         dataset.prompt,
         exemplars if policy.few_shot else (),
     )
-    if not (folder / METRICS).exists():
+    check_lengths(prompts, dataset.max_new_tokens, context_of(policy.path))
+    finished = (folder / METRICS).exists()
+    if not finished:
         device = device_of(config.model)
         loaded = load_policy(policy.path, config.model.compute_dtype, device)
         sampler = make_sampler(config.sampler, loaded)
@@ -147,8 +148,10 @@ def evaluate(
                     file=folder / name,
                     on_progress=advance,
                 )
-        write_metrics(load_evaluation(folder, problems, prompts), folder / METRICS)
-    return load_evaluation(folder, problems, prompts)
+    measured = load_evaluation(folder, problems, prompts)
+    if not finished:
+        write_metrics(measured, folder / METRICS)
+    return measured
 
 
 def load_evaluation(
@@ -168,8 +171,3 @@ def write_metrics(evaluation: Evaluation, path: Path) -> None:
             "statistics": evaluation.statistics,
         },
     )
-
-
-def read_estimates(path: Path) -> dict[str, Estimate]:
-    """The estimates in a metrics.json."""
-    return {name: Estimate(**e) for name, e in json.loads(path.read_text())["estimates"].items()}

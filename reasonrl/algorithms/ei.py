@@ -74,9 +74,7 @@ def run(job: Job) -> SavedPolicy:
     solutions = _solutions_so_far(job, rounds, config)
     while len(rounds) <= config.rounds and not _out_of_patience(rounds, config.patience):
         rollouts = _explore(job, rounds[-1], config)
-        right = keep_distinct(rollouts, config.score_threshold)
-        new = {key: rollout for key, rollout in right.items() if key not in solutions}
-        solutions |= _examples(job, new)
+        new = _add_new(job, solutions, rollouts, config)
         rounds.append(_improve(job, rounds[-1], solutions, rollouts, new, config))
         _record(job, rounds)
     best = _best(rounds)
@@ -267,9 +265,18 @@ def _solutions_so_far(job: Job, rounds: Sequence[Round], config: EIConfig) -> di
     for previous, current in pairwise(rounds):
         prompts = job.prompts(job.train, few_shot=_policy(job, previous).few_shot)
         rollouts = read_rollouts(_rollouts_file(job, current.number), prompts)
-        right = keep_distinct(rollouts, config.score_threshold)
-        solutions |= _examples(job, {k: r for k, r in right.items() if k not in solutions})
+        _add_new(job, solutions, rollouts, config)
     return solutions
+
+
+def _add_new(
+    job: Job, solutions: dict[Key, Example], rollouts: Sequence[Rollout], config: EIConfig
+) -> dict[Key, Rollout]:
+    """Adds the right ones among a round's rollouts to D, and gives those it didn't have yet."""
+    right = keep_distinct(rollouts, config.score_threshold)
+    new = {key: rollout for key, rollout in right.items() if key not in solutions}
+    solutions |= _examples(job, new)
+    return new
 
 
 def _examples(job: Job, rollouts: Mapping[Key, Rollout]) -> dict[Key, Example]:

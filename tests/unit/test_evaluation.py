@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from reasonrl import evaluation
 from reasonrl.config import TrainConfig
 from reasonrl.errors import UserError
-from reasonrl.evaluation import Evaluation, evaluate, load_evaluation, read_estimates, summarise
+from reasonrl.evaluation import Evaluation, evaluate, load_evaluation, summarise
+from reasonrl.metrics import Estimate
 from reasonrl.policy import SavedPolicy
 from reasonrl.progress import Progress
 from reasonrl.prompts import build_prompts
@@ -191,7 +192,8 @@ def test_an_evaluation_is_read_back_as_it_was_made(
     record = json.loads((folder / "metrics.json").read_text())
     assert record["problems"] == 3
     assert record["estimates"]["maj@4"]["value"] == 0.5
-    assert read_estimates(folder / "metrics.json") == made.estimates()
+    written = json.loads((folder / "metrics.json").read_text())["estimates"]
+    assert {name: Estimate(**e) for name, e in written.items()} == made.estimates()
 
 
 def test_an_interrupted_evaluation_goes_on(
