@@ -1,19 +1,25 @@
-"""What a set of sampled completions says about a policy. Pure functions of arrays.
+"""What a set of sampled completions says about a policy or a reward model. Pure functions.
 
-Arrays are problems × samples; every metric is returned per problem, so that the same problems can
-be compared between runs (``paired_difference``). Answers are in canonical form
+Arrays are problems × samples; every metric of a policy is returned per problem, so that the same
+problems can be compared between runs (``paired_difference``). Those that judge a reward model's
+probabilities (``auroc``, ``expected_calibration_error``) pool completions; their interval still
+comes from resampling problems (``bootstrap_clusters``). Answers are in canonical form
 (``answers.extract_answer``), None where a completion has none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
 from reasonrl.errors import UserError
+
+# Totals of a vote this close (relatively) are tied: equal weights summed in another order differ
+# in the last bits. Counts differ by far more.
+_TIE = 1e-9
 
 
 def pass_at_k(correct: np.ndarray, k: int) -> np.ndarray:
@@ -41,9 +47,35 @@ def majority_vote(answers: Sequence[Sequence[str | None]], golds: Sequence[str])
     """
     _check_same_problems(golds=golds, answers=answers)
     scores = [
-        _vote_scores(row, gold, np.ones((1, len(row)), dtype=bool)).mean()
+        _vote_scores(row, gold, np.ones((1, len(row)))).mean()
         for row, gold in zip(answers, golds, strict=True)
     ]
+    return np.array(scores, dtype=float)
+
+
+def weighted_vote(
+    answers: Sequence[Sequence[str | None]],
+    golds: Sequence[str],
+    weights: np.ndarray | Sequence[Sequence[float]],
+) -> np.ndarray:
+    """``majority_vote`` where a sample counts as much as its weight, as float (problems,).
+
+    The answer with the largest total of, say, a reward model's probabilities. Totals within 1e-9 of
+    the largest, relatively, tie with it. Equal weights give ``majority_vote``; a weight of 0 never
+    votes. Raises UserError unless there are as many golds as problems, as many weights as samples
+    and no weight is negative or not finite.
+    """
+    _check_same_problems(golds=golds, answers=answers)
+    _check_same_samples(weights=weights, answers=answers)
+    scores = []
+    for i, (row, gold) in enumerate(zip(answers, golds, strict=True)):
+        row_weights = np.asarray(weights[i], dtype=float)[None, :]
+        if not (np.isfinite(row_weights) & (row_weights >= 0)).all():
+            raise UserError(
+                f"weights[{i}] must be finite and not negative; got min={row_weights.min()}, "
+                f"max={row_weights.max()}. Give probabilities, not logits."
+            )
+        scores.append(_vote_scores(row, gold, row_weights).mean())
     return np.array(scores, dtype=float)
 
 
@@ -67,19 +99,33 @@ def majority_vote_at_k(
     for row, gold in zip(answers, golds, strict=True):
         _check_k(k, len(row))
         ranks = rng.random((num_subsets, len(row))).argsort(axis=1).argsort(axis=1)
-        scores.append(_vote_scores(row, gold, ranks < k).mean())
+        scores.append(_vote_scores(row, gold, (ranks < k).astype(float)).mean())
     return np.array(scores, dtype=float)
 
 
-def _vote_scores(row: Sequence[str | None], gold: str, voters: np.ndarray) -> np.ndarray:
-    """The expected score of each electorate, a row of ``voters``: bool (electorates, n)."""
+def _vote_scores(row: Sequence[str | None], gold: str, weights: np.ndarray) -> np.ndarray:
+    """The expected score of each electorate, a row of ``weights``: float (electorates, n)."""
     candidates = list({answer for answer in row if answer is not None} | {gold})
-    ballots = np.array([[answer == c for c in candidates] for answer in row], dtype=int)
-    votes = voters.astype(int) @ ballots.reshape(len(row), len(candidates))  # (electorates, C)
+    ballots = np.array([[answer == c for c in candidates] for answer in row], dtype=float)
+    votes = weights @ ballots.reshape(len(row), len(candidates))  # (electorates, candidates)
     most = votes.max(axis=1, keepdims=True)
-    leaders = (votes == most) & (most > 0)
+    leaders = (votes >= most * (1 - _TIE)) & (most > 0)
     gold_leads = leaders[:, candidates.index(gold)]
     return gold_leads / np.maximum(leaders.sum(axis=1), 1)
+
+
+def best_of_n(correct: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """rerank@n: whether the sample with the highest score is right, as float (problems,).
+
+    A tie is scored by its expectation under a uniform draw, so a constant score gives the mean
+    accuracy; an oracle gives pass@n. Takes bool (problems, n) and float (problems, n). Raises
+    UserError unless both have this shape and every score is finite.
+    """
+    correct, scores = np.asarray(correct, dtype=float), np.asarray(scores, dtype=float)
+    _check_same_samples(scores=scores, correct=correct)
+    _check_finite(scores)
+    best = scores == scores.max(axis=1, keepdims=True)
+    return (correct * best).sum(axis=1) / best.sum(axis=1)
 
 
 def unique_fraction(traces: Sequence[Sequence[Hashable]]) -> np.ndarray:
@@ -107,9 +153,80 @@ def unique_correct(traces: Sequence[Sequence[Hashable]], correct: np.ndarray) ->
     )
 
 
+def auroc(labels: np.ndarray, scores: np.ndarray) -> float:
+    """The probability that a right completion scores above a wrong one, ties counting ½.
+
+    The area under the ROC curve as the Mann–Whitney statistic U / (n₁ n₀), by ranks. Takes bool
+    (completions,) and float (completions,). Raises UserError unless both are of one length, the
+    scores finite, the labels 0 or 1 and of both kinds.
+    """
+    labels, scores = _check_labelled(labels, scores)
+    positives = int(labels.sum())
+    negatives = labels.size - positives
+    _check_both_classes(positives, negatives)
+    u = stats.rankdata(scores)[labels].sum() - positives * (positives + 1) / 2
+    return float(u / (positives * negatives))
+
+
+@dataclass(frozen=True, slots=True)
+class ReliabilityBins:
+    """Of each bin that holds a completion, in rising order, as arrays of one length.
+
+    mean_probability: of its completions. fraction_positive: of them, how many are right.
+    count: the number of its completions.
+    """
+
+    mean_probability: np.ndarray
+    fraction_positive: np.ndarray
+    count: np.ndarray
+
+
+def reliability_bins(
+    labels: np.ndarray, probabilities: np.ndarray, num_bins: int = 15
+) -> ReliabilityBins:
+    """Completions grouped by probability into M bins of equal width, (m−1)/M < p <= m/M.
+
+    A probability of 0 falls into the first. Guo et al. 2017, section 2, with the probability of
+    being right in place of the confidence in the predicted class. Takes bool (completions,) and
+    float (completions,). Raises UserError unless both are of one length and not empty, the labels
+    0 or 1, the probabilities in [0, 1] and num_bins >= 1.
+    """
+    labels, probabilities = _check_labelled(labels, probabilities)
+    if num_bins < 1:
+        raise UserError(
+            f"num_bins={num_bins} must be at least 1; got {labels.size} labels. "
+            f"Leave it at its default, 15."
+        )
+    if labels.size == 0 or probabilities.min() < 0 or probabilities.max() > 1:
+        raise UserError(
+            f"probabilities must lie in [0, 1] and be at least one; "
+            f"got len(probabilities)={labels.size}. Give probabilities, not logits."
+        )
+    bins = np.digitize(probabilities, np.arange(1, num_bins) / num_bins, right=True)
+    _, place, count = np.unique(bins, return_inverse=True, return_counts=True)
+    return ReliabilityBins(
+        mean_probability=np.bincount(place, weights=probabilities) / count,
+        fraction_positive=np.bincount(place, weights=labels) / count,
+        count=count,
+    )
+
+
+def expected_calibration_error(
+    labels: np.ndarray, probabilities: np.ndarray, num_bins: int = 15
+) -> float:
+    """Σ count/N · |fraction_positive − mean_probability| over ``reliability_bins``.
+
+    Guo et al. 2017, eq. 3. Biased upwards where bins hold few completions. Raises UserError as
+    ``reliability_bins``.
+    """
+    bins = reliability_bins(labels, probabilities, num_bins)
+    gaps = np.abs(bins.fraction_positive - bins.mean_probability)
+    return float(np.average(gaps, weights=bins.count))
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean over n problems with its confidence interval, all as fractions."""
+    """A mean or a statistic of n problems with its confidence interval, all as fractions."""
 
     value: float
     low: float
@@ -173,6 +290,44 @@ def paired_difference(
     return bootstrap_mean(difference, seed=seed, num_resamples=num_resamples, confidence=confidence)
 
 
+def bootstrap_clusters(
+    statistic: Callable[[np.ndarray, np.ndarray], float],
+    labels: Sequence[np.ndarray],
+    scores: Sequence[np.ndarray],
+    *,
+    seed: int = 0,
+    num_resamples: int = 1_000,
+    confidence: float = 0.95,
+) -> Estimate:
+    """A statistic of pooled completions with its percentile bootstrap interval over problems.
+
+    Completions of one problem are alike, so whole problems are drawn with replacement, and
+    ``statistic(labels, scores)`` (``auroc``, ``expected_calibration_error``) is taken of all
+    completions of the drawn ones. A draw with right or wrong completions only is left out, and
+    another taken. Labels and scores are given as one array per problem, of any lengths.
+    The calibration error of a resample is biased upwards once more, so its interval may lie above
+    its value. Raises UserError where the lengths differ, or all labels are of one kind.
+    """
+    _check_same_samples(scores=scores, labels=labels)
+    positives = np.array([np.sum(each) for each in labels])
+    sizes = np.array([len(each) for each in labels])
+    _check_both_classes(int(positives.sum()), int((sizes - positives).sum()))
+
+    def pooled(problems: np.ndarray) -> float:
+        both = (np.concatenate([rows[i] for i in problems]) for rows in (labels, scores))
+        return float(statistic(*both))
+
+    value = pooled(np.arange(len(labels)))
+    rng = np.random.default_rng(seed)
+    values: list[float] = []
+    while len(values) < num_resamples:
+        drawn = rng.integers(len(labels), size=len(labels))
+        if 0 < positives[drawn].sum() < sizes[drawn].sum():
+            values.append(pooled(drawn))
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Estimate(value, float(low), float(high), len(labels))
+
+
 def _check_k(k: int, num_samples: int) -> None:
     if not 1 <= k <= num_samples:
         raise UserError(
@@ -187,4 +342,48 @@ def _check_same_problems(**arrays: Sequence | np.ndarray) -> None:
         raise UserError(
             f"len({name})={len(array)} must be the same number of problems throughout; "
             f"got len({other_name})={len(other)}. Take both from one list of problems."
+        )
+
+
+def _check_same_samples(**arrays: Sequence | np.ndarray) -> None:
+    _check_same_problems(**arrays)
+    (name, array), (other_name, other) = arrays.items()
+    for i, (row, other_row) in enumerate(zip(array, other, strict=True)):
+        if len(row) != len(other_row):
+            raise UserError(
+                f"len({name}[{i}])={len(row)} must be the same number of samples throughout; "
+                f"got len({other_name}[{i}])={len(other_row)}. Take both from one set of samples."
+            )
+
+
+def _check_finite(scores: np.ndarray) -> None:
+    if not np.isfinite(scores).all():
+        raise UserError(
+            f"scores must be finite; got {np.sum(~np.isfinite(scores))} of {scores.size} that are "
+            f"not. Score an empty completion 0."
+        )
+
+
+def _check_labelled(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both of shape (completions,), the labels as bool."""
+    labels, scores = np.asarray(labels), np.asarray(scores, dtype=float)
+    if labels.ndim != 1 or labels.shape != scores.shape:
+        raise UserError(
+            f"labels.shape={labels.shape} must be one label per score; "
+            f"got scores.shape={scores.shape}. Pool the completions of all problems first."
+        )
+    _check_finite(scores)
+    if not ((labels == 0) | (labels == 1)).all():
+        raise UserError(
+            f"labels must be 0 or 1; got values from {labels.min()} to {labels.max()}. "
+            f"Label a completion by whether its answer is right."
+        )
+    return labels.astype(bool), scores
+
+
+def _check_both_classes(positives: int, negatives: int) -> None:
+    if not (positives and negatives):
+        raise UserError(
+            f"labels must hold right and wrong completions; got positives={positives}, "
+            f"negatives={negatives}. Add problems, or sample more per problem."
         )

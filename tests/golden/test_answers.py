@@ -2,6 +2,7 @@
 
 import json
 import os
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,11 @@ from reasonrl.answers import (
     canonical_number,
     extract_answer,
     intermediate_results,
+    numerals,
+    own_lines,
     solution_trace,
     strip_annotations,
+    value_of,
 )
 
 DATA = Path(os.environ.get("REASONRL_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
@@ -230,13 +234,106 @@ def test_the_trace_of(text, trace):
 
 
 def test_a_solution_read_three_ways():
-    assert calculations(SOLUTION) == [Calculation("16-3-4", "9"), Calculation("9*2", "18")]
+    assert calculations(SOLUTION) == [
+        Calculation("16-3-4", "9", end=38),
+        Calculation("9*2", "18", end=84),
+    ]
     assert intermediate_results(SOLUTION) == ["9", "18"]
     assert strip_annotations(SOLUTION) == (
         "Janet sells 16 - 3 - 4 = 9 duck eggs a day.\n"
         "She makes 9 * 2 = $18 every day at the farmer’s market.\n"
         "#### 18"
     )
+
+
+# (what it shows, text, the text up to the end of each calculation)
+ENDS = [
+    ("an annotation", "48/2 = <<48/2=24>>24 clips", ["48/2 = <<48/2=24>>"]),
+    ("plain", "48/2=24 clips", ["48/2=24"]),
+    ("spaces", "  48 \t /  2  =   24   clips", ["  48 \t /  2  =   24"]),
+    ("no-break spaces", "48\u00a0/\u00a02\u00a0= 24\u2003", ["48\u00a0/\u00a02\u00a0= 24"]),
+    ("percent and currency", "20% + 4% = $24%, or", ["20% + 4% = $24"]),
+    ("commas and decimals", "2,000 + 0.50 = 2,000.50.", ["2,000 + 0.50 = 2,000.50"]),
+    ("in parentheses", "so (3 + 4 = 7) left", ["so (3 + 4 = 7"]),
+    ("a result in parentheses", "3 + 4 = (7) left", ["3 + 4 = (7"]),
+    ("a chain", "2 * 3 + 1 = 6 + 1 = 7.", ["2 * 3 + 1 = 6 + 1 = 7"]),
+    ("an equality repeated", "2*3=6=6", ["2*3=6"]),
+    ("two on a line", "3+4=7. 7*2=14.", ["3+4=7", "3+4=7. 7*2=14"]),
+    ("two in an annotation", "<<3+4=7, 7*2=14>>", ["<<3+4=7, 7*2=14>>"] * 2),
+    ("an annotation that copies", "7 - 3 = <<4=4>>4 feet", ["7 - 3 = <<4=4>>4"]),
+    ("one that parts two numbers", "3 + 4 = 7<<4=4>>1", []),
+    ("an annotation on the second line", "so\n<<3+4=7>>7", ["so\n<<3+4=7>>"]),
+    ("times and spaces", "2  x  3 = 6", ["2  x  3 = 6"]),
+    ("times", "2 x 3 = 6 and 3×4=12", ["2 x 3 = 6", "2 x 3 = 6 and 3×4=12"]),
+    (
+        "other lines",
+        "\r\nwell,\n\n 3+4=7\r\n7*2=14",
+        ["\r\nwell,\n\n 3+4=7", "\r\nwell,\n\n 3+4=7\r\n7*2=14"],
+    ),
+    ("characters of four bytes", "😀 3+4=7 😀", ["😀 3+4=7"]),
+]
+
+
+@pytest.mark.parametrize(("text", "parts"), [pytest.param(*r, id=name) for name, *r in ENDS])
+def test_where_a_calculation_ends(text, parts):
+    assert [text[: calculation.end] for calculation in calculations(text)] == parts
+
+
+def test_where_it_stands_does_not_tell_two_calculations_apart():
+    assert Calculation("3+4", "7", end=5) == Calculation("3+4", "7", end=11)
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("48/2", Fraction(24)),
+        ("16-3-4", Fraction(9)),  # from the left: (16 - 3) - 4
+        ("24/2/3", Fraction(4)),
+        ("2+3*4", Fraction(14)),
+        ("2*(3+4)", Fraction(14)),
+        ("10/3", Fraction(10, 3)),
+        ("0.1+0.2", Fraction(3, 10)),  # not 0.30000000000000004
+        ("-5+3", Fraction(-2)),
+        ("3--5", Fraction(8)),
+        ("-(3+4)*2", Fraction(-14)),
+        ("80(0.95)", Fraction(76)),
+        ("(1/2)(20)", Fraction(10)),
+        ("1/2(20)", Fraction(10)),
+        ("9" * 30 + "+1", Fraction(10**30)),
+        ("+".join(["1"] * 100), Fraction(100)),  # 199 characters
+        ("+".join(["1"] * 101), None),  # 201
+        ("1/0", None),
+        ("1/(2-2)", None),
+        ("(1+2", None),
+        ("1+2)", None),
+        ("(" * 190 + "1+2", None),
+        ("-" * 190 + "1+2", Fraction(3)),
+        ("", None),
+    ],
+)
+def test_the_value_of_an_expression(expression, value):
+    assert value_of(expression) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("40(0.1)-5", ["40", "0.1", "5"]),
+        ("Of 1,200 clips 50% cost $0.50 each.", ["1200", "50", "0.5"]),
+        ("1/2 of 18.0, or -3?", ["1", "2", "18", "3"]),
+        ("9" * 31 + " and 7", ["7"]),
+        ("twelve", []),
+    ],
+)
+def test_the_numerals_of(text, expected):
+    assert numerals(text) == expected
+
+
+def test_own_lines():
+    assert list(own_lines("\n 3+4=7\r\n\n Q: x\n7")) == [(0, ""), (1, " 3+4=7\r"), (9, "")]
+    assert list(own_lines("one\n")) == [(0, "one"), (4, "")]
+    assert list(own_lines("")) == [(0, "")]
+    assert list(own_lines("Q:")) == []
 
 
 def test_different_solutions_to_one_problem_differ():

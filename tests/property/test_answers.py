@@ -15,6 +15,7 @@ from reasonrl.answers import (
     intermediate_results,
     solution_trace,
     strip_annotations,
+    value_of,
 )
 
 deterministic = settings(derandomize=True, deadline=None, max_examples=200)
@@ -66,6 +67,9 @@ def test_no_text_raises_and_every_result_is_canonical(text):
     for value in [answer, number, *intermediate_results(text)]:
         assert value is None or canonical_number(value) == value
     assert len(solution_trace(text)) == len(calculations(text))
+    for calculation in calculations(text):
+        assert text[: calculation.end].endswith((">>", *"0123456789"))
+        assert isinstance(value_of(calculation.expression), Fraction | None)
     assert not strip_annotations(text).count("<<") > text.count("<<")
     assert answers_equal(answer, text) in (True, False)
 
@@ -154,6 +158,32 @@ def test_the_spellings_of_an_equation_share_a_trace(a, operator, b, c):
 
 @deterministic
 @given(
+    PROSE,
+    NUMBERS,
+    OPERATORS,
+    NUMBERS,
+    st.sampled_from(["{} {} {} = {}", "{}{}{}=${}", " ( {}{} {})={}"]),
+)
+def test_a_calculation_ends_with_its_result(prose, a, operator, b, form):
+    text = f"{prose}.\nSo " + form.format(a, operator, b, 7)
+    assert calculations(text)[-1].end == len(text)
+    annotated = f"{prose}.\nSo {a}{operator}{b} = <<{a}{operator}{b}=7>>"
+    assert calculations(annotated + "7 clips.")[-1].end == len(annotated)
+
+
+@deterministic
+@given(NUMBERS, OPERATORS, NUMBERS)
+def test_the_value_of_an_operation(a, operator, b):
+    if operator == "/" and b == 0:
+        assert value_of(f"{a}/{b}") is None
+        return
+    expected = {"+": a + b, "-": a - b, "*": a * b, "/": Fraction(a, b or 1)}[operator]
+    assert value_of(f"{a}{operator}{b}") == expected
+    assert value_of(f"-({a}{operator}{b})") == -expected
+
+
+@deterministic
+@given(
     st.tuples(NUMBERS, OPERATORS, NUMBERS, NUMBERS), st.tuples(NUMBERS, OPERATORS, NUMBERS, NUMBERS)
 )
 def test_different_equations_differ(one, other):
@@ -177,7 +207,7 @@ REPEATED = [
     "<<1",
     "<<1+1=2>>",
 ]
-SPACED = ["1 ", " x", "2 x ", "1\t+\t", "#### ", "#### 18\n"]
+SPACED = ["1 ", " x", "2 x ", "1\t+\t", "\u00a0", "1+1=1 ", "#### ", "#### 18\n", "<<1=1>>"]
 
 
 @pytest.mark.parametrize("pattern", [*SINGLE, *REPEATED, *SPACED])
@@ -189,5 +219,6 @@ def test_a_completion_of_100_kb_takes_linear_time(pattern):
         extract_answer(line)
     canonical_number(text)
     solution_trace(text)
+    value_of(text)
     strip_annotations(text)
     assert time.process_time() - start < 5

@@ -8,18 +8,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reasonrl.metrics import (
+    auroc,
+    best_of_n,
     bootstrap_mean,
+    expected_calibration_error,
     majority_vote,
     majority_vote_at_k,
     paired_difference,
     pass_at_k,
+    reliability_bins,
     unique_fraction,
+    weighted_vote,
 )
 
 deterministic = settings(derandomize=True, deadline=None, max_examples=50)
 
 ROWS = st.lists(st.sampled_from(["18", "7", "3", None]), min_size=1, max_size=7)
 CORRECT = st.lists(st.booleans(), min_size=1, max_size=96).map(lambda row: np.array([row]))
+# Few distinct scores, so that many tie.
+SCORED = st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=1, max_size=32).map(
+    lambda pairs: (np.array([right for right, _ in pairs]), np.array([s / 5 for _, s in pairs]))
+)
+BOTH_CLASSES = SCORED.filter(lambda pair: pair[0].any() and not pair[0].all())
 
 
 @deterministic
@@ -83,3 +93,84 @@ def test_the_interval_lies_within_the_values_and_a_swap_mirrors_the_difference(p
     forth, back = (paired_difference(*pair, num_resamples=200) for pair in ((a, b), (b, a)))
     mirrored = [-back.value, -back.high, -back.low]
     assert [forth.value, forth.low, forth.high] == pytest.approx(mirrored, abs=1e-9)
+
+
+@deterministic
+@given(CORRECT, st.floats(-10, 10))
+def test_best_of_n_of_an_oracle_a_constant_and_a_reversed_oracle(correct, constant):
+    mean = correct.mean()
+    oracle, reverse = best_of_n(correct, 1.0 * correct), best_of_n(correct, -1.0 * correct)
+    assert oracle == pytest.approx(pass_at_k(correct, correct.shape[1]), abs=1e-12)
+    assert best_of_n(correct, np.full(correct.shape, constant)) == pytest.approx([mean], abs=1e-12)
+    assert reverse.tolist() == [float(correct.all())]
+    if 0 < mean < 1:
+        assert reverse[0] < mean < oracle[0]
+
+
+@deterministic
+@given(SCORED, st.randoms(use_true_random=False))
+def test_best_of_n_ignores_the_scale_of_scores_and_the_order_of_samples(scored, random):
+    correct, scores = scored
+    best = best_of_n(correct[None], scores[None])
+    assert best_of_n(correct[None], np.exp(3 * scores[None]) - 7) == pytest.approx(best, abs=1e-12)
+    order = random.sample(range(len(scores)), len(scores))
+    shuffled = best_of_n(correct[None, order], scores[None, order])
+    assert shuffled == pytest.approx(best, abs=1e-12)
+
+
+@deterministic
+@given(ROWS, st.floats(1e-6, 1e6))
+def test_equal_weights_give_the_majority_vote(row, weight):
+    weighted = weighted_vote([row], ["18"], [[weight] * len(row)])
+    assert weighted == pytest.approx(majority_vote([row], ["18"]), abs=1e-12)
+
+
+@deterministic
+@given(st.lists(st.tuples(st.sampled_from(["18", "7", None]), st.integers(0, 4)), min_size=1))
+def test_a_weight_counts_as_so_many_samples(pairs):
+    repeated = [answer for answer, count in pairs for _ in range(count)]
+    row, weights = zip(*pairs, strict=True)
+    tenths = [0.1 * weight for weight in weights]
+    weighted = weighted_vote([row], ["18"], [tenths])
+    assert weighted == pytest.approx(majority_vote([repeated], ["18"]), abs=1e-12)
+
+
+@deterministic
+@given(BOTH_CLASSES)
+def test_auroc_is_the_share_of_pairs_ranked_rightly(scored):
+    labels, scores = scored
+    pairs = [(a > b) + (a == b) / 2 for a in scores[labels] for b in scores[~labels]]
+    area = auroc(labels, scores)
+    assert area == pytest.approx(sum(pairs) / len(pairs), abs=1e-12)
+    assert auroc(labels, -scores) == pytest.approx(1 - area, abs=1e-12)
+    assert auroc(~labels, scores) == pytest.approx(1 - area, abs=1e-12)
+
+
+@deterministic
+@given(BOTH_CLASSES, st.floats(0, 1))
+def test_auroc_of_an_oracle_a_constant_and_a_reversed_oracle(scored, constant):
+    labels, _ = scored
+    assert auroc(labels, 1.0 * labels) == 1.0
+    assert auroc(labels, np.full(labels.shape, constant)) == 0.5
+    assert auroc(labels, -1.0 * labels) == 0.0
+
+
+@deterministic
+@given(SCORED, st.integers(1, 20))
+def test_the_calibration_error_lies_between_that_of_one_bin_and_the_mean_gap(scored, num_bins):
+    labels, probabilities = scored
+    error = expected_calibration_error(labels, probabilities, num_bins)
+    assert abs(labels.mean() - probabilities.mean()) - 1e-12 <= error
+    assert error <= np.abs(labels - probabilities).mean() + 1e-12
+    bins = reliability_bins(labels, probabilities, num_bins)
+    assert bins.count.sum() == labels.size
+    assert bins.count @ bins.fraction_positive == pytest.approx(labels.sum(), abs=1e-9)
+    assert bins.count @ bins.mean_probability == pytest.approx(probabilities.sum(), abs=1e-9)
+
+
+@deterministic
+@given(SCORED)
+def test_the_calibration_error_of_an_oracle_and_a_reversed_oracle(scored):
+    labels, _ = scored
+    assert expected_calibration_error(labels, 1.0 * labels) == 0.0
+    assert expected_calibration_error(labels, 1.0 - labels) == 1.0

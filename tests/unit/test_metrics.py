@@ -10,13 +10,19 @@ import pytest
 from reasonrl.errors import UserError
 from reasonrl.metrics import (
     Estimate,
+    auroc,
+    best_of_n,
+    bootstrap_clusters,
     bootstrap_mean,
+    expected_calibration_error,
     majority_vote,
     majority_vote_at_k,
     paired_difference,
     pass_at_k,
+    reliability_bins,
     unique_correct,
     unique_fraction,
+    weighted_vote,
 )
 
 
@@ -129,6 +135,144 @@ def test_majority_vote_at_k_refuses_a_k_beyond_the_samples(k):
         majority_vote_at_k([["18", "7", "3"]], ["18"], k)
 
 
+# weighted vote
+
+
+@pytest.mark.parametrize(
+    ("answers", "weights", "score"),
+    [
+        (["18", "7", "7"], [0.9, 0.4, 0.4], 1),  # 0.9 > 0.8: the majority is outvoted
+        (["18", "7", "7"], [0.7, 0.4, 0.4], 0),  # 0.7 < 0.8
+        (["18", "7", "7"], [0.5, 0.25, 0.25], 1 / 2),
+        # 0.1 + 0.2 + 0.3 = 0.6000000000000001 in floats, 0.3 + 0.2 + 0.1 = 0.6: a tie all the same
+        (["18", "18", "18", "7", "7", "7"], [0.1, 0.2, 0.3, 0.3, 0.2, 0.1], 1 / 2),
+        (["7", "7", "7", "18"], [0.1, 0.2, 0.3, 0.6], 1 / 2),
+        (["18", "7"], [0.5, 0.5 + 1e-6], 0),  # no tie
+        (["18", "7", "3"], [0.1, 0.1, 0.1], 1 / 3),
+        ([None, "18", "7"], [0.9, 0.2, 0.1], 1),
+        ([None, None], [0.9, 0.9], 0),
+        (["18", "7"], [0.0, 0.1], 0),
+        (["18", "18"], [0.0, 0.0], 0),
+    ],
+)
+def test_weighted_vote(answers, weights, score):
+    assert weighted_vote([answers], ["18"], [weights]) == pytest.approx([score], abs=1e-12)
+
+
+def test_weighted_vote_takes_each_problem_with_its_own_gold_and_weights():
+    # 18 by 0.9 to 0.8; 7 by 0.8 to 0.1; 5 alone
+    answers = [["18", "7", "7"], ["18", "7", "7"], ["5"]]
+    weights = [[0.9, 0.4, 0.4], [0.1, 0.4, 0.4], [0.2]]
+    assert weighted_vote(answers, ["18", "18", "5"], weights).tolist() == [1.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("bad", [-0.1, float("nan"), float("inf")])
+def test_weighted_vote_refuses_what_is_no_weight(bad):
+    with pytest.raises(UserError, match=r"weights\[1\] must be finite and not negative; got min="):
+        weighted_vote([["18"], ["18", "7"]], ["18", "18"], [[0.5], [0.5, bad]])
+
+
+def test_weighted_vote_refuses_missing_golds_and_weights():
+    with pytest.raises(UserError, match=r"len\(golds\)=1 must .* got len\(answers\)=2"):
+        weighted_vote([["18"], ["7"]], ["18"], [[1.0], [1.0]])
+    with pytest.raises(UserError, match=r"len\(weights\)=1 must .* got len\(answers\)=2"):
+        weighted_vote([["18"], ["7"]], ["18", "7"], [[1.0]])
+    with pytest.raises(UserError, match=r"len\(weights\[1\]\)=1 must .* len\(answers\[1\]\)=2"):
+        weighted_vote([["18"], ["7", "7"]], ["18", "7"], [[1.0], [1.0]])
+
+
+# best of n
+
+
+def test_best_of_n():
+    correct = np.array([[1, 0, 0], [1, 0, 0], [1, 0, 1], [1, 0, 1], [1, 1, 0]], dtype=bool)
+    scores = np.array([[3, 2, 1], [1, 2, 3], [2, 2, 1], [5, 5, 5], [2, 2, 1]], dtype=float)
+    # The first is best; the last; a tie of right and wrong; of 2 right, 1 wrong; of two right
+    assert best_of_n(correct, scores) == pytest.approx([1, 0, 1 / 2, 2 / 3, 1], abs=1e-12)
+
+
+def test_best_of_n_refuses_other_shapes_and_what_cannot_be_ranked():
+    with pytest.raises(UserError, match=r"len\(scores\[0\]\)=1 must .* len\(correct\[0\]\)=4"):
+        best_of_n(row(1, 4), np.zeros((1, 1)))
+    with pytest.raises(UserError, match="scores must be finite; got 1 of 4 that are not"):
+        best_of_n(row(1, 4), np.array([[0.1, 0.2, float("nan"), 0.3]]))
+
+
+# Reward models
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "area"),
+    [
+        ([1, 0], [0.9, 0.1], 1),
+        ([1, 0], [0.1, 0.9], 0),
+        ([1, 0, 1, 0], [0.5, 0.5, 0.5, 0.5], 1 / 2),
+        # Pairs: 0.8 beats 0.5 and 0.3; 0.5 ties with 0.5, beats 0.3: (2 + 1 + 1/2) / 4
+        ([1, 1, 0, 0], [0.8, 0.5, 0.5, 0.3], 3.5 / 4),
+        # 0.4 beats 0.1 of 0.9 0.4 0.1, ties with 0.4; 0.1 ties with 0.1: (1 + 1/2 + 1/2) / 6
+        ([0, 1, 0, 1, 0], [0.9, 0.4, 0.4, 0.1, 0.1], 2 / 6),
+    ],
+)
+def test_auroc_counts_pairs_and_half_of_ties(labels, scores, area):
+    assert auroc(np.array(labels), np.array(scores)) == pytest.approx(area, abs=1e-12)
+
+
+def test_auroc_refuses_a_single_class():
+    with pytest.raises(UserError, match="got positives=3, negatives=0"):
+        auroc(np.ones(3, dtype=bool), np.arange(3))
+    with pytest.raises(UserError, match="got positives=0, negatives=2"):
+        auroc(np.zeros(2, dtype=bool), np.arange(2))
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "message"),
+    [
+        ([1, 0], [0.1], r"labels.shape=\(2,\) must .* got scores.shape=\(1,\)"),
+        ([[1, 0]], [[0.1, 0.2]], r"labels.shape=\(1, 2\) must"),
+        ([1, 0], [0.1, float("nan")], "scores must be finite; got 1 of 2 that are not"),
+        ([1, 0.5], [0.1, 0.2], "labels must be 0 or 1; got values from 0.5 to 1.0"),
+    ],
+)
+def test_labels_and_scores_that_do_not_fit_are_refused(labels, scores, message):
+    for metric in (auroc, expected_calibration_error):
+        with pytest.raises(UserError, match=message):
+            metric(np.array(labels), np.array(scores))
+
+
+def test_reliability_bins_are_closed_on_the_right_and_left_out_where_empty():
+    # Tenths: 0 and 0.1 in (0, 0.1], 0.3 in (0.2, 0.3], 0.31 and 0.35 in (0.3, 0.4], 1 in (0.9, 1].
+    probabilities = np.array([0.31, 1.0, 0.0, 0.3, 0.1, 0.35])
+    labels = np.array([1, 1, 0, 0, 1, 1], dtype=bool)
+    bins = reliability_bins(labels, probabilities, num_bins=10)
+    assert bins.count.tolist() == [2, 1, 2, 1]
+    assert bins.mean_probability == pytest.approx([0.05, 0.3, 0.33, 1.0], abs=1e-12)
+    assert bins.fraction_positive == pytest.approx([0.5, 0.0, 1.0, 1.0], abs=1e-12)
+    # Gaps 0.45, 0.3, 0.67, 0 by counts 2, 1, 2, 1: (0.9 + 0.3 + 1.34 + 0) / 6 = 2.54 / 6
+    error = expected_calibration_error(labels, probabilities, num_bins=10)
+    assert error == pytest.approx(2.54 / 6, abs=1e-12)
+
+
+def test_the_calibration_error_takes_fifteen_bins():
+    # 0.06 <= 1/15 = 0.0667 < 0.07: bins of their own, gaps 0.06 and 0.93, mean 0.495.
+    # In one bin the gap would be |1/2 − 0.065| = 0.435.
+    labels, probabilities = np.array([0, 1]), np.array([0.06, 0.07])
+    assert expected_calibration_error(labels, probabilities) == pytest.approx(0.495, abs=1e-12)
+    coarse = expected_calibration_error(labels, probabilities, num_bins=1)
+    assert coarse == pytest.approx(0.435, abs=1e-12)
+
+
+@pytest.mark.parametrize("probabilities", [[], [1.2], [-0.1]])
+def test_the_calibration_error_refuses_what_is_no_probability(probabilities):
+    labels = np.ones(len(probabilities), dtype=bool)
+    with pytest.raises(UserError, match=r"probabilities must lie in \[0, 1\]"):
+        expected_calibration_error(labels, np.array(probabilities))
+
+
+def test_the_calibration_error_refuses_no_bins():
+    with pytest.raises(UserError, match="num_bins=0 must be at least 1"):
+        expected_calibration_error(np.array([1]), np.array([0.5]), num_bins=0)
+
+
 # Diversity
 
 
@@ -214,6 +358,48 @@ def test_a_pair_of_unequal_lengths_is_refused():
         paired_difference(np.zeros(2), np.zeros(3))
 
 
+def mean_label(labels, _):
+    return labels.mean()
+
+
+def test_the_bootstrap_over_problems_sees_that_their_completions_are_alike():
+    # 100 problems × 16 equal completions, half of the problems right: 100 independent draws, so the
+    # half-width is 1.96 · √(0.25 / 100) = 0.098. Over 1,600 completions it would be 0.0245.
+    labels = [np.full(16, i % 2 == 0) for i in range(100)]
+    scores = [np.zeros(16)] * 100
+    estimate = bootstrap_clusters(mean_label, labels, scores)
+    assert (estimate.value, estimate.n) == (0.5, 100)
+    assert estimate.low == pytest.approx(0.5 - 0.098, abs=0.02)
+    assert estimate.high == pytest.approx(0.5 + 0.098, abs=0.02)
+    # 1.645 · 0.05 = 0.082 at 90%
+    narrow = bootstrap_clusters(mean_label, labels, scores, confidence=0.9)
+    assert (narrow.high - narrow.low) / 2 == pytest.approx(0.082, abs=0.012)
+    assert bootstrap_clusters(mean_label, labels, scores) == estimate
+    few = [bootstrap_clusters(mean_label, labels, scores, seed=s, num_resamples=9) for s in (0, 1)]
+    assert few[0] != few[1]
+
+
+def test_the_bootstrap_over_problems_draws_labels_and_scores_together():
+    # Every draw of these ragged problems ranks right above wrong.
+    labels = [np.array([1, 0], dtype=bool), np.array([1], dtype=bool), np.array([0, 0], dtype=bool)]
+    scores = [np.array([0.9, 0.1]), np.array([0.8]), np.array([0.2, 0.3])]
+    estimate = bootstrap_clusters(auroc, labels, scores, num_resamples=50)
+    assert estimate == Estimate(1.0, 1.0, 1.0, n=3)
+
+
+def test_draws_of_a_single_class_are_left_out():
+    # Of the four draws of two problems only the two that hold both can be judged: area 0.
+    labels, scores = [np.array([1]), np.array([0])], [np.array([0.2]), np.array([0.7])]
+    assert bootstrap_clusters(auroc, labels, scores) == Estimate(0.0, 0.0, 0.0, n=2)
+
+
+def test_the_bootstrap_over_problems_refuses_a_single_class_and_misfits():
+    with pytest.raises(UserError, match="got positives=3, negatives=0"):
+        bootstrap_clusters(auroc, [np.ones(2), np.ones(1)], [np.zeros(2), np.zeros(1)])
+    with pytest.raises(UserError, match=r"len\(scores\[0\]\)=1 must .* len\(labels\[0\]\)=2"):
+        bootstrap_clusters(auroc, [np.ones(2), np.zeros(1)], [np.zeros(1), np.zeros(2)])
+
+
 def test_estimates_print_in_percent():
     assert str(Estimate(0.471, 0.442, 0.5, n=1319)) == "47.1% [44.2, 50.0]"
     assert str(Estimate(-1e-9, -0.03, 0.021, n=9)) == "0.0% [-3.0, 2.1]"
@@ -226,3 +412,11 @@ def test_the_bootstrap_is_fast():
         bootstrap_mean(values)
         seconds.append(time.process_time() - start)
     assert min(seconds) < 0.3
+
+
+def test_the_bootstrap_over_problems_is_fast():
+    rng = np.random.default_rng(0)
+    labels, scores = list(rng.random((250, 32)) < 0.5), list(rng.random((250, 32)))
+    start = time.process_time()
+    bootstrap_clusters(auroc, labels, scores)
+    assert time.process_time() - start < 5

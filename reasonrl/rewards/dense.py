@@ -1,0 +1,147 @@
+"""The dense heuristic: pay for calculating what the reference solution calculates.
+
+The paper (section 3) rewards intermediate steps that match a reference solution; its rule is
+unpublished, so this one is our own. It reads nothing but calculations, and pays each intermediate
+result of the reference once. So that only calculating pays, a calculation must be
+
+- true: exactly, or as the reference itself writes it (it may round);
+- grounded: its operands are numbers of the question, results of true and grounded calculations
+  before it, or those from which the reference calculates this result;
+- news: its result is no operand and isn't known already, unless the reference calculates it from
+  the same operands (``24 + 0 = 24`` is no news, nor is ``24 * 2 / 2 = 24``);
+- early: before the first ``####``, and among the first 2n calculations if the reference has n,
+  which bounds what trying out every pair of numbers can win.
+
+A solution that takes another way than the reference is paid only where the two meet.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from typing import Literal
+
+from transformers import PreTrainedTokenizerBase
+
+from reasonrl.answers import (
+    Calculation,
+    answers_equal,
+    calculations,
+    extract_answer,
+    numerals,
+    own_lines,
+    value_of,
+)
+from reasonrl.rewards.steps import closing_tokens, step_ends
+from reasonrl.types import Completion, Problem
+
+Verdict = Literal["pays", "repeats", "pays nothing"]
+
+
+@lru_cache(maxsize=16)  # a problem's completions come one after another
+def _reference(problem: Problem) -> tuple[Calculation, ...]:
+    return tuple(calculations(problem.solution))
+
+
+def _judged(text: str, problem: Problem, *, ordered: bool) -> Iterator[tuple[Calculation, Verdict]]:
+    reference = _reference(problem)
+    payable = list(dict.fromkeys(calculation.result for calculation in reference))
+    known = set(numerals(problem.question))
+    paid: set[str] = set()
+    for place, calculation in enumerate(calculations(text.partition("####")[0])):
+        result, operands = calculation.result, sorted(numerals(calculation.expression))
+        same = [sorted(numerals(c.expression)) for c in reference if c.result == result]
+        sound = (
+            place < 2 * len(reference)
+            and (calculation in reference or value_of(calculation.expression) == Fraction(result))
+            and known.union(*same).issuperset(operands)
+        )
+        news = operands in same or result not in known.union(operands)
+        verdict: Verdict = "pays nothing"
+        if sound and result in paid:
+            verdict = "repeats"
+        elif sound and news and result in payable:
+            verdict = "pays"
+            paid.add(result)
+            if ordered:
+                payable = payable[payable.index(result) + 1 :]
+        if sound:
+            known.update(numerals(result))
+        yield calculation, verdict
+
+
+def paid_calculations(text: str, problem: Problem, *, ordered: bool = False) -> list[Calculation]:
+    """The calculations of a completion that pay, in order, no two with the same result.
+
+    ordered: a result pays only if the reference reaches it later than all that were paid before.
+    A problem whose reference has no calculation pays nothing.
+    """
+    judged = _judged(text, problem, ordered=ordered)
+    return [calculation for calculation, verdict in judged if verdict == "pays"]
+
+
+def step_fractions(
+    text: str, problem: Problem, *, ordered: bool = False
+) -> list[tuple[int, float]]:
+    """The offset just after each calculation that pays, and its share of the reference.
+
+    Each is worth one over the number of distinct intermediate results of the reference, so that
+    the reference itself gets 1 and nothing more.
+    """
+    paid = paid_calculations(text, problem, ordered=ordered)
+    count = len({calculation.result for calculation in _reference(problem)})
+    return [(calculation.end, 1 / count) for calculation in paid]
+
+
+def first_wrong_step(text: str, problem: Problem) -> int | None:
+    """The number, in the order of ``step_ends``, of the first step that is wrong by the reference.
+
+    Wrong is a calculation that doesn't pay (in any order; to repeat one that did is right), or an
+    answer line with another answer than the gold; calculations after the first answer line aren't
+    looked at. If nothing is wrong but the answer never comes, it is the last step, 0 if there is
+    none. None: nothing is wrong and the answer is right.
+
+    This is for datasets whose problems have essentially one right trace: to another right way of
+    solving the problem it does wrong.
+    """
+    judged = _judged(text, problem, ordered=False)
+    wrong = [calculation.end for calculation, verdict in judged if verdict == "pays nothing"]
+    wrong += [
+        offset + len(line)
+        for offset, line in own_lines(text)
+        if "####" in line and not answers_equal(extract_answer(line), problem.answer)
+    ]
+    ends = step_ends(text)
+    if wrong:
+        return bisect_left(ends, min(wrong))
+    return max(len(ends) - 1, 0) if extract_answer(text) is None else None
+
+
+@dataclass(frozen=True)
+class ReferenceSteps:
+    """``weight`` times the share of the reference's intermediate results that are calculated.
+
+    Of each calculation that pays (``step_fractions``) the token that closes it gets the reward.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    weight: float
+    ordered: bool
+
+    def __call__(
+        self, completions: Sequence[Completion], problems: Sequence[Problem]
+    ) -> list[tuple[float, ...]]:
+        """One reward for each token of each completion, whose problem is at the same place."""
+        return [self._of(c, p) for c, p in zip(completions, problems, strict=True)]
+
+    def _of(self, completion: Completion, problem: Problem) -> tuple[float, ...]:
+        rewards = [0.0] * len(completion.token_ids)
+        paid = step_fractions(completion.text, problem, ordered=self.ordered)
+        ends = [end for end, _ in paid]
+        closing = closing_tokens(self.tokenizer, completion.token_ids, ends)
+        for token, (_, fraction) in zip(closing, paid, strict=True):
+            rewards[token] += self.weight * fraction
+        return tuple(rewards)
