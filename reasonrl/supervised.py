@@ -1,20 +1,22 @@
-"""The masked cross-entropy learner under SFT and Expert Iteration.
+"""The learner under SFT, Expert Iteration and reward models, and its masked cross-entropy.
 
-Minimises the mean over an optimizer step's completion tokens of −log π(token | what came before),
-with AdamW, a linear warm-up and a cosine decay. A step's examples are sorted by length and cut into
-micro-batches whose gradients are summed, so padding is small and neither it nor the cutting changes
-the result: every token of the step weighs the same.
+``fit`` trains with AdamW, a linear warm-up and a cosine decay on whatever loss it is given
+gradients of. That of SFT and Expert Iteration, ``accumulate_gradients``, is the mean over an
+optimizer step's completion tokens of −log π(token | what came before). A step's examples are sorted
+by length and cut into micro-batches whose gradients are summed, so padding is small and neither it
+nor the cutting changes the result: every token of the step weighs the same.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import AdamW
 from transformers import PreTrainedModel, get_scheduler
 
@@ -23,6 +25,11 @@ from reasonrl.config import LearnerConfig
 from reasonrl.functional import masked_sum, token_logprobs
 from reasonrl.policy import DTYPES
 from reasonrl.tracking import MetricsLog
+
+AnySized = TypeVar("AnySized", bound=Sized)
+# Adds the gradient of the loss of an optimizer step's examples to the model's; returns that loss.
+# Takes the model, the examples, the most tokens of a micro-batch and the dtype to compute in.
+Gradients = Callable[[Any, Sequence[Any], int, torch.dtype], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +72,9 @@ def collate(examples: Sequence[Example]) -> Batch:
     return Batch(ids[:, :-1], ids[:, shortest_prompt:], mask[:, shortest_prompt:])
 
 
-def micro_batches(examples: Sequence[Example], max_tokens: int) -> Iterator[list[Example]]:
+def micro_batches(examples: Sequence[AnySized], max_tokens: int) -> Iterator[list[AnySized]]:
     """Sorted by length, cut so that two or more never hold over max_tokens with padding."""
-    batch: list[Example] = []
+    batch: list[AnySized] = []
     for example in sorted(examples, key=len):
         if batch and (len(batch) + 1) * len(example) > max_tokens:
             yield batch
@@ -103,10 +110,11 @@ def accumulate_gradients(
 
 
 def fit(
-    model: PreTrainedModel,
-    examples: Sequence[Example],
+    model: nn.Module,
+    examples: Sequence[Any],
     learner: LearnerConfig,
     *,
+    gradients: Gradients | None = None,
     seed: int,
     compute_dtype: str,
     checkpoints: Checkpoints,
@@ -119,13 +127,18 @@ def fit(
 ) -> None:
     """Trains ``model`` in place. Goes on from the latest of ``checkpoints`` where there is one.
 
+    Parameters that don't require a gradient are left alone.
+
+    gradients: of what is minimised, over examples of its kind; None: ``accumulate_gradients``.
     seed: decides the order of the examples, together with the epoch.
     log_prefix, first_step: metrics are logged as ``<prefix>/loss`` and so on, at this offset.
     log_start: position of ``log`` where this fit's lines begin; what a kill left there goes.
     on_step: called with the number of optimizer steps just finished (several after a resume).
     """
     torch.manual_seed(seed)  # dropout: not to depend on what this process drew before
-    optimizer = AdamW(model.parameters(), lr=learner.learning_rate, betas=(0.9, 0.95),
+    add_gradients: Gradients = gradients or accumulate_gradients
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = AdamW(trained, lr=learner.learning_rate, betas=(0.9, 0.95),
                       weight_decay=learner.weight_decay, fused=True)  # fmt: skip
     total_steps = num_steps(len(examples), learner)
     scheduler = get_scheduler(
@@ -150,8 +163,8 @@ def fit(
     for step, batch in enumerate(_steps(examples, learner, seed)):
         if step < start:
             continue
-        loss = accumulate_gradients(model, batch, learner.micro_batch_tokens, DTYPES[compute_dtype])
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), learner.max_grad_norm)
+        loss = add_gradients(model, batch, learner.micro_batch_tokens, DTYPES[compute_dtype])
+        norm = torch.nn.utils.clip_grad_norm_(trained, learner.max_grad_norm)
         learning_rate = scheduler.get_last_lr()[0]
         optimizer.step()
         scheduler.step()
@@ -173,9 +186,7 @@ def fit(
     model.eval()
 
 
-def _steps(
-    examples: Sequence[Example], learner: LearnerConfig, seed: int
-) -> Iterator[list[Example]]:
+def _steps(examples: Sequence[Any], learner: LearnerConfig, seed: int) -> Iterator[list[Any]]:
     for epoch in range(learner.epochs):
         order = np.random.default_rng([seed, epoch]).permutation(len(examples))
         for start in range(0, len(examples), learner.batch_size):

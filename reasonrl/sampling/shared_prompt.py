@@ -117,10 +117,11 @@ def prefill(
         row[: len(prompt)] = torch.tensor(prompt, dtype=torch.long)
     seen = 0 if prefix is None else int(prefix.lengths)
     positions = torch.arange(seen, seen + token_ids.shape[1], device=model.device)
+    first = torch.zeros(1, dtype=torch.long, device=model.device)
 
     chunks = []
     for chunk in token_ids.split(max(1, PREFILL_TOKENS // token_ids.shape[1])):
-        chunks.append(_Prefill(prefix))
+        chunks.append(_Prefill(prefix, first, token_ids.shape[1]))
         model.base_model(
             input_ids=chunk.to(model.device),
             position_ids=positions.expand(len(chunk), -1),
@@ -134,11 +135,64 @@ def prefill(
     )
 
 
-class _Prefill:
-    """Memory of a causal pass over sequences that go on from a prefix."""
+def continue_from(
+    model: PreTrainedModel, prompts: Segment, rows: Tensor, token_ids: Tensor
+) -> Tensor:
+    """The base model's last hidden states over tokens that go on from their own prompts.
 
-    def __init__(self, prefix: Segment | None) -> None:
-        self.prefix = prefix
+    rows: (R,), the sequence of ``prompts`` each row continues. token_ids: (R, T), padded on the
+    right, where causality alone hides the padding from the tokens. Returns (R, T, hidden size).
+    """
+    length = token_ids.shape[1]
+    positions = torch.arange(length, device=model.device)
+    hidden: Tensor = model.base_model(
+        input_ids=token_ids,
+        position_ids=prompts.lengths[rows][:, None] + positions,
+        use_cache=False,
+        memory=_Causal(prompts, rows, length),
+    ).last_hidden_state
+    return hidden
+
+
+class _Causal:
+    """Memory of a causal pass over rows of ``length`` tokens that go on from a prefix.
+
+    rows: (R,), the sequence of ``prefix`` each row continues; (1,): all continue the same.
+    """
+
+    def __init__(self, prefix: Segment | None, rows: Tensor, length: int) -> None:
+        self.prefix, self.rows = prefix, rows
+        self.mask: Tensor | None = None  # (R or 1, 1, length, L + length), True = attends
+        if prefix is not None:
+            before = torch.arange(prefix.keys[0].shape[2], device=rows.device)
+            seen = before < prefix.lengths[rows][:, None]  # (R or 1, L): no padding
+            new = seen.new_ones(length, length).tril()
+            parts = (seen[:, None].expand(-1, length, -1), new.expand(len(rows), -1, -1))
+            self.mask = torch.cat(parts, dim=2)[:, None]
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float
+    ) -> Tensor:
+        if self.prefix is not None:
+            key = _after(self.prefix.keys[layer][self.rows], key)
+            value = _after(self.prefix.values[layer][self.rows], value)
+        repeats = query.shape[1] // key.shape[1]
+        out = F.scaled_dot_product_attention(
+            query,
+            key.repeat_interleave(repeats, dim=1),
+            value.repeat_interleave(repeats, dim=1),
+            attn_mask=self.mask,
+            is_causal=self.mask is None,
+            scale=scaling,
+        )
+        return out.transpose(1, 2)
+
+
+class _Prefill(_Causal):
+    """Keeps the keys and values of its pass."""
+
+    def __init__(self, prefix: Segment | None, rows: Tensor, length: int) -> None:
+        super().__init__(prefix, rows, length)
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
 
@@ -147,22 +201,7 @@ class _Prefill:
     ) -> Tensor:
         self.keys.append(key.contiguous())
         self.values.append(value.contiguous())
-        mask = None
-        if self.prefix is not None:
-            key = _after(self.prefix.keys[layer], key)
-            value = _after(self.prefix.values[layer], value)
-            new, seen_and_new = query.shape[2], key.shape[2]
-            mask = query.new_ones(new, seen_and_new, dtype=torch.bool).tril(seen_and_new - new)
-        repeats = query.shape[1] // key.shape[1]
-        out = F.scaled_dot_product_attention(
-            query,
-            key.repeat_interleave(repeats, dim=1),
-            value.repeat_interleave(repeats, dim=1),
-            attn_mask=mask,
-            is_causal=mask is None,
-            scale=scaling,
-        )
-        return out.transpose(1, 2)
+        return super().attend(layer, query, key, value, scaling)
 
 
 class Decoder:

@@ -18,7 +18,14 @@ from transformers import LlamaForCausalLM
 from reasonrl import supervised
 from reasonrl.checkpoint import Checkpoints, weights_hash
 from reasonrl.config import LearnerConfig
-from reasonrl.supervised import Example, accumulate_gradients, collate, fit, micro_batches
+from reasonrl.supervised import (
+    Example,
+    Gradients,
+    accumulate_gradients,
+    collate,
+    fit,
+    micro_batches,
+)
 from reasonrl.tracking import MetricsLog, read_metrics
 
 LEARNER = LearnerConfig(
@@ -169,13 +176,14 @@ class Killed(BaseException):
 
 def run_fit(
     model: nn.Module,
-    examples: Sequence[Example],
+    examples: Sequence[Any],
     folder: Path,
     *,
     learner: LearnerConfig = LEARNER,
     seed: int = 3,
     kill_at: int | None = None,
     on_steps: list[int] | None = None,
+    gradients: Gradients | None = None,
 ) -> list[dict[str, Any]]:
     done: Iterator[int] = iter(range(1, 1000))
 
@@ -190,6 +198,7 @@ def run_fit(
             model,  # type: ignore[arg-type]
             examples,
             learner,
+            gradients=gradients,
             seed=seed,
             compute_dtype="float32",
             checkpoints=Checkpoints(folder / "checkpoints"),
@@ -239,6 +248,31 @@ def test_the_order_follows_the_seed(tmp_path: Path, steps_taken: list[list[Examp
     first, again, other = steps_taken[:6], steps_taken[6:12], steps_taken[12:]
     assert first == again
     assert first != other
+
+
+def test_fit_takes_other_gradients_and_leaves_frozen_parameters_alone(tmp_path: Path) -> None:
+    model = nn.Module()
+    model.free, model.frozen = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.ones(2))
+    model.frozen.requires_grad_(False)
+    model.frozen.grad = torch.ones(2)  # left from before it was frozen
+    seen = []
+
+    def gradients(
+        learnt: nn.Module, examples: Sequence[str], max_tokens: int, compute_dtype: torch.dtype
+    ) -> float:
+        assert (learnt, max_tokens, compute_dtype) == (model, 40, torch.float32)
+        seen.append(sorted(examples))
+        model.free.grad = torch.tensor([3.0, 4.0])
+        return 0.25
+
+    learner = dataclasses.replace(LEARNER, epochs=1, weight_decay=0.0)
+    (logged,) = run_fit(model, ["a", "bc"], tmp_path, learner=learner, gradients=gradients)
+    assert seen == [["a", "bc"]]
+    assert logged["sft/loss"] == 0.25
+    assert logged["sft/grad_norm"] == 5.0
+    # Adam's first step is the learning rate, against the gradient's sign.
+    assert model.free.tolist() == pytest.approx([-1e-3, -1e-3], abs=1e-8)
+    assert model.frozen.tolist() == [1.0, 1.0]
 
 
 def test_a_killed_fit_goes_on_bit_for_bit(
