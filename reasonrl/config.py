@@ -11,7 +11,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -21,8 +21,10 @@ from reasonrl.errors import UserError
 # What doesn't change the result of a run and so is no part of its identity.
 NOT_DECISIVE = {
     "model.device",
-    "algorithm.micro_batch_tokens",
-    "init.sft.micro_batch_tokens",
+    *(
+        f"{learner}.micro_batch_tokens"
+        for learner in ("algorithm", "init.sft", "init.ei", "reward.model", "reward.policy")
+    ),
     "dataset.path",
     "sampler.batch_size",
     "runtime",
@@ -64,25 +66,107 @@ class EIConfig(LearnerConfig):
     rounds: int
     num_samples_per_prompt: list[int]  # one number a round; the last also serves later rounds
     temperature: float
-    score_threshold: float
+    top_per_problem: int | None  # of a round's good solutions of a problem, so many of the best
     max_per_problem: int | None
     restart: bool  # each round from the base weights; false: from the last round's policy
     patience: int | None  # stop after so many rounds without a better validation maj@1
 
 
-AlgorithmConfig = SFTConfig | EIConfig
+@dataclass(frozen=True)
+class SampleConfig:
+    """Completions for reward models to learn from: see ``reasonrl.algorithms.sample``."""
+
+    name: str
+    num_samples_per_prompt: int
+    temperature: float
+
+
+@dataclass(frozen=True)
+class RewardModelConfig(LearnerConfig):
+    """What the two kinds of reward model share: see ``reasonrl.reward_learning``."""
+
+    name: str
+    sample: SampleConfig  # the completions it learns from
+    likelihood: bool  # whether the head reads the log-probability of the completion so far
+    trainable: str
+    lora_rank: int  # trainable=lora
+    balanced: bool  # right and wrong weigh the same, whatever their numbers
+    held_out: float  # share of the training questions that it is calibrated on
+
+
+@dataclass(frozen=True)
+class ORMConfig(RewardModelConfig):
+    """Outcome reward model: see ``reasonrl.algorithms.orm``."""
+
+    targets: str
+
+
+@dataclass(frozen=True)
+class SORMConfig(RewardModelConfig):
+    """Stepwise outcome reward model: see ``reasonrl.algorithms.sorm``."""
+
+    num_solutions_per_prompt: int  # of the sampled completions, so many are labelled
+    num_continuations: int  # of each step's prefix
+
+
+AlgorithmConfig = SFTConfig | EIConfig | SampleConfig | ORMConfig | SORMConfig
 
 
 @dataclass(frozen=True)
 class InitConfig:
+    """The starting policy. init=ei: the policy of an EI run, which itself starts from ``run`` or
+    ``sft`` where one of them is set, else from the pretrained model."""
+
     name: str
-    sft: SFTConfig | None = None  # init=sft: the run that makes the starting policy
-    run: str | None = None  # init=run: any earlier run's folder; its name counts, not its place
+    sft: SFTConfig | None = None  # the run that makes the starting policy
+    ei: EIConfig | None = None
+    run: str | None = None  # any earlier run's folder; its name counts, not its place
 
 
 @dataclass(frozen=True)
 class RewardConfig:
+    """threshold: a completion that scores at least this is good: Expert Iteration keeps it."""
+
     name: str
+    threshold: float
+
+
+@dataclass(frozen=True)
+class DenseConfig(RewardConfig):
+    """See ``reasonrl.rewards.dense``."""
+
+    outcome_weight: float  # for the right final answer
+    step_weight: float  # for all intermediate results of the reference solution together
+    ordered: bool  # whether these count only in the reference's order
+
+
+@dataclass(frozen=True)
+class LearnedConfig(RewardConfig):
+    """See ``reasonrl.rewards.learned``.
+
+    run: a finished reward-model run's folder. Without it the run is made: by the subclass's
+    ``model``, on completions of the policy that ``policy`` makes from the same init (null: of the
+    starting policy itself).
+    """
+
+    outcome_weight: float  # for the right final answer
+    model_weight: float  # for the reward model's verdict
+    at: str
+    run: str | None
+    policy: EIConfig | None
+
+
+@dataclass(frozen=True)
+class ORMRewardConfig(LearnedConfig):
+    model: ORMConfig
+
+
+@dataclass(frozen=True)
+class SORMRewardConfig(LearnedConfig):
+    model: SORMConfig
+
+
+SPARSE = RewardConfig(name="sparse", threshold=1.0)  # of runs that come first
 
 
 @dataclass(frozen=True)
@@ -91,6 +175,7 @@ class DatasetConfig:
     train_size: int | None  # None: the whole split
     validation_size: int | None
     test_size: int | None
+    reward_train_size: int | None  # what reward models learn from; None: train_size
     num_references: int | None  # training problems whose solution may be learnt from; None: all
     prompt: str
     stop: list[str]
@@ -162,9 +247,20 @@ class TrainConfig(EvaluateConfig):
 
 SCHEMAS: dict[str, dict[str, type]] = {
     "model": {},
-    "init": dict.fromkeys(("pretrained", "sft", "run"), InitConfig),
-    "algorithm": {"sft": SFTConfig, "ei": EIConfig},
-    "reward": {"sparse": RewardConfig},
+    "init": dict.fromkeys(("pretrained", "sft", "ei", "run"), InitConfig),
+    "algorithm": {
+        "sft": SFTConfig,
+        "ei": EIConfig,
+        "sample": SampleConfig,
+        "orm": ORMConfig,
+        "sorm": SORMConfig,
+    },
+    "reward": {
+        "sparse": RewardConfig,
+        "dense": DenseConfig,
+        "orm": ORMRewardConfig,
+        "sorm": SORMRewardConfig,
+    },
     "dataset": {"stories": StoriesConfig, "gsm8k": GSM8KConfig, "svamp": SVAMPConfig},
     "sampler": {"transformers": SamplerConfig},
     "evaluation": {},
@@ -180,8 +276,11 @@ SPLITS = {
     "gsm8k": ("train", "validation", "test"),
     "svamp": ("train", "validation", "test"),
 }
-OF_ENTRY_POINTS = {"dry_run", "run", "predictions"}  # what a run isn't made of
+OF_ENTRY_POINTS = {"dry_run", "run", "reward_model", "predictions"}  # what a run isn't made of
 COMPUTE_DTYPES = ("float32", "bfloat16")
+TRAINABLE = ("all", "head", "lora")
+TARGETS = ("tokens", "final")
+LEARNED_AT = ("end", "steps", "differences")
 
 
 def section(config: DictConfig, key: str) -> Any:
@@ -201,22 +300,45 @@ def section(config: DictConfig, key: str) -> Any:
                 f"{key}.name must be one of {', '.join(options)}; got {key}.name={name}."
             )
         schema = options[name]
-    if schema is InitConfig and node.get("sft") is not None:
-        rest = {k: v for k, v in node.items() if k != "sft"}
-        init = _typed(InitConfig, OmegaConf.create(rest), key)
-        return dataclasses.replace(init, sft=_typed(SFTConfig, node.sft, f"{key}.sft"))
     return _typed(schema, node, key)
 
 
 def _typed(schema: type, node: DictConfig, key: str) -> Any:
     """The node as an instance of ``schema``. Raises UserError for an unknown or ill-typed key."""
+    hints = get_type_hints(schema)
+    nested = {name: inner for name, hint in hints.items() if (inner := _dataclass_in(hint))}
+    flat = dataclasses.make_dataclass(
+        schema.__name__,
+        [
+            (f.name, hints[f.name], dataclasses.field(default=f.default))
+            for f in dataclasses.fields(schema)
+            if f.name not in nested
+        ],
+    )
+    given = [name for name in node if not OmegaConf.is_missing(node, name)]
+    values = {name: node[name] for name in given if name not in nested}
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), node))
+        typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(flat), values))
     except OmegaConfBaseException as error:
         known = ", ".join(f.name for f in dataclasses.fields(schema))
         reason = str(error).splitlines()[0]
         full_key = f"{key}.{error.key}" if error.key else key
         raise UserError(f"{full_key}: {reason.rstrip('.')}. {key} has the keys {known}.") from None
+    parts = {}
+    for name, inner in nested.items():
+        part = node.get(name)
+        if part is None and inner is hints[name]:
+            raise UserError(f"{key}.{name} must be set; got {key}.{name}=null.")
+        if part is not None and not isinstance(part, DictConfig):
+            raise UserError(f"{key}.{name} must hold settings; got {key}.{name}={part}.")
+        parts[name] = None if part is None else _typed(inner, part, f"{key}.{name}")
+    return schema(**{f.name: getattr(typed, f.name) for f in dataclasses.fields(flat)}, **parts)
+
+
+def _dataclass_in(hint: Any) -> type | None:
+    """The dataclass of a hint ``X`` or ``X | None``; None where there is none."""
+    options = [t for t in (hint, *get_args(hint)) if isinstance(t, type)]
+    return next((t for t in options if dataclasses.is_dataclass(t)), None)
 
 
 def resolve(config: DictConfig) -> TrainConfig:
@@ -252,6 +374,10 @@ def _require(holds: bool, message: str) -> None:
         raise UserError(message)
 
 
+def _require_one_of(key: str, value: str, options: tuple[str, ...]) -> None:
+    _require(value in options, f"{key} must be one of {', '.join(options)}; got {key}={value}.")
+
+
 def _validate_learner(key: str, learner: LearnerConfig) -> None:
     for name in ("epochs", "batch_size", "micro_batch_tokens"):
         value = getattr(learner, name)
@@ -274,34 +400,92 @@ def _validate_learner(key: str, learner: LearnerConfig) -> None:
     )
 
 
-def _validate_ei(ei: EIConfig) -> None:
-    _require(ei.rounds >= 1, f"algorithm.rounds must be 1 or more; got {ei.rounds}.")
+def _validate_ei(key: str, ei: EIConfig) -> None:
+    _validate_learner(key, ei)
+    _require(ei.rounds >= 1, f"{key}.rounds must be 1 or more; got {ei.rounds}.")
     samples = ei.num_samples_per_prompt
     _require(
         1 <= len(samples) <= ei.rounds and min(samples) >= 1,
-        f"algorithm.num_samples_per_prompt={samples} must hold 1 to algorithm.rounds numbers, each "
-        f"1 or more; got algorithm.rounds={ei.rounds}. One number serves every round: [8].",
+        f"{key}.num_samples_per_prompt={samples} must hold 1 to {key}.rounds numbers, each "
+        f"1 or more; got {key}.rounds={ei.rounds}. One number serves every round: [8].",
     )
     _require(
         0 < ei.temperature < math.inf,
-        f"algorithm.temperature={ei.temperature} must be above 0: greedy samples of one prompt are "
+        f"{key}.temperature={ei.temperature} must be above 0: greedy samples of one prompt are "
         "all the same. Expert Iteration explores at 1.0.",
     )
-    _require(
-        0 < ei.score_threshold <= 1,
-        f"algorithm.score_threshold={ei.score_threshold} must be above 0 and at most 1: a "
-        "threshold of 0 would train on failures.",
-    )
-    for name in ("max_per_problem", "patience"):
+    for name in ("top_per_problem", "max_per_problem", "patience"):
         value = getattr(ei, name)
         _require(
             value is None or value >= 1,
-            f"algorithm.{name} must be null (off) or 1 or more; got {value}.",
+            f"{key}.{name} must be null (off) or 1 or more; got {value}.",
         )
 
 
+def _validate_sample(key: str, sample: SampleConfig) -> None:
+    _require(
+        sample.num_samples_per_prompt >= 1,
+        f"{key}.num_samples_per_prompt must be 1 or more; got {sample.num_samples_per_prompt}.",
+    )
+    _require(
+        0 < sample.temperature < math.inf,
+        f"{key}.temperature={sample.temperature} must be above 0: greedy samples of one prompt are "
+        "all the same.",
+    )
+
+
+def _validate_reward_model(key: str, model: RewardModelConfig) -> None:
+    _validate_learner(key, model)
+    _validate_sample(f"{key}.sample", model.sample)
+    _require_one_of(f"{key}.trainable", model.trainable, TRAINABLE)
+    _require(model.lora_rank >= 1, f"{key}.lora_rank must be 1 or more; got {model.lora_rank}.")
+    _require(
+        0 < model.held_out < 1,
+        f"{key}.held_out={model.held_out} must be above 0 and below 1: it is the share of the "
+        "questions that the reward model is calibrated on and doesn't learn from.",
+    )
+    if isinstance(model, ORMConfig):
+        _require_one_of(f"{key}.targets", model.targets, TARGETS)
+    if isinstance(model, SORMConfig):
+        _require(
+            model.num_continuations >= 1,
+            f"{key}.num_continuations must be 1 or more; got {model.num_continuations}.",
+        )
+        _require(
+            1 <= model.num_solutions_per_prompt <= model.sample.num_samples_per_prompt,
+            f"{key}.num_solutions_per_prompt={model.num_solutions_per_prompt} must be 1 or more "
+            f"and at most {key}.sample.num_samples_per_prompt; got "
+            f"{model.sample.num_samples_per_prompt}.",
+        )
+
+
+def _validate_reward(reward: RewardConfig) -> None:
+    weights = {
+        f.name: getattr(reward, f.name)
+        for f in dataclasses.fields(reward)
+        if f.name.endswith("_weight")
+    }
+    for name, weight in weights.items():
+        _require(0 <= weight < math.inf, f"reward.{name} must be 0 or more; got {weight}.")
+    best = sum(weights.values()) if weights else 1.0
+    _require(
+        0 < reward.threshold <= best,
+        f"reward.threshold={reward.threshold} must be above 0, which failures reach too, and at "
+        f"most {best:g}, the best score there is; got reward={reward.name}"
+        + "".join(f" reward.{name}={weight:g}" for name, weight in weights.items())
+        + ".",
+    )
+    if isinstance(reward, LearnedConfig):
+        _require_one_of("reward.at", reward.at, LEARNED_AT)
+        if reward.policy is not None:
+            _validate_ei("reward.policy", reward.policy)
+    if isinstance(reward, ORMRewardConfig | SORMRewardConfig):
+        _validate_reward_model("reward.model", reward.model)
+
+
 def _validate_dataset(dataset: DatasetConfig) -> None:
-    for name in ("train_size", "validation_size", "test_size", "num_references"):
+    sizes = [f.name for f in dataclasses.fields(DatasetConfig) if f.name.endswith("_size")]
+    for name in (*sizes, "num_references"):
         value = getattr(dataset, name)
         _require(
             value is None or value >= 1,
@@ -386,19 +570,47 @@ def validate(config: TrainConfig) -> None:
         "Pass init=pretrained.",
     )
     _require(
-        (init.name == "run") == (init.run is not None),
+        init.run is not None if init.name == "run" else init.run is None or init.name == "ei",
         f"init.run must name a run's folder with init=run, and only there; got init={init.name} "
         f"init.run={init.run}. Pass init=run init.run=outputs/runs/NAME.",
     )
     _require(
-        (init.name == "sft") == (init.sft is not None),
-        f"init.sft must be set with init=sft, and only there; got init={init.name}.",
+        init.sft is not None if init.name == "sft" else init.sft is None or init.name == "ei",
+        f"init.sft must be set with init=sft or init=ei, and only there; got init={init.name}.",
     )
-    _validate_learner("algorithm", algorithm)
+    _require(
+        (init.name == "ei") == (init.ei is not None),
+        f"init.ei must be set with init=ei, and only there; got init={init.name}.",
+    )
+    _require(
+        init.run is None or init.sft is None,
+        f"init.run={init.run} must be all that the run of init=ei starts from; got init.sft too. "
+        "Pass init.sft=null.",
+    )
     if init.sft is not None:
         _validate_learner("init.sft", init.sft)
-    if isinstance(algorithm, EIConfig):
-        _validate_ei(algorithm)
+    if init.ei is not None:
+        _validate_ei("init.ei", init.ei)
+    match algorithm:
+        case EIConfig():
+            _validate_ei("algorithm", algorithm)
+        case RewardModelConfig():
+            _validate_reward_model("algorithm", algorithm)
+        case SampleConfig():
+            _validate_sample("algorithm", algorithm)
+        case SFTConfig():
+            _validate_learner("algorithm", algorithm)
+    _validate_reward(config.reward)
+
+
+def asks_for_reward(algorithm: AlgorithmConfig) -> bool:
+    """Whether the reward is part of a run of this algorithm."""
+    return isinstance(algorithm, EIConfig)
+
+
+def makes_policy(algorithm: AlgorithmConfig) -> bool:
+    """Whether a run of this algorithm ends with a policy to evaluate."""
+    return isinstance(algorithm, SFTConfig | EIConfig)
 
 
 def decisive(config: EvaluateConfig) -> dict[str, Any]:
@@ -407,8 +619,11 @@ def decisive(config: EvaluateConfig) -> dict[str, Any]:
     if isinstance(config, TrainConfig):
         if config.init.run is not None:
             values["init"]["run"] = Path(config.init.run).name
-        if config.algorithm.name == "sft":
-            del values["reward"]  # supervised learning never asks for one
+        if not asks_for_reward(config.algorithm):
+            del values["reward"]
+        elif isinstance(config.reward, LearnedConfig) and config.reward.run is not None:
+            # How a reward model would be made doesn't count where there is one.
+            values["reward"] |= {"run": Path(config.reward.run).name, "model": None, "policy": None}
     return values
 
 
@@ -420,11 +635,20 @@ def _without(values: dict[str, Any], keys: set[str], prefix: str = "") -> dict[s
     }
 
 
+def training_set(config: TrainConfig) -> DatasetConfig:
+    """The dataset with the training problems of a run: a reward model may have its own number."""
+    dataset = config.dataset
+    if isinstance(config.algorithm, SampleConfig | RewardModelConfig):
+        size = dataset.reward_train_size or dataset.train_size
+        return dataclasses.replace(dataset, train_size=size)
+    return dataset
+
+
 def readable_name(config: TrainConfig) -> str:
-    """``ei-sparse-tiny-sft-stories-s0``; a supervised run has no reward in its name."""
+    """``ei-sparse-tiny-sft-stories-s0``; with no reward where the algorithm asks for none."""
     parts = [
         config.algorithm.name,
-        *([] if config.algorithm.name == "sft" else [config.reward.name]),
+        *([config.reward.name] if asks_for_reward(config.algorithm) else []),
         config.model.name,
         config.init.name,
         config.dataset.name,
@@ -433,10 +657,31 @@ def readable_name(config: TrainConfig) -> str:
     return "-".join(parts)
 
 
-def sft_prerequisite(config: TrainConfig) -> TrainConfig:
-    """The run that makes the starting policy of ``config``, which has init=sft."""
-    if config.init.sft is None:
-        raise ValueError("only init=sft has a supervised prerequisite")
-    return dataclasses.replace(
-        config, algorithm=config.init.sft, init=InitConfig(name="pretrained")
-    )
+def prerequisites(config: TrainConfig) -> dict[str, TrainConfig]:
+    """The runs that must be there first, by what they give.
+
+    init: the starting policy, where a run makes it. rollouts: what a reward model learns from.
+    reward: the reward model of a learned reward.
+    """
+    init, algorithm, reward = config.init, config.algorithm, config.reward
+    base = dataclasses.replace(config, reward=SPARSE)
+    first: dict[str, TrainConfig] = {}
+    if init.ei is not None:
+        origin = "run" if init.run else "sft" if init.sft else "pretrained"
+        before = dataclasses.replace(init, name=origin, ei=None)
+        first["init"] = dataclasses.replace(base, algorithm=init.ei, init=before)
+    elif init.sft is not None:
+        pretrained = InitConfig(name="pretrained")
+        first["init"] = dataclasses.replace(base, algorithm=init.sft, init=pretrained)
+    if isinstance(algorithm, RewardModelConfig):
+        first["rollouts"] = dataclasses.replace(base, algorithm=algorithm.sample)
+    if (
+        asks_for_reward(algorithm)
+        and isinstance(reward, ORMRewardConfig | SORMRewardConfig)
+        and reward.run is None
+    ):
+        student = init
+        if reward.policy is not None:
+            student = dataclasses.replace(init, name="ei", ei=reward.policy)
+        first["reward"] = dataclasses.replace(base, algorithm=reward.model, init=student)
+    return first

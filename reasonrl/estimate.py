@@ -9,10 +9,11 @@ from statistics import fmean
 import torch
 
 from reasonrl.algorithms.ei import samples_in_round
-from reasonrl.config import EIConfig
+from reasonrl.config import EIConfig, ORMConfig, SampleConfig, SFTConfig, SORMConfig
 from reasonrl.pipeline import Plan, usable_cores
 from reasonrl.policy import DTYPES, device_of, load_policy
 from reasonrl.prompts import encode_completions, solution_text
+from reasonrl.rewards.steps import step_ends
 from reasonrl.runs import is_done
 from reasonrl.supervised import Example, accumulate_gradients
 
@@ -20,6 +21,7 @@ from reasonrl.supervised import Example, accumulate_gradients
 # decoding about as much as a forward pass.
 SAMPLING_COST = 1 / 3
 TIMED_EXAMPLES = 16
+MICRO_BATCH_TOKENS = 2048
 
 
 @dataclass(frozen=True)
@@ -37,18 +39,41 @@ def work(planned: Plan) -> Work:
     """What a run does from start to end, without its prerequisites.
 
     What Expert Iteration learns from depends on what it finds; this counts one new solution of each
-    problem a round.
+    problem a round. The beginnings that a stepwise reward model goes on from are counted as if no
+    two were the same.
     """
     config, num_train = planned.config, len(planned.train)
     num_references = len(planned.train[: config.dataset.num_references])
-    num_evaluations = 1 if planned.prerequisite else 2
-    per_evaluation = len(planned.test) * (1 + config.evaluation.num_samples_per_prompt)
-    total = Work(completions=num_evaluations * per_evaluation)
-    algorithm = config.algorithm
-    if not isinstance(algorithm, EIConfig):
-        return total + Work(examples=algorithm.epochs * num_references)
-    total += Work(completions=len(planned.validation))
-    known = num_references if config.init.name == "sft" else 0
+    match config.algorithm:
+        case SFTConfig() as algorithm:
+            return _evaluations(planned) + Work(examples=algorithm.epochs * num_references)
+        case EIConfig() as algorithm:
+            return _evaluations(planned) + _expert_iteration(planned, algorithm, num_references)
+        case SampleConfig() as algorithm:
+            num_questions = num_train + len(planned.validation)
+            return Work(completions=algorithm.num_samples_per_prompt * num_questions)
+        case ORMConfig() as algorithm:
+            num_solutions = num_train * algorithm.sample.num_samples_per_prompt
+            return Work(examples=algorithm.epochs * num_solutions)
+        case SORMConfig() as algorithm:
+            num_solutions = num_train * algorithm.num_solutions_per_prompt
+            num_steps = sum(len(step_ends(p.solution)) - 1 for p in planned.train) / num_train
+            return Work(
+                completions=round(num_solutions * num_steps * algorithm.num_continuations),
+                examples=algorithm.epochs * num_solutions,
+            )
+
+
+def _evaluations(planned: Plan) -> Work:
+    number = 1 if "init" in planned.prerequisites else 2
+    per_problem = 1 + planned.config.evaluation.num_samples_per_prompt
+    return Work(completions=number * per_problem * len(planned.test))
+
+
+def _expert_iteration(planned: Plan, algorithm: EIConfig, num_references: int) -> Work:
+    num_train = len(planned.train)
+    total = Work(completions=len(planned.validation))
+    known = num_references if planned.config.init.name == "sft" else 0
     for number in range(1, algorithm.rounds + 1):
         known += num_train
         total += Work(
@@ -60,10 +85,7 @@ def work(planned: Plan) -> Work:
 
 def remaining_work(planned: Plan) -> Work:
     """Of a run and its prerequisites, those that aren't done."""
-    if is_done(planned.run):
-        return Work()
-    before = remaining_work(planned.prerequisite) if planned.prerequisite else Work()
-    return before + work(planned)
+    return sum((work(one) for one in planned.in_order() if not is_done(one.run)), start=Work())
 
 
 def seconds(planned: Plan) -> float:
@@ -78,7 +100,7 @@ def seconds(planned: Plan) -> float:
     dtype = DTYPES[config.model.compute_dtype]
     for _ in range(2):  # the first time warms up
         started = time.perf_counter()
-        accumulate_gradients(policy.model, timed, config.algorithm.micro_batch_tokens, dtype)
+        accumulate_gradients(policy.model, timed, MICRO_BATCH_TOKENS, dtype)
         elapsed = time.perf_counter() - started
     per_token = elapsed / sum(map(len, timed))
     remaining = remaining_work(planned)

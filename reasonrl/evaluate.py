@@ -7,27 +7,31 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
+from rich.table import Table
 
 from reasonrl.config import EvaluateConfig, decisive, resolve_evaluation
 from reasonrl.errors import UserError
 from reasonrl.evaluation import Evaluation
 from reasonrl.evaluation import evaluate as evaluate_policy
-from reasonrl.pipeline import base_model, read_config, read_result, usable_cores
-from reasonrl.policy import SavedPolicy
+from reasonrl.metrics import paired_difference
+from reasonrl.pipeline import base_model, read_config, read_result, reward_model_of, usable_cores
+from reasonrl.policy import SavedPolicy, device_of
 from reasonrl.predictions import grade_predictions
 from reasonrl.problems import load_problems
 from reasonrl.progress import Progress, console
-from reasonrl.report.tables import estimates_table
+from reasonrl.report.tables import estimates_table, gains_table
+from reasonrl.rewards.reward_model import RewardModel
 from reasonrl.runs import RunFolder, identity
 
 
 def evaluate(config: DictConfig) -> None:
     """Evaluates what the configuration names and shows the metrics. Raises UserError."""
-    if config.run is not None and config.predictions is not None:
-        raise UserError(
-            f"run={config.run} must be evaluated by itself; got predictions={config.predictions}. "
-            "Pass one of them."
-        )
+    for key in ("run", "reward_model"):
+        if config[key] is not None and config.predictions is not None:
+            raise UserError(
+                f"predictions={config.predictions} must be evaluated by themselves; got "
+                f"{key}={config[key]}. Pass one of them."
+            )
     if config.predictions is not None:
         file = Path(config.predictions)
         evaluation, record = grade_predictions(file)
@@ -40,9 +44,11 @@ def evaluate(config: DictConfig) -> None:
         else:
             policy, record = _of_model(resolved)
             name = f"{resolved.model.name} on {resolved.dataset.name}"
-        evaluation = _evaluate(resolved, policy, record)
+        evaluation = _evaluate(resolved, policy, record, config.reward_model)
     num_problems = len(evaluation.problem_ids)
     console.print(estimates_table(f"{name}: {num_problems} problems", evaluation.estimates()))
+    if config.reward_model is not None:
+        console.print(_gains_on_vote(evaluation))
     console.print(f"record: {record}", soft_wrap=True)
 
 
@@ -66,7 +72,9 @@ def _of_model(config: EvaluateConfig) -> tuple[SavedPolicy, Path]:
     return SavedPolicy(base_model(config), few_shot=config.dataset.num_exemplars > 0), folder
 
 
-def _evaluate(config: EvaluateConfig, policy: SavedPolicy, folder: Path) -> Evaluation:
+def _evaluate(
+    config: EvaluateConfig, policy: SavedPolicy, folder: Path, reward_model: str | None
+) -> Evaluation:
     torch.set_num_threads(config.runtime.threads or usable_cores())
     dataset = config.dataset
     problems = load_problems(dataset, config.evaluation.split)
@@ -79,4 +87,28 @@ def _evaluate(config: EvaluateConfig, policy: SavedPolicy, folder: Path) -> Eval
         folder=folder,
         progress=Progress(),
         description="evaluation",
+        reward_model=_load_reward_model(config, reward_model),
+    )
+
+
+def _load_reward_model(config: EvaluateConfig, run: str | None) -> RewardModel | None:
+    if run is None:
+        return None
+    folder = reward_model_of(RunFolder(Path(run)), "reward_model")
+    return RewardModel.load(folder, config.model.compute_dtype, device_of(config.model))
+
+
+def _gains_on_vote(evaluation: Evaluation) -> Table:
+    """What choosing by the reward model gains on the majority vote over the same samples."""
+    vote = next(name for name in evaluation.scores if name.startswith("maj@") and name != "maj@1")
+    chosen = [name for name in evaluation.scores if name.startswith(("rerank@", "weighted_maj@"))]
+    estimates = evaluation.estimates()
+    return gains_table(
+        f"by the reward model, against {vote}",
+        dict.fromkeys(chosen, estimates[vote]),
+        {name: estimates[name] for name in chosen},
+        {
+            name: paired_difference(evaluation.scores[vote], evaluation.scores[name])
+            for name in chosen
+        },
     )

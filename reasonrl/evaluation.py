@@ -1,35 +1,45 @@
 """A policy on problems: maj@1, maj@K, pass@K, with every sample kept.
 
 maj@1 is the accuracy of greedy decoding; maj@K of the most frequent answer among K samples; pass@k,
-for every k up to K, the unbiased estimate of the probability that one of k samples is right.
+for every k up to K, the unbiased estimate of the probability that one of k samples is right. With a
+reward model, rerank@K is the accuracy of the sample it finds most probably right, and
+weighted_maj@K that of the answer whose samples' probabilities sum to most.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from reasonrl.answers import solution_trace
-from reasonrl.atomic import write_json, writing
+from reasonrl.atomic import write_bytes, write_json, writing
 from reasonrl.config import EvaluateConfig
 from reasonrl.errors import UserError
 from reasonrl.metrics import (
     Estimate,
+    best_of_n,
     bootstrap_mean,
     majority_vote,
     paired_difference,
     pass_at_k,
     unique_correct,
     unique_fraction,
+    weighted_vote,
 )
 from reasonrl.policy import SavedPolicy, context_of, device_of, load_policy, load_tokenizer
 from reasonrl.progress import Progress
 from reasonrl.prompts import build_prompts, check_lengths
-from reasonrl.rewards import sparse
+from reasonrl.rewards.reward_model import RewardModel
+from reasonrl.rewards.sparse import Outcome
 from reasonrl.rollouts import collect_rollouts, completions_statistics, read_rollouts
 from reasonrl.sampling import SamplingParams, make_sampler
 from reasonrl.seeding import derive_seed
@@ -79,9 +89,9 @@ def summarise(
     """
     rows = [list(group) for _, group in groupby(samples, key=lambda r: r.completion.problem_id)]
     num_samples = len(rows[0])
-    correct = np.array([[r.score == 1.0 for r in row] for row in rows])
+    correct = np.array([[r.correct for r in row] for row in rows])
     traces = [[solution_trace(r.completion.text) for r in row] for row in rows]
-    scores = {"maj@1": np.array([r.score for r in greedy])} if greedy else {}
+    scores = {"maj@1": np.array([r.correct for r in greedy], dtype=float)} if greedy else {}
     if num_samples > 1:
         votes = [[r.answer for r in row] for row in rows]
         scores[f"maj@{num_samples}"] = majority_vote(votes, [p.answer for p in problems])
@@ -100,6 +110,26 @@ def summarise(
     return Evaluation(tuple(p.id for p in problems), scores, statistics)
 
 
+def chosen_by_reward_model(
+    samples: Sequence[Rollout], problems: Sequence[Problem], probabilities: np.ndarray
+) -> dict[str, np.ndarray]:
+    """rerank@K and weighted_maj@K per problem.
+
+    samples: K per problem, grouped, in order. probabilities: of each to be right, by the model.
+    """
+    shape = (len(problems), -1)
+    correct = np.array([r.correct for r in samples]).reshape(shape)
+    answers = [list(group) for _, group in groupby(samples, key=lambda r: r.completion.problem_id)]
+    weights = np.asarray(probabilities).reshape(shape)
+    num_samples = correct.shape[1]
+    return {
+        f"rerank@{num_samples}": best_of_n(correct, weights),
+        f"weighted_maj@{num_samples}": weighted_vote(
+            [[r.answer for r in row] for row in answers], [p.answer for p in problems], weights
+        ),
+    }
+
+
 def evaluate(
     config: EvaluateConfig,
     policy: SavedPolicy,
@@ -109,18 +139,22 @@ def evaluate(
     folder: Path,
     progress: Progress,
     description: str,
+    reward_model: RewardModel | None = None,
 ) -> Evaluation:
     """Samples, grades and writes greedy.parquet, samples.parquet and metrics.json to ``folder``.
 
     exemplars: of the few-shot prompt, if the policy needs one.
+    reward_model: to choose among the samples by. Raises UserError if it reads other tokens than the
+        policy writes, or was trained on one of the problems.
     An evaluation that is already there is read, and one that was interrupted goes on.
     """
     dataset, evaluation = config.dataset, config.evaluation
+    tokenizer = load_tokenizer(policy.path)
+    if reward_model is not None:
+        reward_model.check_tokenizer(tokenizer)
+        reward_model.check_not_trained_on(problems)
     prompts = build_prompts(
-        problems,
-        load_tokenizer(policy.path),
-        dataset.prompt,
-        exemplars if policy.few_shot else (),
+        problems, tokenizer, dataset.prompt, exemplars if policy.few_shot else ()
     )
     check_lengths(prompts, dataset.max_new_tokens, context_of(policy.path))
     finished = (folder / METRICS).exists()
@@ -143,15 +177,53 @@ def evaluate(
                     SamplingParams(
                         num_samples, temperature, dataset.max_new_tokens, tuple(dataset.stop)
                     ),
-                    sparse.score,
+                    Outcome(),
                     seed=derive_seed(config.seed, "evaluation", name),
                     file=folder / name,
                     on_progress=advance,
                 )
     measured = load_evaluation(folder, problems, prompts)
     if not finished:
-        write_metrics(measured, folder / METRICS)
+        write_estimates(
+            measured.estimates(),
+            folder / METRICS,
+            problems=len(problems),
+            statistics=measured.statistics,
+        )
+    if reward_model is not None:
+        samples = read_rollouts(folder / SAMPLES, prompts)
+        chosen = _choose(samples, problems, reward_model, folder, progress)
+        measured = replace(measured, scores=measured.scores | chosen)
     return measured
+
+
+def _choose(
+    samples: Sequence[Rollout],
+    problems: Sequence[Problem],
+    model: RewardModel,
+    folder: Path,
+    progress: Progress,
+) -> dict[str, np.ndarray]:
+    """``chosen_by_reward_model``, with the probabilities kept as rerank-RUN.parquet."""
+    file = folder / f"rerank-{model.folder.resolve().parent.name}.parquet"
+    if not file.exists():
+        problem_of = {problem.id: problem for problem in problems}
+        with progress.task("judging samples", len(samples)) as advance:
+            probabilities = model.final(
+                [r.completion for r in samples],
+                [problem_of[r.completion.problem_id] for r in samples],
+                advance,
+            )
+        rows = {
+            "problem_id": [r.completion.problem_id for r in samples],
+            "sample_index": [r.completion.sample_index for r in samples],
+            "probability": probabilities,
+        }
+        buffer = io.BytesIO()
+        pq.write_table(pa.table(rows), buffer, compression="zstd")
+        write_bytes(file, buffer.getvalue())
+    probabilities = pq.read_table(file, columns=["probability"])["probability"].to_numpy()
+    return chosen_by_reward_model(samples, problems, probabilities)
 
 
 def load_evaluation(
@@ -162,12 +234,12 @@ def load_evaluation(
     return summarise(problems, greedy, samples)
 
 
-def write_metrics(evaluation: Evaluation, path: Path) -> None:
-    write_json(
-        path,
-        {
-            "problems": len(evaluation.problem_ids),
-            "estimates": {name: asdict(e) for name, e in evaluation.estimates().items()},
-            "statistics": evaluation.statistics,
-        },
-    )
+def write_estimates(estimates: Mapping[str, Estimate], path: Path, **beside: Any) -> None:
+    """Writes metrics.json."""
+    write_json(path, {"estimates": {name: asdict(e) for name, e in estimates.items()}, **beside})
+
+
+def read_estimates(path: Path) -> dict[str, Estimate]:
+    """What ``write_estimates`` wrote."""
+    estimates = json.loads(path.read_text())["estimates"]
+    return {name: Estimate(**estimate) for name, estimate in estimates.items()}

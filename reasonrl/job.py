@@ -11,11 +11,13 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from reasonrl.checkpoint import Checkpoints
-from reasonrl.config import TrainConfig
+from reasonrl.config import LearnerConfig, TrainConfig
 from reasonrl.policy import Policy, load_policy, save_policy
 from reasonrl.progress import Progress
 from reasonrl.prompts import build_prompts, encode_completions, solution_text
-from reasonrl.rewards import sparse
+from reasonrl.rewards import Reward, make_reward
+from reasonrl.rewards.reward_model import RewardModel
+from reasonrl.rewards.sparse import Outcome
 from reasonrl.rollouts import collect_rollouts
 from reasonrl.runs import RunFolder
 from reasonrl.sampling import Sampler, SamplingParams, make_sampler
@@ -34,6 +36,8 @@ class Job:
     tokenizer: the base's; every policy of the run has the same.
     exemplars: solved validation problems of a few-shot prompt.
     few_shot: whether the starting policy is asked with them.
+    rollouts: the folder of completions that a reward model learns from. reward_model: the folder of
+        a learned reward's. None where the algorithm or the reward has none.
     """
 
     config: TrainConfig
@@ -48,6 +52,8 @@ class Job:
     exemplars: list[Problem]
     log: MetricsLog
     progress: Progress
+    rollouts: Path | None = None
+    reward_model: Path | None = None
 
     @property
     def work(self) -> Path:
@@ -72,6 +78,14 @@ class Job:
             num_samples_per_prompt, temperature, dataset.max_new_tokens, tuple(dataset.stop)
         )
 
+    def reward(self) -> Reward:
+        return make_reward(self.config.reward, self.tokenizer, self._reward_model())
+
+    def _reward_model(self) -> RewardModel | None:
+        if self.reward_model is None:
+            return None
+        return RewardModel.load(self.reward_model, self.config.model.compute_dtype, self.device)
+
     def references(self) -> dict[str, Example]:
         """The reference solutions there are to learn from, by problem id."""
         problems = self.train[: self.config.dataset.num_references]
@@ -92,12 +106,12 @@ class Job:
                 problems,
                 self.prompts(problems, few_shot=few_shot),
                 self.params(1, 0.0),
-                sparse.score,
+                Outcome(),
                 seed=0,  # greedy decoding draws nothing
                 file=file,
                 on_progress=advance,
             )
-        return fmean(r.score for r in rollouts)
+        return fmean(r.correct for r in rollouts)
 
     def learn(
         self,
@@ -112,6 +126,7 @@ class Job:
     ) -> None:
         """Fits a learner to the examples and saves it to ``folder`` as a policy."""
         learner = self.config.algorithm
+        assert isinstance(learner, LearnerConfig)
         checkpoints = Checkpoints(self.work / f"{folder.name}.checkpoints")
         with self.progress.task(description, num_steps(len(examples), learner)) as advance:
             fit(

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import torch
 from omegaconf import DictConfig, OmegaConf
 
@@ -20,11 +21,17 @@ from reasonrl.algorithms import ALGORITHMS
 from reasonrl.atomic import remove_folder, write_json, write_text, writing
 from reasonrl.config import (
     EvaluateConfig,
+    LearnedConfig,
+    RewardModelConfig,
+    SORMConfig,
     TrainConfig,
+    asks_for_reward,
     decisive,
+    makes_policy,
+    prerequisites,
     readable_name,
     resolve,
-    sft_prerequisite,
+    training_set,
 )
 from reasonrl.errors import UserError
 from reasonrl.evaluation import Evaluation, evaluate
@@ -33,7 +40,10 @@ from reasonrl.policy import SavedPolicy, context_of, device_of, load_tokenizer, 
 from reasonrl.problems import load_problems
 from reasonrl.progress import Progress
 from reasonrl.prompts import build_prompts, check_lengths
+from reasonrl.report.calibration import draw_reliability_diagram
 from reasonrl.report.curve import draw_learning_curve
+from reasonrl.reward_learning import VALIDATION, VERDICTS
+from reasonrl.rewards.reward_model import Description
 from reasonrl.runs import RunFolder, identity, is_done, running
 from reasonrl.tracking import MetricsLog
 from reasonrl.types import Problem
@@ -64,7 +74,13 @@ def read_result(run: RunFolder) -> SavedPolicy:
 
 
 def _read_result(run: RunFolder) -> SavedPolicy:
-    result = SavedPolicy(**json.loads(run.result.read_text()))
+    values = json.loads(run.result.read_text())
+    if not values:
+        raise UserError(
+            f"run={run.path} must be a run that makes a policy, such as algorithm=sft or ei; got "
+            f"algorithm={read_config(run).algorithm.name}. Pass another run."
+        )
+    result = SavedPolicy(**values)
     # A run's folder may have moved since, or is seen from another working directory.
     return replace(result, path=str(run.policy)) if run.policy.exists() else result
 
@@ -83,23 +99,41 @@ def base_model(config: EvaluateConfig) -> str:
 class Plan:
     """A run and what it needs, found to be possible before anything is computed.
 
-    prerequisite: the run that makes the starting policy, where that is one of this project's.
+    prerequisites: the runs that must be there first, by what they give (``config.prerequisites``).
     base: the pretrained model, as a folder or hub id.
     test: the problems of ``evaluation.split``.
     """
 
     config: TrainConfig
     run: RunFolder
-    prerequisite: Plan | None
+    prerequisites: dict[str, Plan]
     base: str
     train: list[Problem]
     validation: list[Problem]
     exemplars: list[Problem]
     test: list[Problem]
 
+    def in_order(self) -> Iterator[Plan]:
+        """This run and all that it needs, each once, none before what it needs itself."""
+        seen = set()
+        for first in self.prerequisites.values():
+            for one in first.in_order():
+                if one.run not in seen:
+                    seen.add(one.run)
+                    yield one
+        yield self
+
 
 def plan(config: TrainConfig) -> Plan:
     """Checks what can be checked without computing. Raises UserError."""
+    return _plan(config, {})
+
+
+def _plan(config: TrainConfig, known: dict[RunFolder, Plan]) -> Plan:
+    """known: what several runs need is planned once."""
+    run = run_folder(config)
+    if run in known:
+        return known[run]
     dataset = config.dataset
     device_of(config.model)
     if config.init.run is not None:
@@ -107,10 +141,12 @@ def plan(config: TrainConfig) -> Plan:
     validation = load_problems(dataset, "validation")
     planned = Plan(
         config=config,
-        run=run_folder(config),
-        prerequisite=plan(sft_prerequisite(config)) if config.init.name == "sft" else None,
+        run=run,
+        prerequisites={
+            gives: _plan(first, known) for gives, first in prerequisites(config).items()
+        },
         base=base_model(config),
-        train=load_problems(dataset, "train"),
+        train=load_problems(training_set(config), "train"),
         validation=validation[dataset.num_exemplars :],
         exemplars=validation[: dataset.num_exemplars],
         test=load_problems(dataset, config.evaluation.split),
@@ -121,6 +157,8 @@ def plan(config: TrainConfig) -> Plan:
             f"split to validate on; got {len(validation)} in all. Lower it."
         )
     _check_prompts(planned)
+    _check_reward_run(planned)
+    known[run] = planned
     return planned
 
 
@@ -135,13 +173,39 @@ def _check_init_run(config: TrainConfig) -> None:
         )
 
 
+def _check_reward_run(planned: Plan) -> None:
+    """Of a reward model that is named by its run: may it be asked about this policy?"""
+    reward = planned.config.reward
+    if (
+        asks_for_reward(planned.config.algorithm)
+        and isinstance(reward, LearnedConfig)
+        and reward.run
+    ):
+        model = Description.read(reward_model_of(RunFolder(Path(reward.run)), "reward.run"))
+        model.check_tokenizer(load_tokenizer(planned.base))
+        model.check_not_trained_on([*planned.validation, *planned.test])
+
+
+def reward_model_of(run: RunFolder, key: str) -> Path:
+    """The folder of the reward model that a run made. Raises UserError if it made none."""
+    if not is_done(run) or not run.reward_model.exists():
+        raise UserError(
+            f"{key}={run.path} must be a finished run of algorithm=orm or sorm; got "
+            f"{'a run without a reward model' if is_done(run) else 'no finished run'}. "
+            "Make one with python train.py algorithm=orm."
+        )
+    return run.reward_model
+
+
 def _check_prompts(planned: Plan) -> None:
     dataset = planned.config.dataset
     tokenizer, context = load_tokenizer(planned.base), context_of(planned.base)
     exemplars = planned.exemplars if planned.config.init.name == "pretrained" else []
+    # A stepwise reward model has completions go on from almost whole ones.
+    times = 2 if isinstance(planned.config.algorithm, SORMConfig) else 1
     for problems in (planned.train, planned.validation, planned.test):
         prompts = build_prompts(problems, tokenizer, dataset.prompt, exemplars)
-        check_lengths(prompts, dataset.max_new_tokens, context)
+        check_lengths(prompts, times * dataset.max_new_tokens, context)
 
 
 def obtain(planned: Plan, progress: Progress, *, wait: bool = False) -> RunFolder:
@@ -150,8 +214,8 @@ def obtain(planned: Plan, progress: Progress, *, wait: bool = False) -> RunFolde
     wait: whether to wait for another process that is making it, or to refuse.
     """
     if not is_done(planned.run):
-        if planned.prerequisite is not None:
-            obtain(planned.prerequisite, progress, wait=True)
+        for first in planned.prerequisites.values():
+            obtain(first, progress, wait=True)
         with running(planned.run, wait=wait) as todo:
             if todo:
                 with _logged(planned.run):
@@ -164,18 +228,33 @@ def _execute(planned: Plan, progress: Progress) -> None:
     torch.set_num_threads(config.runtime.threads or usable_cores())
     write_text(run.config, OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
     start = _starting_policy(planned)
-    if planned.prerequisite is None:
+    if makes_policy(config.algorithm) and "init" not in planned.prerequisites:
         _evaluate(planned, start, BEFORE, progress)
     if not run.result.exists():
-        write_json(run.result, asdict(_learn(planned, start, progress)))
+        result = _carry_out(planned, start, progress)
+        write_json(run.result, asdict(result) if result else {})
     if (run.path / WORK).exists():
         remove_folder(run.path / WORK)
-    _evaluate(planned, _read_result(run), AFTER, progress)
-    draw_learning_curve(run)
+    if makes_policy(config.algorithm):
+        _evaluate(planned, _read_result(run), AFTER, progress)
+    _draw(planned)
 
 
-def _learn(planned: Plan, start: SavedPolicy, progress: Progress) -> SavedPolicy:
-    config = planned.config
+def _draw(planned: Plan) -> None:
+    draw_learning_curve(planned.run)
+    if isinstance(planned.config.algorithm, RewardModelConfig):
+        folder = planned.run.evaluation / VALIDATION
+        verdicts = pq.read_table(folder / VERDICTS, columns=["correct", "probability"])
+        draw_reliability_diagram(
+            verdicts["correct"].to_numpy(),
+            verdicts["probability"].to_numpy(),
+            folder / "calibration.png",
+            planned.run.path.name,
+        )
+
+
+def _carry_out(planned: Plan, start: SavedPolicy, progress: Progress) -> SavedPolicy | None:
+    config, first = planned.config, planned.prerequisites
     with MetricsLog(planned.run.metrics) as log:
         job = Job(
             config=config,
@@ -190,13 +269,24 @@ def _learn(planned: Plan, start: SavedPolicy, progress: Progress) -> SavedPolicy
             exemplars=planned.exemplars,
             log=log,
             progress=progress,
+            rollouts=first["rollouts"].run.rollouts if "rollouts" in first else None,
+            reward_model=_reward_model(planned),
         )
         return ALGORITHMS[config.algorithm.name](job)
 
 
+def _reward_model(planned: Plan) -> Path | None:
+    if "reward" in planned.prerequisites:
+        return planned.prerequisites["reward"].run.reward_model
+    reward = planned.config.reward
+    if isinstance(reward, LearnedConfig) and reward.run is not None:
+        return RunFolder(Path(reward.run)).reward_model
+    return None
+
+
 def _starting_policy(planned: Plan) -> SavedPolicy:
-    if planned.prerequisite is not None:
-        return read_result(planned.prerequisite.run)
+    if "init" in planned.prerequisites:
+        return read_result(planned.prerequisites["init"].run)
     if planned.config.init.run is not None:
         return read_result(RunFolder(Path(planned.config.init.run)))
     return SavedPolicy(planned.base, few_shot=planned.config.dataset.num_exemplars > 0)
@@ -217,12 +307,12 @@ def _evaluate(planned: Plan, policy: SavedPolicy, when: str, progress: Progress)
 def evaluations(planned: Plan, progress: Progress) -> tuple[Evaluation, Evaluation]:
     """A finished run's evaluations before and after, from what they left on disk.
 
-    Before is the prerequisite's after, where there is a prerequisite: the same policy.
+    Before is the after of the run that made the starting policy, where there is one.
     """
     result = read_result(planned.run)
     after = _evaluate(planned, result, AFTER, progress)
-    if planned.prerequisite is not None:
-        return evaluations(planned.prerequisite, progress)[1], after
+    if "init" in planned.prerequisites:
+        return evaluations(planned.prerequisites["init"], progress)[1], after
     return _evaluate(planned, _starting_policy(planned), BEFORE, progress), after
 
 

@@ -10,7 +10,8 @@ from reasonrl.atomic import write_text
 from reasonrl.errors import UserError
 from reasonrl.evaluation import Evaluation, summarise
 from reasonrl.problems.sources import Row, json_lines
-from reasonrl.rewards import sparse
+from reasonrl.rewards.sparse import Outcome
+from reasonrl.rollouts import grade
 from reasonrl.types import Completion, Problem, Prompt, Rollout
 
 
@@ -37,10 +38,12 @@ def read_predictions(file: Path) -> tuple[list[Problem], list[Rollout]]:
             )
         num_samples = len(texts)
         problems.append(problem)
-        for i, text in enumerate(texts):
-            completion = Completion(problem.id, i, (), (), "eos", text)
-            answer, score = sparse.read_answer(completion), sparse.score(completion, problem)
-            rollouts.append(Rollout(Prompt(problem.id, ()), completion, answer, score))
+        completions = [
+            Completion(problem.id, i, (), (), "eos", text) for i, text in enumerate(texts)
+        ]
+        prompt = Prompt(problem.id, ())
+        n = len(completions)
+        rollouts += grade([prompt] * n, completions, [problem] * n, Outcome())
     if not problems:
         raise UserError(f"predictions={file} must hold predictions; it is empty.")
     return problems, rollouts
@@ -74,7 +77,7 @@ def grade_predictions(file: Path) -> tuple[Evaluation, Path]:
                 "completion": r.completion.sample_index,
                 "answer": r.answer,
                 "gold": golds[r.completion.problem_id],
-                "correct": r.score == 1.0,
+                "correct": r.correct,
             },
             ensure_ascii=False,
         )

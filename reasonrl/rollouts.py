@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reasonrl.atomic import remove_folder, write_bytes
-from reasonrl.rewards.sparse import read_answer
+from reasonrl.rewards import Reward
+from reasonrl.rewards.sparse import is_correct, read_answer
 from reasonrl.sampling import Sampler, SamplingParams
 from reasonrl.seeding import derive_seed
 from reasonrl.types import Completion, FinishReason, Problem, Prompt, Rollout
@@ -35,18 +36,19 @@ SCHEMA = pa.schema(
         "logprobs": pa.list_(pa.float32()),
         "finish_reason": pa.string(),
         "answer": pa.string(),
+        "correct": pa.bool_(),
+        "rewards": pa.list_(pa.float64()),
         "score": pa.float64(),
     }
 )
 
 
 def write_rollouts(path: Path, rollouts: Sequence[Rollout]) -> None:
+    of_rollout = ("answer", "correct", "rewards", "score")
     columns = {
-        name: [getattr(r.completion, name) for r in rollouts]
+        name: [getattr(r if name in of_rollout else r.completion, name) for r in rollouts]
         for name in SCHEMA.names
-        if name not in ("answer", "score")
     }
-    columns |= {"answer": [r.answer for r in rollouts], "score": [r.score for r in rollouts]}
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns, schema=SCHEMA), buffer, compression="zstd")
     write_bytes(path, buffer.getvalue())
@@ -68,17 +70,21 @@ def read_rollouts(path: Path, prompts: Sequence[Prompt]) -> list[Rollout]:
                 text=row["text"],
             ),
             answer=row["answer"],
-            score=row["score"],
+            correct=row["correct"],
+            rewards=tuple(row["rewards"]),
         )
         for row in rows
     ]
 
 
 def completions_statistics(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """What completions look like: mean score, fraction unparsed, mean length in tokens, endings."""
+    """What completions look like: the fraction right, mean score, fraction unparsed, mean length in
+    tokens, and how they ended.
+    """
     completions = [r.completion for r in rollouts]
     endings = [c.finish_reason for c in completions]
     return {
+        "correct": float(np.mean([r.correct for r in rollouts])),
         "score": float(np.mean([r.score for r in rollouts])),
         "unparsed": float(np.mean([r.answer is None for r in rollouts])),
         "mean_length": float(np.mean([len(c.token_ids) for c in completions])),
@@ -91,7 +97,7 @@ def collect_rollouts(
     problems: Sequence[Problem],
     prompts: Sequence[Prompt],
     params: SamplingParams,
-    score: Callable[[Completion, Problem], float],
+    reward: Reward,
     *,
     seed: int,
     file: Path,
@@ -119,12 +125,12 @@ def collect_rollouts(
             completions = sampler.sample(
                 prompts[part], params, seed=derive_seed(seed, number), on_progress=on_progress
             )
+            places = [i for i in range(part.start, part.stop) for _ in range(num_samples)]
             write_rollouts(
                 shard,
-                [
-                    Rollout(prompts[i], c, read_answer(c), score(c, problems[i]))
-                    for i, c in zip(_repeat(part, num_samples), completions, strict=True)
-                ],
+                grade(
+                    [prompts[i] for i in places], completions, [problems[i] for i in places], reward
+                ),
             )
         rollouts += read_rollouts(shard, prompts[part])
     write_rollouts(file, rollouts)
@@ -132,11 +138,23 @@ def collect_rollouts(
     return rollouts
 
 
+def grade(
+    prompts: Sequence[Prompt],
+    completions: Sequence[Completion],
+    problems: Sequence[Problem],
+    reward: Reward,
+) -> list[Rollout]:
+    """Completions, each with its prompt and its problem, as rollouts."""
+    rewards = reward(completions, problems)
+    return [
+        Rollout(prompt, completion, read_answer(completion), is_correct(completion, problem), paid)
+        for prompt, completion, problem, paid in zip(
+            prompts, completions, problems, rewards, strict=True
+        )
+    ]
+
+
 def _parts(num_prompts: int, num_samples_per_prompt: int) -> Iterator[slice]:
     size = max(1, SHARD_SIZE // num_samples_per_prompt)
     for start in range(0, num_prompts, size):
         yield slice(start, min(start + size, num_prompts))
-
-
-def _repeat(part: slice, times: int) -> list[int]:
-    return [i for i in range(part.start, part.stop) for _ in range(times)]

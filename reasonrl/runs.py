@@ -84,6 +84,11 @@ class RunFolder:
         return self.path / "policy"
 
     @property
+    def reward_model(self) -> Path:
+        """A trained reward model: a token classifier that transformers loads by itself."""
+        return self.path / "reward_model"
+
+    @property
     def result(self) -> Path:
         return self.path / "result.json"
 

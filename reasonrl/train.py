@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from omegaconf import DictConfig
 from rich import box
 from rich.table import Table
 
 from reasonrl import estimate
-from reasonrl.config import EIConfig, resolve
+from reasonrl.config import (
+    EIConfig,
+    ORMConfig,
+    RewardModelConfig,
+    SampleConfig,
+    SFTConfig,
+    SORMConfig,
+    makes_policy,
+    resolve,
+)
+from reasonrl.evaluation import METRICS, read_estimates
 from reasonrl.pipeline import Plan, evaluations, obtain, plan
 from reasonrl.progress import Progress, console
-from reasonrl.report.tables import gains_table
+from reasonrl.report.tables import estimates_table, gains_table
+from reasonrl.reward_learning import VALIDATION
 from reasonrl.runs import is_done, read_status
 
 
@@ -37,13 +46,17 @@ def plan_table(planned: Plan) -> Table:
     """The runs there will be, in order, with what each does and how much work it is."""
     table = Table(title="plan", title_justify="left", show_header=False, box=box.SIMPLE)
     table.add_column(overflow="fold")
-    for one in _in_order(planned):
+    for one in planned.in_order():
         status, work = read_status(one.run), estimate.work(one)
         table.add_row(f"[bold]{one.run.path.name}[/] ({status.state if status else 'to do'})")
+        evaluated = (
+            f", evaluated on {len(one.test):,} ({one.config.evaluation.split})"
+            if makes_policy(one.config.algorithm)
+            else ""
+        )
         table.add_row(
             f"  {_outline(one)}, on {len(one.train):,} problems of {one.config.dataset.name}; "
-            f"validated on {len(one.validation):,}, evaluated on {len(one.test):,} "
-            f"({one.config.evaluation.split})"
+            f"validated on {len(one.validation):,}{evaluated}"
         )
         table.add_row(
             f"  about {work.completions:,} completions to sample, {work.examples:,} to learn from"
@@ -51,19 +64,27 @@ def plan_table(planned: Plan) -> Table:
     return table
 
 
-def _in_order(planned: Plan) -> Iterator[Plan]:
-    if planned.prerequisite:
-        yield from _in_order(planned.prerequisite)
-    yield planned
-
-
 def _outline(planned: Plan) -> str:
-    algorithm = planned.config.algorithm
-    if isinstance(algorithm, EIConfig):
-        samples = ", ".join(map(str, algorithm.num_samples_per_prompt))
-        temperature = f"{algorithm.temperature:g}"
-        return f"Expert Iteration: {algorithm.rounds} rounds of K={samples} at T={temperature}"
-    return f"fine-tuning: {algorithm.epochs} epochs on the reference solutions"
+    match planned.config.algorithm:
+        case EIConfig() as ei:
+            samples = ", ".join(map(str, ei.num_samples_per_prompt))
+            reward = planned.config.reward.name
+            return (
+                f"Expert Iteration: {ei.rounds} rounds of K={samples} at T={ei.temperature:g}, "
+                f"{reward} reward"
+            )
+        case SampleConfig() as sample:
+            k, temperature = sample.num_samples_per_prompt, sample.temperature
+            return f"sampling for reward models: K={k} at T={temperature:g}"
+        case ORMConfig() as orm:
+            return f"outcome reward model: {orm.epochs} epochs on right and wrong completions"
+        case SORMConfig() as sorm:
+            return (
+                f"stepwise reward model: {sorm.num_continuations} continuations of each step of "
+                f"{sorm.num_solutions_per_prompt} completions, {sorm.epochs} epochs"
+            )
+        case SFTConfig() as sft:
+            return f"fine-tuning: {sft.epochs} epochs on the reference solutions"
 
 
 def _duration(seconds: float) -> str:
@@ -73,7 +94,26 @@ def _duration(seconds: float) -> str:
 
 
 def show_result(planned: Plan, progress: Progress) -> None:
-    """The table of before and after, and where to look further."""
+    """What the run has come to, and where to look further."""
+    algorithm = planned.config.algorithm
+    if isinstance(algorithm, RewardModelConfig):
+        _show_reward_model(planned)
+    elif makes_policy(algorithm):
+        _show_policy(planned, progress)
+    else:
+        console.print(f"completions: {planned.run.rollouts}", soft_wrap=True)
+
+
+def _show_reward_model(planned: Plan) -> None:
+    folder = planned.run.evaluation / VALIDATION
+    title = f"{planned.run.path.name}: completions of {len(planned.validation)} validation problems"
+    console.print(estimates_table(title, read_estimates(folder / METRICS)))
+    console.print(f"reward model: {planned.run.reward_model}", soft_wrap=True)
+    console.print(f"reliability diagram: {folder / 'calibration.png'}", soft_wrap=True)
+
+
+def _show_policy(planned: Plan, progress: Progress) -> None:
+    """The table of before and after."""
     before, after = evaluations(planned, progress)
     config = planned.config
     started = f"{config.model.name}, init={config.init.name}"

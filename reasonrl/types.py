@@ -7,6 +7,7 @@ people.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,10 +62,17 @@ class Rollout:
     """A prompt, a completion and its verdict.
 
     answer: the answer read from the completion, in canonical form; None if it could not be parsed.
-    score: one number per completion, 1.0 for a right answer under the sparse reward.
+    correct: whether that is the gold answer, whatever the reward.
+    rewards: one per token of the completion; their sum is its score.
     """
 
     prompt: Prompt
     completion: Completion
     answer: str | None
-    score: float
+    correct: bool
+    rewards: tuple[float, ...]
+
+    @property
+    def score(self) -> float:
+        """One number per completion; under the sparse reward 1.0 for a right answer, else 0.0."""
+        return math.fsum(self.rewards)

@@ -41,6 +41,7 @@ TINY = ROOT / "models" / "tiny"
 SMALL = [
     "runtime.threads=1",
     "dataset.train_size=12",
+    "dataset.reward_train_size=12",
     "dataset.validation_size=8",
     "dataset.test_size=10",
     "dataset.num_references=8",

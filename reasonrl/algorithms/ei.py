@@ -3,7 +3,8 @@
     D_0 ← the reference solutions if π_0 was fine-tuned on them, else {}
     for i = 1 … rounds:
         R_i ← K completions of every training question, sampled from π_{i-1}
-        R_i ← those that score at least the threshold, each sequence of calculations once
+        R_i ← those that score at least the reward's threshold, each sequence of calculations once
+              (top_per_problem=m: of these the m best of each question)
         D_i ← D_{i-1} ∪ R_i
         π_i ← the pretrained base fine-tuned on D_i        (restart=false: π_{i-1} fine-tuned)
     return the π_i with the best validation maj@1
@@ -33,7 +34,6 @@ from reasonrl.checkpoint import weights_hash
 from reasonrl.config import EIConfig
 from reasonrl.job import Job
 from reasonrl.policy import SavedPolicy
-from reasonrl.rewards import REWARDS
 from reasonrl.rollouts import collect_rollouts, completions_statistics, read_rollouts
 from reasonrl.seeding import derive_seed
 from reasonrl.supervised import Example, num_steps
@@ -85,17 +85,29 @@ def run(job: Job) -> SavedPolicy:
     return SavedPolicy(str(job.run.policy), few_shot=False)
 
 
-def keep_distinct(rollouts: Sequence[Rollout], threshold: float) -> dict[Key, Rollout]:
+def keep_distinct(
+    rollouts: Sequence[Rollout], threshold: float, top: int | None = None
+) -> dict[Key, Rollout]:
     """The rollouts that score at least ``threshold``, one for each sequence of calculations.
 
     Of several the one with the fewest tokens (then the lowest ids) is kept, whatever their order.
+    top: at most so many of each problem, those with the highest scores (then the shortest).
     """
     kept: dict[Key, Rollout] = {}
     for rollout in rollouts:
         if rollout.score >= threshold:
             key = (rollout.completion.problem_id, solution_trace(rollout.completion.text))
             kept[key] = min(kept.get(key, rollout), rollout, key=_length_then_ids)
-    return kept
+    if top is None:
+        return kept
+    best_first = sorted(kept, key=lambda key: (-kept[key].score, _length_then_ids(kept[key])))
+    rank: Counter[str] = Counter()
+    chosen = set()
+    for key in best_first:
+        rank[key[0]] += 1
+        if rank[key[0]] <= top:
+            chosen.add(key)
+    return {key: rollout for key, rollout in kept.items() if key in chosen}
 
 
 def _length_then_ids(rollout: Rollout) -> tuple[int, tuple[int, ...]]:
@@ -174,7 +186,7 @@ def _explore(job: Job, previous: Round, config: EIConfig) -> list[Rollout]:
             job.train,
             job.prompts(job.train, few_shot=policy.few_shot),
             job.params(num_samples, config.temperature),
-            REWARDS[job.config.reward.name],
+            job.reward(),
             seed=derive_seed(job.config.seed, "ei", number, "explore"),
             file=_rollouts_file(job, number),
             on_progress=advance,
@@ -214,7 +226,7 @@ def _improve(
         logger.warning(
             "round %d found no new solution that scores %g or more; the policy stays as it is",
             number,
-            config.score_threshold,
+            job.config.reward.threshold,
         )
         job.log.rewind(previous.log_position)
 
@@ -227,6 +239,7 @@ def _improve(
             "ei/round": number,
             "ei/rollouts": previous.rollouts + len(rollouts),
             "ei/new_solutions": len(new),
+            "ei/new_correct": sum(rollout.correct for rollout in new.values()),
             "ei/solutions": len(solutions),
             "ei/solutions_capped": len(solutions) - len(examples),
             "ei/problems_solved": len(per_problem) / len(job.train),
@@ -272,9 +285,9 @@ def _solutions_so_far(job: Job, rounds: Sequence[Round], config: EIConfig) -> di
 def _add_new(
     job: Job, solutions: dict[Key, Example], rollouts: Sequence[Rollout], config: EIConfig
 ) -> dict[Key, Rollout]:
-    """Adds the right ones among a round's rollouts to D, and gives those it didn't have yet."""
-    right = keep_distinct(rollouts, config.score_threshold)
-    new = {key: rollout for key, rollout in right.items() if key not in solutions}
+    """Adds the good ones among a round's rollouts to D, and gives those it didn't have yet."""
+    good = keep_distinct(rollouts, job.config.reward.threshold, config.top_per_problem)
+    new = {key: rollout for key, rollout in good.items() if key not in solutions}
     solutions |= _examples(job, new)
     return new
 

@@ -72,7 +72,7 @@ def only_line(stderr: str) -> str:
     [
         # An unknown option lists the options, a mistyped key or group suggests the right one.
         ("train", "model=huge", "model=huge must be one of small, smollm2-135m, tiny."),
-        ("train", "algorithm=grpo", "algorithm=grpo must be one of ei, sft."),
+        ("train", "algorithm=grpo", "algorithm=grpo must be one of ei, orm, sample, sft, sorm."),
         (
             "train",
             "modle=tiny",
@@ -83,7 +83,7 @@ def only_line(stderr: str) -> str:
             "evaluate",
             "predictoins=x.jsonl",
             "predictoins must be a known key. Did you mean predictions? The keys and groups are "
-            "dataset, evaluation, model, predictions, run, runtime, sampler, seed.",
+            "dataset, evaluation, model, predictions, reward_model, run, runtime, sampler, seed.",
         ),
         (
             "train",
@@ -111,6 +111,7 @@ def only_line(stderr: str) -> str:
         ("train", "model.device=tpu", "model.device=tpu must be a device of this machine; got"),
         ("evaluate", "run=no-such-run", "run=no-such-run must be a run's folder; there is no"),
         ("evaluate", "predictions=none.jsonl", "none.jsonl: must be readable as UTF-8 text;"),
+        ("evaluate", "reward_model=none", "reward_model=none must be a finished run of algorithm="),
     ],
 )
 def test_one_line(
@@ -173,9 +174,14 @@ def test_models_that_are_none(capfd: pytest.CaptureFixture[str], tmp_path: Path)
     assert expected[bare] in line
 
 
-def test_run_and_predictions_exclude_each_other(capfd: pytest.CaptureFixture[str], tmp_path: Path):
-    line = refusal(capfd, tmp_path / "outputs", "evaluate", "run=a", "predictions=b")
-    assert line == "run=a must be evaluated by itself; got predictions=b. Pass one of them."
+@pytest.mark.parametrize("key", ["run", "reward_model"])
+def test_predictions_are_evaluated_by_themselves(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, key: str
+):
+    line = refusal(capfd, tmp_path / "outputs", "evaluate", f"{key}=a", "predictions=b")
+    assert line == (
+        f"predictions=b must be evaluated by themselves; got {key}=a. Pass one of them."
+    )
 
 
 def below_a_file(folder: Path) -> Path:

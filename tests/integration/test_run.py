@@ -101,8 +101,7 @@ def test_its_policy_is_a_model_of_transformers(finished: Finished) -> None:
 
 
 def test_the_prerequisite_is_a_run_of_its_own(finished: Finished) -> None:
-    sft = finished.planned.prerequisite
-    assert sft is not None
+    sft = finished.planned.prerequisites["init"]
     assert sft.run.path.name.startswith("sft-tiny-pretrained-stories-s0-")
     assert (sft.run.evaluation / "before" / "metrics.json").exists()
     assert not (finished.run.evaluation / "before").exists()  # it is the prerequisite's after
@@ -146,9 +145,8 @@ def test_runs_share_a_prerequisite_that_is_built_once(
 ) -> None:
     other = plan(finished.configure(*EI, "algorithm.rounds=1", "algorithm.temperature=0.9"))
     assert other.run != finished.run
-    assert other.prerequisite is not None
-    assert other.prerequisite == finished.planned.prerequisite
-    shared = other.prerequisite.run
+    assert other.prerequisites == finished.planned.prerequisites
+    shared = other.prerequisites["init"].run
     before = snapshot(shared.path)
     started_from: list[str] = []
     load_policy = job.load_policy

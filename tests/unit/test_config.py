@@ -10,20 +10,27 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from reasonrl.config import (
+    SPARSE,
     EvaluateConfig,
     TrainConfig,
     decisive,
+    prerequisites,
     readable_name,
     resolve,
     resolve_evaluation,
-    sft_prerequisite,
 )
 from reasonrl.errors import UserError
 
 CONF = Path(__file__).parents[2] / "conf"
 FILES = {file.relative_to(CONF).with_suffix("").as_posix() for file in CONF.rglob("*.yaml")}
 ENTRY_POINTS = {"train", "evaluate"}
-PARTS = {"learner/default", "hydra/help/train", "hydra/help/evaluate"}  # what the others include
+PARTS = {  # what the others include
+    "learner/default",
+    "learner/orm",
+    "learner/sorm",
+    "hydra/help/train",
+    "hydra/help/evaluate",
+}
 OPTIONS = sorted(FILES - ENTRY_POINTS - PARTS)
 EVALUATE_GROUPS = {"model", "dataset", "sampler"}
 NEEDS = {"init/run": ["init.run=outputs/runs/any"]}
@@ -45,7 +52,7 @@ def evaluation(*overrides: str) -> EvaluateConfig:
 def test_every_file_is_seen():
     on_disk = [p for p in CONF.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
     assert len(on_disk) == len(FILES)  # nothing but YAML, no two of a name
-    assert len(OPTIONS) + 5 == len(FILES) >= 19
+    assert len(OPTIONS) + 7 == len(FILES) >= 28
     assert FILES >= ENTRY_POINTS | PARTS
     groups = {option.split("/")[0] for option in OPTIONS}
     assert groups == {
@@ -98,7 +105,11 @@ RULES = [
      "there; got init=sft init.run=outputs/runs/x. Pass init=run init.run=outputs/runs/NAME."),
     ("init=run", [], "got init=run init.run=None. Pass init=run init.run=outputs/runs/NAME."),
     ("init.run=null", ["init=run"], "init.run must name a run's folder with init=run, and only"),
-    ("init.sft=null", [], "init.sft must be set with init=sft, and only there; got init=sft."),
+    ("init.sft=null", [], "init.sft must be set with init=sft or init=ei, and only there; got "
+     "init=sft."),
+    ("init.ei=null", ["init=ei"], "init.ei must be set with init=ei, and only there; got init=ei."),
+    ("init.run=outputs/runs/x", ["init=ei"], "init.run=outputs/runs/x must be all that the run of "
+     "init=ei starts from; got init.sft too. Pass init.sft=null."),
     ("algorithm.epochs=0", [], "algorithm.epochs must be 1 or more; got 0."),
     ("algorithm.batch_size=0", [], "algorithm.batch_size must be 1 or more; got 0."),
     ("algorithm.micro_batch_tokens=0", [], "algorithm.micro_batch_tokens must be 1 or more"),
@@ -121,9 +132,37 @@ RULES = [
     ("algorithm.num_samples_per_prompt=[0]", [], "algorithm.num_samples_per_prompt=[0] must hold"),
     ("algorithm.temperature=0", [], "algorithm.temperature=0.0 must be above 0: greedy samples of "
      "one prompt are all the same. Expert Iteration explores at 1.0."),
-    ("algorithm.score_threshold=0", [], "algorithm.score_threshold=0.0 must be above 0 and at "
-     "most 1: a threshold of 0 would train on failures."),
-    ("algorithm.score_threshold=1.5", [], "algorithm.score_threshold=1.5 must be above 0 and at"),
+    ("algorithm.top_per_problem=0", [], "algorithm.top_per_problem must be null (off) or 1 or "
+     "more; got 0."),
+    ("reward.threshold=0", [], "reward.threshold=0.0 must be above 0, which failures reach too, "
+     "and at most 1, the best score there is; got reward=sparse."),
+    ("reward.threshold=1.5", [], "reward.threshold=1.5 must be above 0, which failures reach too"),
+    ("reward.threshold=1.6", ["reward=dense"], "reward.threshold=1.6 must be above 0, which "
+     "failures reach too, and at most 1.5, the best score there is; got reward=dense "
+     "reward.outcome_weight=1 reward.step_weight=0.5."),
+    ("reward.step_weight=-1", ["reward=dense"], "reward.step_weight must be 0 or more; got -1.0."),
+    ("reward.at=never", ["reward=orm"], "reward.at must be one of end, steps, differences; got "
+     "reward.at=never."),
+    ("reward.policy.rounds=0", ["reward=orm"], "reward.policy.rounds must be 1 or more; got 0."),
+    ("reward.model.epochs=0", ["reward=sorm"], "reward.model.epochs must be 1 or more; got 0."),
+    ("reward.model=null", ["reward=sorm"], "reward.model must be set; got reward.model=null."),
+    ("reward.model=3", ["reward=sorm"], "reward.model must hold settings; got reward.model=3."),
+    ("algorithm.targets=all", ["algorithm=orm"], "algorithm.targets must be one of tokens, final; "
+     "got algorithm.targets=all."),
+    ("algorithm.trainable=some", ["algorithm=orm"], "algorithm.trainable must be one of all, head, "
+     "lora; got algorithm.trainable=some."),
+    ("algorithm.lora_rank=0", ["algorithm=orm"], "algorithm.lora_rank must be 1 or more; got 0."),
+    ("algorithm.held_out=0", ["algorithm=orm"], "algorithm.held_out=0.0 must be above 0 and below "
+     "1: it is the share of the questions that the reward model is calibrated on"),
+    ("algorithm.sample.temperature=0", ["algorithm=orm"], "algorithm.sample.temperature=0.0 must "
+     "be above 0: greedy samples of one prompt are all the same."),
+    ("algorithm.num_samples_per_prompt=0", ["algorithm=sample"],
+     "algorithm.num_samples_per_prompt must be 1 or more; got 0."),
+    ("algorithm.num_continuations=0", ["algorithm=sorm"], "algorithm.num_continuations must be 1 "
+     "or more; got 0."),
+    ("algorithm.num_solutions_per_prompt=17", ["algorithm=sorm"],
+     "algorithm.num_solutions_per_prompt=17 must be 1 or more and at most "
+     "algorithm.sample.num_samples_per_prompt; got 4."),
     ("algorithm.max_per_problem=0", [], "algorithm.max_per_problem must be null (off) or 1 or "
      "more; got 0."),
     ("algorithm.patience=0", [], "algorithm.patience must be null (off) or 1 or more; got 0."),
@@ -164,7 +203,8 @@ RULES = [
     ("algorithm.num_samples_per_prompt=8", [], "algorithm.num_samples_per_prompt:"),
     ("algorithm.restart=perhaps", [], "algorithm.restart: Value 'perhaps' is not a valid bool"),
     ("init.sft.epochs=few", [], "init.sft.epochs: Value 'few' of type 'str' could not be"),
-    ("algorithm.name=ppo", [], "algorithm.name must be one of sft, ei; got algorithm.name=ppo."),
+    ("algorithm.name=ppo", [], "algorithm.name must be one of sft, ei, sample, orm, "
+     "sorm; got algorithm.name=ppo."),
     ("+model.colour=red", [], "model.colour: Key 'colour' not in 'ModelConfig'. model has the keys "
      "name, path, compute_dtype, device."),
     ("+init.sft.rounds=3", [], "init.sft.rounds: Key 'rounds' not in 'SFTConfig'."),
@@ -249,7 +289,7 @@ def test_an_earlier_run_counts_by_its_name():
 
 def test_supervised_runs_have_no_reward():
     assert "reward" not in decisive(train("algorithm=sft"))
-    assert decisive(train())["reward"] == {"name": "sparse"}
+    assert decisive(train())["reward"] == {"name": "sparse", "threshold": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -264,15 +304,68 @@ def test_supervised_runs_have_no_reward():
 )
 def test_init_sft_is_the_run_of_algorithm_sft(shared: list[str], ei: list[str], sft: list[str]):
     """So that it is found where that run was made before, and made once for all that need it."""
-    prerequisite = sft_prerequisite(train("algorithm=ei", "init=sft", *shared, *ei))
+    prerequisite = prerequisites(train("algorithm=ei", "init=sft", *shared, *ei))["init"]
     by_itself = train("algorithm=sft", *shared, *sft)
     assert decisive(prerequisite) == decisive(by_itself)
     assert readable_name(prerequisite) == readable_name(by_itself)
 
 
-def test_only_init_sft_has_a_supervised_prerequisite():
-    with pytest.raises(ValueError, match="only init=sft"):
-        sft_prerequisite(train("init=pretrained"))
+def names(config: TrainConfig) -> dict[str, str]:
+    return {gives: readable_name(first) for gives, first in prerequisites(config).items()}
+
+
+def test_what_a_run_needs_first():
+    assert prerequisites(train("init=pretrained")) == {}
+    assert prerequisites(train("init=run", "init.run=x")) == {}
+    assert names(train()) == {"init": "sft-tiny-pretrained-stories-s0"}
+    assert names(train("init=ei")) == {"init": "ei-sparse-tiny-sft-stories-s0"}
+    assert names(train("init=ei", "init.sft=null")) == {
+        "init": "ei-sparse-tiny-pretrained-stories-s0"
+    }
+    assert names(train("init=ei", "init.sft=null", "init.run=x")) == {
+        "init": "ei-sparse-tiny-run-stories-s0"
+    }
+    assert names(train("algorithm=sample", "init=sft")) == {
+        "init": "sft-tiny-pretrained-stories-s0"
+    }
+    for kind in ("orm", "sorm"):
+        assert names(train(f"algorithm={kind}")) == {
+            "init": "ei-sparse-tiny-sft-stories-s0",
+            "rollouts": "sample-tiny-ei-stories-s0",
+        }
+        assert names(train(f"reward={kind}")) == {
+            "init": "sft-tiny-pretrained-stories-s0",
+            "reward": f"{kind}-tiny-ei-stories-s0",
+        }
+        # Of the starting policy itself, and of an earlier run.
+        assert names(train(f"reward={kind}", "reward.policy=null"))["reward"] == (
+            f"{kind}-tiny-sft-stories-s0"
+        )
+        assert "reward" not in names(train(f"reward={kind}", "reward.run=outputs/runs/x"))
+        assert names(train("algorithm=sft", f"reward={kind}")) == {}
+
+
+def test_what_comes_first_is_the_same_run_whoever_needs_it():
+    ei = train()
+    orm, sorm = (train(f"algorithm={kind}") for kind in ("orm", "sorm"))
+    for kind, model in (("orm", orm), ("sorm", sorm)):
+        with_reward = prerequisites(train(f"reward={kind}"))
+        assert with_reward["reward"] == model
+        assert decisive(prerequisites(model)["init"]) == decisive(ei)
+        assert with_reward["init"] == prerequisites(ei)["init"]
+    assert prerequisites(orm)["rollouts"] == prerequisites(sorm)["rollouts"]
+    assert decisive(prerequisites(orm)["rollouts"]) == decisive(
+        train("algorithm=sample", "init=ei")
+    )
+    assert ei.reward == SPARSE
+
+
+def test_how_a_reward_model_would_be_made_does_not_count_where_there_is_one():
+    given = ["reward=orm", "reward.run=a/orm-1"]
+    for same in (["reward.run=b/orm-1"], ["reward.model.epochs=9"], ["reward.policy=null"]):
+        assert decisive(train(*given, *same)) == decisive(train(*given))
+    assert decisive(train(*given, "reward.run=a/orm-2")) != decisive(train(*given))
+    assert decisive(train("reward=orm", "reward.model.epochs=9")) != decisive(train("reward=orm"))
 
 
 def test_the_stored_configuration_is_the_run_s():

@@ -10,6 +10,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
@@ -34,7 +35,8 @@ def rollout(
     text: str, score: float = 1.0, ids: Sequence[int] = (7,), problem: str = "t0"
 ) -> Rollout:
     completion = Completion(problem, 0, tuple(ids), (0.0,) * len(ids), "eos", text)
-    return Rollout(Prompt(problem, (1,)), completion, "5", score)
+    rewards = (0.0,) * (len(ids) - 1) + (score,)
+    return Rollout(Prompt(problem, (1,)), completion, "5", score >= 1.0, rewards)
 
 
 # --- what is kept
@@ -79,6 +81,35 @@ def test_only_what_reaches_the_threshold_is_kept(
 ) -> None:
     rollouts = [rollout(f" 1+{i}={i + 1}\n#### 5", score) for i, score in enumerate(scores)]
     assert len(ei.keep_distinct(rollouts, threshold)) == kept
+
+
+def test_of_a_problem_so_many_of_the_best_are_kept() -> None:
+    found = [
+        rollout(" 1+1=2\n#### 5", 1.0, ids=(7, 7)),
+        rollout(" 1+2=3\n#### 5", 1.5, ids=(7, 7, 7)),
+        rollout(" 1+3=4\n#### 5", 1.0, ids=(7,)),
+        rollout(" 1+4=5\n#### 5", 1.25, ids=(8,)),
+        rollout(" 1+5=6\n#### 5", 0.5, ids=(6,)),  # below the threshold
+        rollout(" 1+1=2\n#### 5", 1.0, ids=(9,) * 4, problem="t1"),
+    ]
+    best = {  # by score; of the two with 1.0 the shorter comes first
+        1: {(7, 7, 7), (9,) * 4},
+        2: {(7, 7, 7), (8,), (9,) * 4},
+        3: {(7, 7, 7), (8,), (7,), (9,) * 4},
+        4: {(7, 7, 7), (8,), (7,), (7, 7), (9,) * 4},
+        5: {(7, 7, 7), (8,), (7,), (7, 7), (9,) * 4},
+    }
+    for top, expected in best.items():
+        for order in permutations(found):
+            kept = ei.keep_distinct(order, 1.0, top)
+            assert {r.completion.token_ids for r in kept.values()} == expected
+
+
+def test_of_equal_scores_and_lengths_the_lowest_ids_are_best() -> None:
+    found = [rollout(f" 1+{i}={i + 1}\n#### 5", ids=(9, 9 - i)) for i in range(3)]
+    for order in permutations(found):
+        ((_, kept),) = ei.keep_distinct(order, 1.0, top=1).items()
+        assert kept.completion.token_ids == (9, 7)
 
 
 def solutions(**how_many: int) -> dict[ei.Key, Example]:
@@ -489,3 +520,88 @@ def test_the_start_is_sampled_from_and_the_base_is_learnt_on(
     assert lab.started == [base, base]
     # validation and exploration of each policy, then the last one's validation
     assert sampled_from == [first, first, lab.ended[0], lab.ended[0], lab.ended[1]]
+
+
+# --- rewards with more to say than right and wrong
+
+# To t0, 2 + 3, one intermediate result: 1 for the answer and 0.5 for the result, by their weights.
+GRADED = {"t0": [" 2+3=5\n#### 5", " #### 5", " 2+3=5\n5+1=6\n#### 6", " 2+9=11\n#### 11"]}
+
+
+@pytest.mark.parametrize(
+    ("threshold", "kept", "correct"),
+    [
+        ("1.25", [0], 1),
+        ("1.0", [0, 1], 2),  # right without the result
+        ("0.5", [0, 1, 2], 2),  # and the result without the answer
+    ],
+)
+def test_the_dense_reward_s_threshold(
+    threshold: str, kept: list[int], correct: int, lab: Lab, scripted: Callable
+) -> None:
+    options = (PRETRAINED, "reward=dense", f"reward.threshold={threshold}", "algorithm.rounds=1")
+    lab.run(scripted(script(GRADED)), *options, "algorithm.num_samples_per_prompt=[4]")
+    assert lab.learnt == [[lab.example(TRAIN[0], GRADED["t0"][i]) for i in kept]]
+    assert lab.rounds()[1]["ei/new_correct"] == correct
+    # 1.5 + 1 + 0.5 + 0 of t0; to t1 and t2 nothing is right
+    assert lab.rounds()[1]["rollout/score"] == pytest.approx(3.0 / 12)
+
+
+class Verdicts:
+    """A reward model with a probability for each text."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, of: Mapping[str, float]) -> None:
+        self.tokenizer, self.of = tokenizer, of
+
+    def token_probabilities(self, completions: Sequence[Completion], _: Any) -> list[np.ndarray]:
+        return [np.full(len(c.token_ids), self.of.get(c.text, 0.0)) for c in completions]
+
+
+JUDGED = {
+    " 2+3=5\n#### 5": 0.5,  # 0.75 with the outcome's 0.5
+    " 3+2=5\n#### 5": 0.4,  # 0.7
+    " 1+4=5\n#### 5": 0.9,  # 0.95
+    " 2+9=11\n#### 11": 1.0,  # 0.5, wrong
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "kept", "correct"),
+    [
+        (["reward.threshold=0.75"], [0, 2], 2),
+        (["reward.threshold=0.7"], [0, 1, 2], 3),
+        (["reward.threshold=0.5"], [0, 1, 2, 3], 3),
+        (["reward.threshold=0.5", "algorithm.top_per_problem=1"], [2], 1),
+        (["reward.threshold=0.5", "algorithm.top_per_problem=3"], [0, 1, 2], 3),
+    ],
+)
+def test_a_learned_reward_s_threshold_and_its_best(
+    options: list[str],
+    kept: list[int],
+    correct: int,
+    lab: Lab,
+    scripted: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    texts = list(JUDGED)
+    model = Verdicts(lab.tokenizer, JUDGED)
+    monkeypatch.setattr(Job, "_reward_model", lambda _: model)
+    more = ("algorithm.num_samples_per_prompt=[4]", "algorithm.rounds=1")
+    lab.run(scripted(script({"t0": texts})), PRETRAINED, "reward=orm", *more, *options)
+    assert lab.learnt == [[lab.example(TRAIN[0], texts[i]) for i in kept]]
+    assert lab.rounds()[1]["ei/new_solutions"] == len(kept)
+    assert lab.rounds()[1]["ei/new_correct"] == correct
+
+
+def test_a_resumed_run_chooses_the_same_best(lab: Lab, scripted: Callable) -> None:
+    """What was kept of earlier rounds is chosen again from their rollouts, by the same rule."""
+    first = {"t0": [" 2+3=5\n#### 5", " #### 5"]}
+    texts = script(first, {})
+    options = (PRETRAINED, "reward=dense", "reward.threshold=0.5", "algorithm.top_per_problem=1")
+    sampler = scripted(dies_at("t0", 1, texts))
+    with pytest.raises(Killed):
+        lab.run(sampler, *options)
+    sampler.script = texts
+    lab.run(sampler, *options)
+    assert [m["ei/solutions"] for m in lab.rounds()[1:]] == [1, 1]
+    assert lab.learnt == [[lab.example(TRAIN[0], first["t0"][0])]]

@@ -13,12 +13,19 @@ from transformers import PreTrainedTokenizerBase
 from reasonrl import evaluation
 from reasonrl.config import TrainConfig
 from reasonrl.errors import UserError
-from reasonrl.evaluation import Evaluation, evaluate, load_evaluation, summarise
+from reasonrl.evaluation import (
+    Evaluation,
+    chosen_by_reward_model,
+    evaluate,
+    load_evaluation,
+    summarise,
+)
 from reasonrl.metrics import Estimate
 from reasonrl.policy import SavedPolicy
 from reasonrl.progress import Progress
 from reasonrl.prompts import build_prompts
-from reasonrl.rewards import sparse
+from reasonrl.rewards.sparse import Outcome
+from reasonrl.rollouts import grade
 from reasonrl.types import Completion, FinishReason, Problem, Prompt, Rollout
 
 PROBLEMS = [
@@ -29,12 +36,12 @@ PROBLEMS = [
 
 
 def graded(problem: Problem, texts: Sequence[str], reason: FinishReason = "eos") -> list[Rollout]:
-    rollouts = []
-    for i, text in enumerate(texts):
-        completion = Completion(problem.id, i, (7,) * len(text.split()), (), reason, text)
-        answer, score = sparse.read_answer(completion), sparse.score(completion, problem)
-        rollouts.append(Rollout(Prompt(problem.id, (1,)), completion, answer, score))
-    return rollouts
+    completions = [
+        Completion(problem.id, i, (7,) * len(text.split()), (), reason, text)
+        for i, text in enumerate(texts)
+    ]
+    n = len(texts)
+    return grade([Prompt(problem.id, (1,))] * n, completions, [problem] * n, Outcome())
 
 
 # Answers of the four samples: 5 5 9 none, 9 6 6 9, 8 8 7 8.
@@ -103,11 +110,38 @@ def test_pass_is_reported_at_powers_of_two_and_at_all(
 def test_a_truncated_completion_is_wrong_whatever_its_text() -> None:
     cut = graded(PROBLEMS[0], ["2+3=5\n#### 5"] * 3, reason="length")
     right = graded(PROBLEMS[0], ["2+3=5\n#### 5", "#### 9", "#### 9"])
-    assert [(r.answer, r.score) for r in cut] == [(None, 0.0)] * 3
+    assert [(r.answer, r.correct, r.score) for r in cut] == [(None, False, 0.0)] * 3
     (score,) = summarise(PROBLEMS[:1], [], [*cut, right[0]]).scores["maj@4"]
     assert score == 1.0  # the one that votes is right
     (score,) = summarise(PROBLEMS[:1], [], [*cut, right[1]]).scores["maj@4"]
     assert score == 0.0
+
+
+RIGHT = np.array([r.correct for r in SAMPLES], dtype=float)
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "rerank", "weighted"),
+    [
+        (RIGHT, [1.0, 1.0, 1.0], [1.0, 1.0, 1.0]),  # an oracle: pass@4
+        (np.full(12, 0.3), [1 / 2, 1 / 2, 1 / 4], [1.0, 0.5, 0.0]),  # the mean; maj@4
+        (1 - RIGHT, [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]),  # reversed
+        # The best of p0 is a wrong 9, but 5 has 0.3 + 0.4 against its 0.6. The best of p1 is a
+        # right 6 with 0.7 + 0.5, but 9 has 0.6 + 0.65. Of p2 it is 7, with 0.8 against 0.3 for 8.
+        (
+            [0.3, 0.4, 0.6, 0.5, 0.6, 0.7, 0.5, 0.65, 0.1, 0.1, 0.8, 0.1],
+            [0.0, 1.0, 1.0],
+            [1.0, 0.0, 1.0],
+        ),
+    ],
+)
+def test_choosing_by_a_reward_model(
+    probabilities: Sequence[float], rerank: list[float], weighted: list[float]
+) -> None:
+    chosen = chosen_by_reward_model(SAMPLES, PROBLEMS, np.asarray(probabilities))
+    assert list(chosen) == ["rerank@4", "weighted_maj@4"]
+    assert chosen["rerank@4"].tolist() == rerank
+    assert chosen["weighted_maj@4"].tolist() == weighted
 
 
 def of_scores(*scores: float, ids: tuple[str, ...] = ("p0", "p1", "p2", "p3")) -> Evaluation:

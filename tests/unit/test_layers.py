@@ -16,7 +16,7 @@ LAYERS = [
     {"types", "errors", "atomic", "seeding", "functional", "answers", "metrics", "config"},
     {"problems", "prompts", "policy", "checkpoint", "tracking", "runs", "progress"},
     {"sampling", "rewards", "rollouts", "supervised"},
-    {"job", "evaluation", "predictions"},
+    {"job", "evaluation", "predictions", "continuations", "reward_learning"},
     {"algorithms", "report"},
     {"pipeline", "estimate"},
     {"cli", "train", "evaluate"},

@@ -31,7 +31,7 @@ def test_read(tmp_path: Path):
         ("a", 0), ("a", 1), ("a", 2), ("Why?", 0), ("Why?", 1), ("Why?", 2)
     ]  # fmt: skip
     assert [r.answer for r in rollouts] == ["5", "5", None, "1800", "7", "7"]
-    assert [r.score for r in rollouts] == [1.0, 1.0, 0.0, 1.0, 0.0, 0.0]
+    assert [r.correct for r in rollouts] == [True, True, False, True, False, False]
     assert {r.completion.finish_reason for r in rollouts} == {"eos"}
 
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from reasonrl import rollouts
 from reasonrl.prompts import build_prompts
-from reasonrl.rewards import sparse
+from reasonrl.rewards.sparse import Outcome
 from reasonrl.rollouts import (
     collect_rollouts,
     completions_statistics,
@@ -58,7 +58,7 @@ def collect(
         PROBLEMS,
         prompts,
         PARAMS,
-        sparse.score,
+        Outcome(),
         seed=seed,
         file=file,
         on_progress=progress.append,
@@ -74,6 +74,7 @@ def test_rollouts_come_in_order_scored_against_their_own_problem(
     assert ids == [(f"p{i}", k) for i in range(5) for k in range(3)]
     assert [r.answer for r in found] == ["2", "1", None] * 5
     # Only p2's gold answer is 2, only p1's is 1.
+    assert [i for i, r in enumerate(found) if r.correct] == [4, 6]
     assert [i for i, r in enumerate(found) if r.score == 1.0] == [4, 6]
     assert all(r.prompt is prompts[i // 3] for i, r in enumerate(found))
     assert progress == 15
@@ -132,9 +133,10 @@ def test_files_give_back_exactly_what_was_written(tmp_path: Path) -> None:
             prompts[0],
             Completion("p0", 0, (7, 0), (-third, -1.1754943508222875e-38), "eos", " −½ \U0001f34e"),
             answer="0.5",
-            score=1 / 3,
+            correct=False,
+            rewards=(1 / 3, -0.1),
         ),
-        Rollout(prompts[1], Completion("p1", 1, (), (), "stop", ""), answer=None, score=0.0),
+        Rollout(prompts[1], Completion("p1", 1, (), (), "stop", ""), None, True, ()),
     ]
     file = tmp_path / "rollouts.parquet"
     write_rollouts(file, written)
@@ -144,20 +146,21 @@ def test_files_give_back_exactly_what_was_written(tmp_path: Path) -> None:
 def test_statistics_of_completions() -> None:
     prompt = Prompt("p0", (1,))
 
-    def rollout(length: int, reason: str, answer: str | None, score: float) -> Rollout:
+    def rollout(length: int, reason: str, answer: str | None, rewards: list[float]) -> Rollout:
         ids = tuple(range(length))
         completion = Completion("p0", 0, ids, (0.0,) * length, reason, "")  # type: ignore[arg-type]
-        return Rollout(prompt, completion, answer, score)
+        return Rollout(prompt, completion, answer, answer == "2", tuple(rewards))
 
     assert completions_statistics(
         [
-            rollout(1, "eos", "2", 1.0),
-            rollout(2, "stop", "3", 0.0),
-            rollout(8, "length", None, 0.0),
-            rollout(3, "eos", None, 0.0),
+            rollout(1, "eos", "2", [1.0]),
+            rollout(2, "stop", "3", [0.25, 0.5]),
+            rollout(8, "length", None, []),
+            rollout(3, "eos", None, []),
         ]
     ) == {
-        "score": 0.25,
+        "correct": 0.25,
+        "score": 0.4375,  # (1 + 0.75) / 4
         "unparsed": 0.5,
         "mean_length": 3.5,  # 14 / 4
         "finish_eos": 0.5,

@@ -1,0 +1,33 @@
+"""Completions of the starting policy, labelled by their final answers.
+
+    for each split of train, validation:
+        K completions of every question, sampled from π_0
+
+What reward models learn from (train) and are judged on (validation). Nothing is learnt here.
+"""
+
+from __future__ import annotations
+
+from reasonrl.config import SampleConfig
+from reasonrl.job import Job
+from reasonrl.rewards.sparse import Outcome
+from reasonrl.rollouts import collect_rollouts
+from reasonrl.seeding import derive_seed
+
+
+def run(job: Job) -> None:
+    config = job.config.algorithm
+    assert isinstance(config, SampleConfig)
+    for split, problems in (("train", job.train), ("validation", job.validation)):
+        total = len(problems) * config.num_samples_per_prompt
+        with job.progress.task(f"sampling: {split}", total) as advance:
+            collect_rollouts(
+                job.sampler(job.init),
+                problems,
+                job.prompts(problems, few_shot=job.few_shot),
+                job.params(config.num_samples_per_prompt, config.temperature),
+                Outcome(),
+                seed=derive_seed(job.config.seed, "sample", split),
+                file=job.run.rollouts / f"{split}.parquet",
+                on_progress=advance,
+            )

@@ -1,0 +1,82 @@
+"""Stepwise outcome reward model (GLoRe, Havrilla et al., 2024).
+
+    R ← completions of every training question, sampled from the policy π (a run of its own)
+    for each step i of each a in R:
+        C ← K completions sampled from π that go on from (q, a_≤i)
+        label_i ← any of C is right, and uses the results of step i
+    label_i ← 1 wherever a later step of the same completion is labelled 1
+    at each i, drop steps of the larger class until both are as many    (balanced=false: don't)
+    φ ← π's trunk and a scalar head
+    φ ← argmin  Σ over steps  BCE(σ(φ(q, a_≤i)), label_i)   at the last token of each step
+    φ ← φ calibrated on held-out questions
+
+A completion's last step is labelled by its answer. An outcome reward model learns what the policy
+will achieve from a step on, and is pessimistic where the policy is weak; this one learns whether
+the answer can still be reached.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from reasonrl.config import SORMConfig
+from reasonrl.continuations import Step, label_steps
+from reasonrl.job import Job
+from reasonrl.reward_learning import Targets, held_out_questions, learn_reward_model, read_samples
+from reasonrl.rewards.reward_network import Labelled
+from reasonrl.seeding import derive_seed
+from reasonrl.types import Rollout
+
+
+def run(job: Job) -> None:
+    config = job.config.algorithm
+    assert isinstance(config, SORMConfig)
+    rollouts = [
+        rollout
+        for rollout in read_samples(job, "train")
+        if rollout.completion.sample_index < config.num_solutions_per_prompt
+    ]
+    steps = label_steps(job, rollouts, config.num_continuations, config.sample.temperature)
+    held_out = held_out_questions(rollouts, config.held_out, job.config.seed)
+    aside = [r.prompt.problem_id in held_out for r in rollouts]
+    learnt = [[] if out else of_rollout for of_rollout, out in zip(steps, aside, strict=True)]
+    if config.balanced:
+        learnt = balance(learnt, seed=derive_seed(job.config.seed, "sorm", "balance"))
+    learn_reward_model(
+        job,
+        [
+            Labelled(r.prompt.token_ids, r.completion.token_ids, step_targets(r, kept))
+            for r, kept in zip(rollouts, learnt, strict=True)
+            if kept
+        ],
+        [(r, step_targets(r, s)) for r, s, out in zip(rollouts, steps, aside, strict=True) if out],
+    )
+
+
+def balance(steps: Sequence[Sequence[Step]], seed: int) -> list[list[Step]]:
+    """Of the steps with the same number as many good as bad ones, drawn at random.
+
+    steps: of each completion; returned in the same order, with those left out that are too many.
+    """
+    rng = np.random.default_rng(seed)
+    places: dict[tuple[int, bool], list[tuple[int, Step]]] = defaultdict(list)
+    for i, of_completion in enumerate(steps):
+        for step in of_completion:
+            places[step.number, step.good].append((i, step))
+    balanced: list[list[Step]] = [[] for _ in steps]
+    for number in sorted({number for number, _ in places}):
+        classes = places[number, True], places[number, False]
+        for members in classes:
+            for drawn in rng.permutation(len(members))[: min(map(len, classes))]:
+                i, step = members[drawn]
+                balanced[i].append(step)
+    return balanced
+
+
+def step_targets(rollout: Rollout, steps: Sequence[Step]) -> Targets:
+    """The label of each step at its last token."""
+    label_at = {step.token: float(step.good) for step in steps}
+    return tuple(label_at.get(token) for token in range(len(rollout.completion.token_ids)))
