@@ -13,7 +13,8 @@ A pretrained π_0 is asked with a few-shot prompt. What is learnt from holds the
 every later policy is asked without exemplars.
 
 Where the paper is silent: D_0 holds the references with init=sft; a round that finds nothing new
-leaves the policy as it is; of the completions with the same calculations the shortest is kept.
+leaves the policy as it is; of the completions with the same calculations the one of the highest
+score is kept, and of these the shortest.
 """
 
 from __future__ import annotations
@@ -90,17 +91,17 @@ def keep_distinct(
 ) -> dict[Key, Rollout]:
     """The rollouts that score at least ``threshold``, one for each sequence of calculations.
 
-    Of several the one with the fewest tokens (then the lowest ids) is kept, whatever their order.
-    top: at most so many of each problem, those with the highest scores (then the shortest).
+    Of several the best is kept, whatever their order: the highest score, then the fewest tokens,
+    then the lowest ids. top: at most so many of each problem, the best of them.
     """
     kept: dict[Key, Rollout] = {}
     for rollout in rollouts:
         if rollout.score >= threshold:
             key = (rollout.completion.problem_id, solution_trace(rollout.completion.text))
-            kept[key] = min(kept.get(key, rollout), rollout, key=_length_then_ids)
+            kept[key] = min(kept.get(key, rollout), rollout, key=_best_first)
     if top is None:
         return kept
-    best_first = sorted(kept, key=lambda key: (-kept[key].score, _length_then_ids(kept[key])))
+    best_first = sorted(kept, key=lambda key: _best_first(kept[key]))
     rank: Counter[str] = Counter()
     chosen = set()
     for key in best_first:
@@ -110,9 +111,9 @@ def keep_distinct(
     return {key: rollout for key, rollout in kept.items() if key in chosen}
 
 
-def _length_then_ids(rollout: Rollout) -> tuple[int, tuple[int, ...]]:
+def _best_first(rollout: Rollout) -> tuple[float, int, tuple[int, ...]]:
     ids = rollout.completion.token_ids
-    return len(ids), ids
+    return -rollout.score, len(ids), ids
 
 
 def cap_per_problem(solutions: Mapping[Key, Example], cap: int | None, seed: int) -> list[Example]:

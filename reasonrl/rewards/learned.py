@@ -39,7 +39,7 @@ class Learned:
         rewards = np.zeros(len(completion.token_ids))
         if self.at == "end":
             rewards[-1:] = probabilities[-1:]
-        elif len(rewards):
+        else:
             closing = step_tokens(self.model.tokenizer, completion)
             at_steps = probabilities[closing]
             rewards[closing] = (

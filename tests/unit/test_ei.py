@@ -42,6 +42,19 @@ def rollout(
 # --- what is kept
 
 
+def test_of_the_same_calculations_the_best_is_kept_then_the_shortest() -> None:
+    """Under a reward model a shorter completion may score less, or even be wrong."""
+    kept = ei.keep_distinct(
+        [
+            rollout(" 1+4=5\n#### 6", score=0.75, ids=(1,)),
+            rollout(" 1+4=5\n#### 5", score=1.5, ids=(2, 2, 2)),
+            rollout(" 1+4=5\n#### 5", score=1.5, ids=(3, 3)),
+        ],
+        threshold=0.5,
+    )
+    assert [r.completion.token_ids for r in kept.values()] == [(3, 3)]
+
+
 def test_spellings_of_one_calculation_collapse_and_different_calculations_do_not() -> None:
     kept = ei.keep_distinct(
         [
