@@ -6,20 +6,17 @@ of the completion up to the end of the step (GLoRe, Havrilla et al., 2024).
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from reasonrl.answers import answers_equal, calculations, extract_answer, numerals
-from reasonrl.atomic import write_bytes
 from reasonrl.job import Job
 from reasonrl.rewards.sparse import Outcome
 from reasonrl.rewards.steps import step_ends, step_tokens
-from reasonrl.rollouts import collect_rollouts
+from reasonrl.rollouts import collect_rollouts, write_table
 from reasonrl.sampling.stops import decode
 from reasonrl.seeding import derive_seed
 from reasonrl.types import Problem, Prompt, Rollout
@@ -164,6 +161,4 @@ def _write_steps(job: Job, rollouts: Sequence[Rollout], labelled: Sequence[Seque
         for rollout, steps in zip(rollouts, labelled, strict=True)
         for step in steps
     ]
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=STEPS), buffer, compression="zstd")
-    write_bytes(job.run.rollouts / "steps.parquet", buffer.getvalue())
+    write_table(job.run.rollouts / "steps.parquet", pa.Table.from_pylist(rows, schema=STEPS))

@@ -94,6 +94,11 @@ def _evaluate(
 def _load_reward_model(config: EvaluateConfig, run: str | None) -> RewardModel | None:
     if run is None:
         return None
+    if config.evaluation.num_samples_per_prompt == 1:
+        raise UserError(
+            f"reward_model={run} must have samples to choose among; got "
+            "evaluation.num_samples_per_prompt=1. Raise it."
+        )
     folder = reward_model_of(RunFolder(Path(run)), "reward_model")
     return RewardModel.load(folder, config.model.compute_dtype, device_of(config.model))
 

@@ -8,7 +8,6 @@ weighted_maj@K that of the answer whose samples' probabilities sum to most.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reasonrl.answers import solution_trace
-from reasonrl.atomic import write_bytes, write_json, writing
+from reasonrl.atomic import write_json, writing
 from reasonrl.config import EvaluateConfig
 from reasonrl.errors import UserError
 from reasonrl.metrics import (
@@ -40,7 +39,12 @@ from reasonrl.progress import Progress
 from reasonrl.prompts import build_prompts, check_lengths
 from reasonrl.rewards.reward_model import RewardModel
 from reasonrl.rewards.sparse import Outcome
-from reasonrl.rollouts import collect_rollouts, completions_statistics, read_rollouts
+from reasonrl.rollouts import (
+    collect_rollouts,
+    completions_statistics,
+    read_rollouts,
+    write_table,
+)
 from reasonrl.sampling import SamplingParams, make_sampler
 from reasonrl.seeding import derive_seed
 from reasonrl.types import Problem, Prompt, Rollout
@@ -219,9 +223,7 @@ def _choose(
             "sample_index": [r.completion.sample_index for r in samples],
             "probability": probabilities,
         }
-        buffer = io.BytesIO()
-        pq.write_table(pa.table(rows), buffer, compression="zstd")
-        write_bytes(file, buffer.getvalue())
+        write_table(file, pa.table(rows))
     probabilities = pq.read_table(file, columns=["probability"])["probability"].to_numpy()
     return chosen_by_reward_model(samples, problems, probabilities)
 

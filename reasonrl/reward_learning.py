@@ -5,7 +5,6 @@ They differ in the targets of their tokens alone.
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
@@ -13,9 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from reasonrl.atomic import write_bytes
 from reasonrl.checkpoint import Checkpoints
 from reasonrl.config import RewardModelConfig
 from reasonrl.errors import UserError
@@ -41,7 +38,7 @@ from reasonrl.rewards.reward_network import (
     merge_lora,
 )
 from reasonrl.rewards.steps import step_tokens
-from reasonrl.rollouts import read_rollouts
+from reasonrl.rollouts import read_rollouts, write_table
 from reasonrl.seeding import derive_seed
 from reasonrl.supervised import fit, num_steps
 from reasonrl.types import Problem, Rollout
@@ -185,9 +182,7 @@ def report(job: Job, reward_model: RewardModel) -> None:
         _verdict(job, *judged) for judged in zip(rollouts, problems, probabilities, strict=True)
     ]
     folder = job.run.evaluation / VALIDATION
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(verdicts, schema=VERDICT), buffer, compression="zstd")
-    write_bytes(folder / VERDICTS, buffer.getvalue())
+    write_table(folder / VERDICTS, pa.Table.from_pylist(verdicts, schema=VERDICT))
     write_estimates(judge(rollouts, job.validation, verdicts), folder / METRICS)
 
 

@@ -49,8 +49,13 @@ def write_rollouts(path: Path, rollouts: Sequence[Rollout]) -> None:
         name: [getattr(r if name in of_rollout else r.completion, name) for r in rollouts]
         for name in SCHEMA.names
     }
+    write_table(path, pa.table(columns, schema=SCHEMA))
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """A Parquet file, whole or not at all."""
     buffer = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=SCHEMA), buffer, compression="zstd")
+    pq.write_table(table, buffer, compression="zstd")
     write_bytes(path, buffer.getvalue())
 
 

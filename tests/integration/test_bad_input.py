@@ -184,6 +184,17 @@ def test_predictions_are_evaluated_by_themselves(
     )
 
 
+def test_a_reward_model_needs_samples_to_choose_among(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+):
+    overrides = ["reward_model=a", "evaluation.num_samples_per_prompt=1"]
+    line = refusal(capfd, tmp_path / "outputs", "evaluate", *overrides)
+    assert line == (
+        "reward_model=a must have samples to choose among; got "
+        "evaluation.num_samples_per_prompt=1. Raise it."
+    )
+
+
 def below_a_file(folder: Path) -> Path:
     (folder / "file").write_text("")
     return folder / "file" / "outputs"
