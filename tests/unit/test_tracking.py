@@ -21,10 +21,10 @@ def test_one_json_object_a_line(tmp_path):
         assert path.read_bytes() == (
             b'{"step": 1, "sft/loss": 0.1, "ei/kept": 3, "eval/split": "test"}\n'
         )
-        log.log(2, {"reward/mean": np.float32(0.5), "rollout/count": np.int64(7)})
+        log.log(2, {"rollout/mean": np.float32(0.5), "rollout/count": np.int64(7)})
     assert read_metrics(path) == [
         {"step": 1, "sft/loss": 0.1, "ei/kept": 3, "eval/split": "test"},
-        {"step": 2, "reward/mean": 0.5, "rollout/count": 7},
+        {"step": 2, "rollout/mean": 0.5, "rollout/count": 7},
     ]
 
 
