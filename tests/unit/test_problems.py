@@ -36,6 +36,7 @@ COMMON = {
     "stop": [],
     "max_new_tokens": 64,
     "num_exemplars": 0,
+    "reward_train_size": None,
 }
 
 
