@@ -98,7 +98,8 @@ class RewardNetwork(nn.Module):
     def logprobs(self, hidden: Tensor, token_ids: Tensor) -> Tensor:
         """log π of each token of the completions: arguments as of ``read``, returns (B, T)."""
         head: Any = self.policy.get_output_embeddings()
-        return token_logprobs(head(hidden[:, :-1]), token_ids)
+        before = hidden[:, :-1].to(head.weight.dtype)  # autocast may have left another
+        return token_logprobs(head(before), token_ids)
 
     def forward(self, batch: Sequence[Labelled], compute_dtype: torch.dtype) -> Tensor:
         """Logits (B, T) at the completions' tokens, whatever at the padding after them."""
