@@ -204,11 +204,11 @@ def numerals(text: str) -> list[str]:
     return [number for number in numbers if number is not None]
 
 
-_OPERATORS = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
+OPERATORS = {
+    ast.Add: ("+", operator.add),
+    ast.Sub: ("-", operator.sub),
+    ast.Mult: ("*", operator.mul),
+    ast.Div: ("/", operator.truediv),
 }
 _LONGEST_EXPRESSION = 200  # characters: neither deep recursion nor long arithmetic
 
@@ -235,8 +235,9 @@ def _value(node: ast.expr) -> Fraction:
             return Fraction(number)
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_value(operand)
-        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
-            return Fraction(_OPERATORS[type(op)](_value(left), _value(right)))
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
+            _, function = OPERATORS[type(op)]
+            return Fraction(function(_value(left), _value(right)))
     raise SyntaxError(f"{ast.unparse(node)} is no arithmetic")
 
 

@@ -186,7 +186,8 @@ def evaluate(
                     file=folder / name,
                     on_progress=advance,
                 )
-    measured = load_evaluation(folder, problems, prompts)
+    greedy, samples = read_evaluation(folder, prompts)
+    measured = summarise(problems, greedy, samples)
     if not finished:
         write_estimates(
             measured.estimates(),
@@ -195,7 +196,6 @@ def evaluate(
             statistics=measured.statistics,
         )
     if reward_model is not None:
-        samples = read_rollouts(folder / SAMPLES, prompts)
         chosen = _choose(samples, problems, reward_model, folder, progress)
         measured = replace(measured, scores=measured.scores | chosen)
     return measured
@@ -228,12 +228,9 @@ def _choose(
     return chosen_by_reward_model(samples, problems, probabilities)
 
 
-def load_evaluation(
-    folder: Path, problems: Sequence[Problem], prompts: Sequence[Prompt]
-) -> Evaluation:
-    """An evaluation from its samples, which are the record; metrics.json is for people."""
-    greedy, samples = (read_rollouts(folder / name, prompts) for name in (GREEDY, SAMPLES))
-    return summarise(problems, greedy, samples)
+def read_evaluation(folder: Path, prompts: Sequence[Prompt]) -> tuple[list[Rollout], list[Rollout]]:
+    """Greedy completions and samples, which are the record; metrics.json is for people."""
+    return read_rollouts(folder / GREEDY, prompts), read_rollouts(folder / SAMPLES, prompts)
 
 
 def write_estimates(estimates: Mapping[str, Estimate], path: Path, **beside: Any) -> None:

@@ -139,14 +139,15 @@ def _plan(config: TrainConfig, known: dict[RunFolder, Plan]) -> Plan:
     if config.init.run is not None:
         _check_init_run(config)
     validation = load_problems(dataset, "validation")
+    first = {gives: _plan(one, known) for gives, one in prerequisites(config).items()}
+    # A reward model's questions are those that its completions answer.
+    samples = first.get("rollouts")
     planned = Plan(
         config=config,
         run=run,
-        prerequisites={
-            gives: _plan(first, known) for gives, first in prerequisites(config).items()
-        },
+        prerequisites=first,
         base=base_model(config),
-        train=load_problems(training_set(config), "train"),
+        train=samples.train if samples else load_problems(training_set(config), "train"),
         validation=validation[dataset.num_exemplars :],
         exemplars=validation[: dataset.num_exemplars],
         test=load_problems(dataset, config.evaluation.split),

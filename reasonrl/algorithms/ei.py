@@ -22,7 +22,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -101,13 +101,7 @@ def keep_distinct(
             kept[key] = min(kept.get(key, rollout), rollout, key=_best_first)
     if top is None:
         return kept
-    best_first = sorted(kept, key=lambda key: _best_first(kept[key]))
-    rank: Counter[str] = Counter()
-    chosen = set()
-    for key in best_first:
-        rank[key[0]] += 1
-        if rank[key[0]] <= top:
-            chosen.add(key)
+    chosen = _first_of_each_problem(sorted(kept, key=lambda key: _best_first(kept[key])), top)
     return {key: rollout for key, rollout in kept.items() if key in chosen}
 
 
@@ -118,15 +112,23 @@ def _best_first(rollout: Rollout) -> tuple[float, int, tuple[int, ...]]:
 
 def cap_per_problem(solutions: Mapping[Key, Example], cap: int | None, seed: int) -> list[Example]:
     """The solutions to learn from: at most ``cap`` of each problem, drawn at random (None: all)."""
+    if cap is None:
+        return list(solutions.values())
     keys = list(solutions)
-    taken: Counter[str] = Counter()
-    drawn: set[Key] = set()
-    for i in np.random.default_rng(seed).permutation(len(keys)):
-        problem_id, _ = keys[i]
-        taken[problem_id] += 1
-        if cap is None or taken[problem_id] <= cap:
-            drawn.add(keys[i])
+    order = np.random.default_rng(seed).permutation(len(keys))
+    drawn = _first_of_each_problem((keys[i] for i in order), cap)
     return [solutions[key] for key in keys if key in drawn]
+
+
+def _first_of_each_problem(keys: Iterable[Key], limit: int) -> set[Key]:
+    taken: Counter[str] = Counter()
+    first: set[Key] = set()
+    for key in keys:
+        problem_id, _ = key
+        taken[problem_id] += 1
+        if taken[problem_id] <= limit:
+            first.add(key)
+    return first
 
 
 def samples_in_round(config: EIConfig, number: int) -> int:

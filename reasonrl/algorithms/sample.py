@@ -18,11 +18,12 @@ from reasonrl.seeding import derive_seed
 def run(job: Job) -> None:
     config = job.config.algorithm
     assert isinstance(config, SampleConfig)
+    sampler = job.sampler(job.init)
     for split, problems in (("train", job.train), ("validation", job.validation)):
         total = len(problems) * config.num_samples_per_prompt
         with job.progress.task(f"sampling: {split}", total) as advance:
             collect_rollouts(
-                job.sampler(job.init),
+                sampler,
                 problems,
                 job.prompts(problems, few_shot=job.few_shot),
                 job.params(config.num_samples_per_prompt, config.temperature),

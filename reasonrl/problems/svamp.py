@@ -10,10 +10,9 @@ same problem, so the split is by place: 1-700 train (its last 70 validation), 70
 from __future__ import annotations
 
 import ast
-import operator
 from fractions import Fraction
 
-from reasonrl.answers import canonical_number
+from reasonrl.answers import OPERATORS, canonical_number
 from reasonrl.errors import UserError
 from reasonrl.problems.sources import Row, hub_rows, json_array, local_file
 from reasonrl.types import Problem
@@ -25,13 +24,6 @@ SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 
 # Answers that contradict their own question and equation, with the right one: (4 - 2) + 3 apples.
 ERRATA = {("chal-680", "1.0"): "5"}
-
-OPERATORS = {
-    ast.Add: ("+", operator.add),
-    ast.Sub: ("-", operator.sub),
-    ast.Mult: ("*", operator.mul),
-    ast.Div: ("/", operator.truediv),
-}
 
 
 def load(split: str, *, path: str | None, hub: str) -> list[Problem]:

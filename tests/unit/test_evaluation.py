@@ -17,7 +17,7 @@ from reasonrl.evaluation import (
     Evaluation,
     chosen_by_reward_model,
     evaluate,
-    load_evaluation,
+    read_evaluation,
     summarise,
 )
 from reasonrl.metrics import Estimate
@@ -220,7 +220,7 @@ def test_an_evaluation_is_read_back_as_it_was_made(
     assert temperatures == [(0.0, 1), (0.7, 4)]
 
     prompts = build_prompts(PROBLEMS, tokenizer, config.dataset.prompt)
-    assert same(load_evaluation(folder, PROBLEMS, prompts), made)
+    assert same(summarise(PROBLEMS, *read_evaluation(folder, prompts)), made)
     assert same(run(config, random_policy, folder), made)
     assert len(sampler.calls) == 2  # nothing was sampled again
     record = json.loads((folder / "metrics.json").read_text())
