@@ -1,0 +1,147 @@
+"""From a composed config to dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, get_args, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from reasonrl.config.rules import require, validate, validate_evaluation
+from reasonrl.config.schemas import (
+    DenseConfig,
+    EIConfig,
+    EvaluateConfig,
+    EvaluationConfig,
+    GSM8KConfig,
+    InitConfig,
+    ModelConfig,
+    ORMConfig,
+    ORMRewardConfig,
+    RewardConfig,
+    RuntimeConfig,
+    SampleConfig,
+    SamplerConfig,
+    SFTConfig,
+    SORMConfig,
+    SORMRewardConfig,
+    StoriesConfig,
+    SVAMPConfig,
+    TrainConfig,
+)
+from reasonrl.errors import UserError
+
+SCHEMAS: dict[str, dict[str, type]] = {
+    "model": {},
+    "init": dict.fromkeys(("pretrained", "sft", "ei", "run"), InitConfig),
+    "algorithm": {
+        "sft": SFTConfig,
+        "ei": EIConfig,
+        "sample": SampleConfig,
+        "orm": ORMConfig,
+        "sorm": SORMConfig,
+    },
+    "reward": {
+        "sparse": RewardConfig,
+        "dense": DenseConfig,
+        "orm": ORMRewardConfig,
+        "sorm": SORMRewardConfig,
+    },
+    "dataset": {"stories": StoriesConfig, "gsm8k": GSM8KConfig, "svamp": SVAMPConfig},
+    "sampler": {"transformers": SamplerConfig},
+    "evaluation": {},
+    "runtime": {},
+}
+ANY_NAME: dict[str, type] = {
+    "model": ModelConfig,
+    "evaluation": EvaluationConfig,
+    "runtime": RuntimeConfig,
+}
+OF_ENTRY_POINTS = {"dry_run", "run", "reward_model", "predictions"}  # what a run isn't made of
+
+
+def resolve(config: DictConfig) -> TrainConfig:
+    """A composed conf/train.yaml as dataclasses, validated. Raises UserError."""
+    resolved = TrainConfig(**_sections(config, TrainConfig))
+    validate(resolved)
+    return resolved
+
+
+def resolve_evaluation(config: DictConfig) -> EvaluateConfig:
+    """A composed conf/evaluate.yaml as dataclasses, validated. Raises UserError."""
+    resolved = EvaluateConfig(**_sections(config, EvaluateConfig))
+    validate_evaluation(resolved)
+    return resolved
+
+
+def _sections(config: DictConfig, schema: type[EvaluateConfig]) -> dict[str, Any]:
+    plain = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    assert isinstance(plain, DictConfig)
+    seed = plain.get("seed")
+    require(
+        isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0,
+        f"seed must be a whole number, 0 or more; got seed={seed}.",
+    )
+    names = [f.name for f in dataclasses.fields(schema) if f.name != "seed"]
+    for key in {*plain} - {"seed", *names} - OF_ENTRY_POINTS:
+        raise UserError(f"{key} must be a known key. Remove it; got +{key}.")
+    return {"seed": seed, **{name: section(plain, name) for name in names}}
+
+
+def section(config: DictConfig, key: str) -> Any:
+    """One config group as its dataclass.
+
+    Raises UserError for an unknown name, key or type.
+    """
+    node = config.get(key)
+    if node is None:
+        raise UserError(f"{key} must be set; got {key}=null.")
+    schema = ANY_NAME.get(key)
+    if schema is None:
+        options = SCHEMAS[key]
+        name = node.get("name")
+        if name not in options:
+            raise UserError(
+                f"{key}.name must be one of {', '.join(options)}; got {key}.name={name}."
+            )
+        schema = options[name]
+    return _typed(schema, node, key)
+
+
+def _typed(schema: type, node: DictConfig, key: str) -> Any:
+    """The node as an instance of ``schema``. Raises UserError for an unknown or ill-typed key."""
+    hints = get_type_hints(schema)
+    nested = {name: inner for name, hint in hints.items() if (inner := _dataclass_in(hint))}
+    flat = dataclasses.make_dataclass(
+        schema.__name__,
+        [
+            (f.name, hints[f.name], dataclasses.field(default=f.default))
+            for f in dataclasses.fields(schema)
+            if f.name not in nested
+        ],
+    )
+    given = [name for name in node if not OmegaConf.is_missing(node, name)]
+    values = {name: node[name] for name in given if name not in nested}
+    try:
+        typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(flat), values))
+    except OmegaConfBaseException as error:
+        known = ", ".join(f.name for f in dataclasses.fields(schema))
+        reason = str(error).splitlines()[0]
+        full_key = f"{key}.{error.key}" if error.key else key
+        raise UserError(f"{full_key}: {reason.rstrip('.')}. {key} has the keys {known}.") from None
+    parts = {}
+    for name, inner in nested.items():
+        part = node.get(name)
+        if part is None and inner is hints[name]:
+            raise UserError(f"{key}.{name} must be set; got {key}.{name}=null.")
+        if part is not None and not isinstance(part, DictConfig):
+            raise UserError(f"{key}.{name} must hold settings; got {key}.{name}={part}.")
+        parts[name] = None if part is None else _typed(inner, part, f"{key}.{name}")
+    return schema(**{f.name: getattr(typed, f.name) for f in dataclasses.fields(flat)}, **parts)
+
+
+def _dataclass_in(hint: Any) -> type | None:
+    """The dataclass of a hint ``X`` or ``X | None``; None where there is none."""
+    options = [t for t in (hint, *get_args(hint)) if isinstance(t, type)]
+    return next((t for t in options if dataclasses.is_dataclass(t)), None)

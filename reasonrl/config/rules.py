@@ -1,0 +1,267 @@
+"""What the values of a configuration must be, each and together; checked before any compute."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from reasonrl.config.schemas import (
+    DatasetConfig,
+    EIConfig,
+    EvaluateConfig,
+    LearnedConfig,
+    LearnerConfig,
+    ORMConfig,
+    ORMRewardConfig,
+    RewardConfig,
+    RewardModelConfig,
+    SampleConfig,
+    SFTConfig,
+    SORMConfig,
+    SORMRewardConfig,
+    StoriesConfig,
+    TrainConfig,
+)
+from reasonrl.errors import UserError
+
+SPLITS = {
+    "stories": ("train", "validation", "test", "ood"),
+    "gsm8k": ("train", "validation", "test"),
+    "svamp": ("train", "validation", "test"),
+}
+COMPUTE_DTYPES = ("float32", "bfloat16")
+TRAINABLE = ("all", "head", "lora")
+TARGETS = ("tokens", "final")
+LEARNED_AT = ("end", "steps", "differences")
+
+
+def validate_evaluation(config: EvaluateConfig) -> None:
+    """Every range and rule of what decides an evaluation. Raises UserError."""
+    dataset, evaluation = config.dataset, config.evaluation
+    require(
+        config.model.compute_dtype in COMPUTE_DTYPES,
+        f"model.compute_dtype must be one of {', '.join(COMPUTE_DTYPES)}; got "
+        f"{config.model.compute_dtype}.",
+    )
+    _validate_dataset(dataset)
+    splits = SPLITS[dataset.name]
+    require(
+        evaluation.split in splits,
+        f"evaluation.split={evaluation.split} must be one of {', '.join(splits)}; got "
+        f"dataset={dataset.name}.",
+    )
+    require(
+        evaluation.split != "validation" or dataset.num_exemplars == 0,
+        f"evaluation.split=validation must leave out the exemplars, which come from it; got "
+        f"dataset.num_exemplars={dataset.num_exemplars}. Pass dataset.num_exemplars=0.",
+    )
+    require(
+        evaluation.num_samples_per_prompt >= 1,
+        f"evaluation.num_samples_per_prompt must be 1 or more; got "
+        f"{evaluation.num_samples_per_prompt}.",
+    )
+    require(
+        0 < evaluation.temperature < math.inf,
+        f"evaluation.temperature must be above 0; got {evaluation.temperature}. maj@1 is greedy "
+        "whatever it is.",
+    )
+    require(
+        config.sampler.batch_size >= 1,
+        f"sampler.batch_size must be 1 or more; got {config.sampler.batch_size}.",
+    )
+    threads = config.runtime.threads
+    require(
+        threads is None or threads >= 1,
+        f"runtime.threads must be null (one for each core) or 1 or more; got {threads}.",
+    )
+
+
+def validate(config: TrainConfig) -> None:
+    """Every range, and every rule that spans more than one value. Raises UserError."""
+    validate_evaluation(config)
+    init, algorithm = config.init, config.algorithm
+    require(
+        not (algorithm.name == "sft" and init.name == "sft"),
+        "algorithm=sft must start from other weights than its own result; got init=sft. "
+        "Pass init=pretrained.",
+    )
+    require(
+        init.run is not None if init.name == "run" else init.run is None or init.name == "ei",
+        f"init.run must name a run's folder with init=run, and only there; got init={init.name} "
+        f"init.run={init.run}. Pass init=run init.run=outputs/runs/NAME.",
+    )
+    require(
+        init.sft is not None if init.name == "sft" else init.sft is None or init.name == "ei",
+        f"init.sft must be set with init=sft or init=ei, and only there; got init={init.name}.",
+    )
+    require(
+        (init.name == "ei") == (init.ei is not None),
+        f"init.ei must be set with init=ei, and only there; got init={init.name}.",
+    )
+    require(
+        init.run is None or init.sft is None,
+        f"init.run={init.run} must be all that the run of init=ei starts from; got init.sft too. "
+        "Pass init.sft=null.",
+    )
+    if init.sft is not None:
+        _validate_learner("init.sft", init.sft)
+    if init.ei is not None:
+        _validate_ei("init.ei", init.ei)
+    match algorithm:
+        case EIConfig():
+            _validate_ei("algorithm", algorithm)
+        case RewardModelConfig():
+            _validate_reward_model("algorithm", algorithm)
+        case SampleConfig():
+            _validate_sample("algorithm", algorithm)
+        case SFTConfig():
+            _validate_learner("algorithm", algorithm)
+    _validate_reward(config.reward)
+
+
+def _validate_learner(key: str, learner: LearnerConfig) -> None:
+    for name in ("epochs", "batch_size", "micro_batch_tokens"):
+        value = getattr(learner, name)
+        require(value >= 1, f"{key}.{name} must be 1 or more; got {value}.")
+    for name in ("learning_rate", "max_grad_norm"):
+        value = getattr(learner, name)
+        require(math.isfinite(value) and value > 0, f"{key}.{name} must be above 0; got {value}.")
+    require(
+        0 <= learner.final_learning_rate <= learner.learning_rate,
+        f"{key}.final_learning_rate={learner.final_learning_rate} must be between 0 and the peak; "
+        f"got {key}.learning_rate={learner.learning_rate}. Lower the first or raise the second.",
+    )
+    require(
+        0 <= learner.warmup_fraction < 1,
+        f"{key}.warmup_fraction must be at least 0 and below 1; got {learner.warmup_fraction}.",
+    )
+    require(
+        0 <= learner.weight_decay < math.inf,
+        f"{key}.weight_decay must be 0 or more; got {learner.weight_decay}.",
+    )
+
+
+def _validate_ei(key: str, ei: EIConfig) -> None:
+    _validate_learner(key, ei)
+    require(ei.rounds >= 1, f"{key}.rounds must be 1 or more; got {ei.rounds}.")
+    samples = ei.num_samples_per_prompt
+    require(
+        1 <= len(samples) <= ei.rounds and min(samples) >= 1,
+        f"{key}.num_samples_per_prompt={samples} must hold 1 to {key}.rounds numbers, each "
+        f"1 or more; got {key}.rounds={ei.rounds}. One number serves every round: [8].",
+    )
+    require(
+        0 < ei.temperature < math.inf,
+        f"{key}.temperature={ei.temperature} must be above 0: greedy samples of one prompt are "
+        "all the same. Expert Iteration explores at 1.0.",
+    )
+    for name in ("top_per_problem", "max_per_problem", "patience"):
+        value = getattr(ei, name)
+        require(
+            value is None or value >= 1,
+            f"{key}.{name} must be null (off) or 1 or more; got {value}.",
+        )
+
+
+def _validate_sample(key: str, sample: SampleConfig) -> None:
+    require(
+        sample.num_samples_per_prompt >= 1,
+        f"{key}.num_samples_per_prompt must be 1 or more; got {sample.num_samples_per_prompt}.",
+    )
+    require(
+        0 < sample.temperature < math.inf,
+        f"{key}.temperature={sample.temperature} must be above 0: greedy samples of one prompt are "
+        "all the same.",
+    )
+
+
+def _validate_reward_model(key: str, model: RewardModelConfig) -> None:
+    _validate_learner(key, model)
+    _validate_sample(f"{key}.sample", model.sample)
+    _require_one_of(f"{key}.trainable", model.trainable, TRAINABLE)
+    require(model.lora_rank >= 1, f"{key}.lora_rank must be 1 or more; got {model.lora_rank}.")
+    require(
+        0 < model.held_out < 1,
+        f"{key}.held_out={model.held_out} must be above 0 and below 1: it is the share of the "
+        "questions that the reward model is calibrated on and doesn't learn from.",
+    )
+    if isinstance(model, ORMConfig):
+        _require_one_of(f"{key}.targets", model.targets, TARGETS)
+    if isinstance(model, SORMConfig):
+        require(
+            model.num_continuations >= 1,
+            f"{key}.num_continuations must be 1 or more; got {model.num_continuations}.",
+        )
+        require(
+            1 <= model.num_solutions_per_prompt <= model.sample.num_samples_per_prompt,
+            f"{key}.num_solutions_per_prompt={model.num_solutions_per_prompt} must be 1 or more "
+            f"and at most {key}.sample.num_samples_per_prompt; got "
+            f"{model.sample.num_samples_per_prompt}.",
+        )
+
+
+def _validate_reward(reward: RewardConfig) -> None:
+    weights = {
+        f.name: getattr(reward, f.name)
+        for f in dataclasses.fields(reward)
+        if f.name.endswith("_weight")
+    }
+    for name, weight in weights.items():
+        require(0 <= weight < math.inf, f"reward.{name} must be 0 or more; got {weight}.")
+    best = sum(weights.values()) if weights else 1.0
+    require(
+        0 < reward.threshold <= best,
+        f"reward.threshold={reward.threshold} must be above 0, which failures reach too, and at "
+        f"most {best:g}, the best score there is; got reward={reward.name}"
+        + "".join(f" reward.{name}={weight:g}" for name, weight in weights.items())
+        + ".",
+    )
+    if isinstance(reward, LearnedConfig):
+        _require_one_of("reward.at", reward.at, LEARNED_AT)
+        if reward.policy is not None:
+            _validate_ei("reward.policy", reward.policy)
+    if isinstance(reward, ORMRewardConfig | SORMRewardConfig):
+        _validate_reward_model("reward.model", reward.model)
+
+
+def _validate_dataset(dataset: DatasetConfig) -> None:
+    sizes = [f.name for f in dataclasses.fields(DatasetConfig) if f.name.endswith("_size")]
+    for name in (*sizes, "num_references"):
+        value = getattr(dataset, name)
+        require(
+            value is None or value >= 1,
+            f"dataset.{name} must be null (all there are) or 1 or more; got {value}.",
+        )
+    require(
+        "{question}" in dataset.prompt,
+        f"dataset.prompt={dataset.prompt!r} must contain {{question}}.",
+    )
+    require(all(dataset.stop), "dataset.stop must not hold an empty string. Remove it, or pass [].")
+    require(
+        dataset.max_new_tokens >= 1,
+        f"dataset.max_new_tokens must be 1 or more; got {dataset.max_new_tokens}.",
+    )
+    require(
+        dataset.num_exemplars >= 0,
+        f"dataset.num_exemplars must be 0 or more; got {dataset.num_exemplars}.",
+    )
+    if isinstance(dataset, StoriesConfig):
+        require(
+            1 <= dataset.min_steps <= dataset.max_steps,
+            f"dataset.min_steps={dataset.min_steps} must be between 1 and dataset.max_steps; got "
+            f"dataset.max_steps={dataset.max_steps}.",
+        )
+        require(
+            None not in (dataset.train_size, dataset.validation_size, dataset.test_size),
+            "dataset.train_size, validation_size and test_size must be numbers; got null with "
+            "dataset=stories, whose splits have no end.",
+        )
+
+
+def require(holds: bool, message: str) -> None:
+    if not holds:
+        raise UserError(message)
+
+
+def _require_one_of(key: str, value: str, options: tuple[str, ...]) -> None:
+    require(value in options, f"{key} must be one of {', '.join(options)}; got {key}={value}.")

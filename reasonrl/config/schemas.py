@@ -1,0 +1,216 @@
+"""The keys of each config group and their types; YAML under conf/ supplies every value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    name: str
+    path: str  # folder, hub id, .gguf file, or package:NAME for the .gguf inside a Python package
+    compute_dtype: str  # of sampling, and of the learner's matrix products; weights stay float32
+    device: str
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """The masked cross-entropy learner: see ``reasonrl.supervised``."""
+
+    epochs: int
+    batch_size: int  # completions per optimizer step
+    learning_rate: float
+    final_learning_rate: float
+    warmup_fraction: float
+    weight_decay: float
+    max_grad_norm: float
+    micro_batch_tokens: int
+
+
+@dataclass(frozen=True)
+class SFTConfig(LearnerConfig):
+    name: str
+
+
+@dataclass(frozen=True)
+class EIConfig(LearnerConfig):
+    """Expert Iteration: see ``reasonrl.algorithms.ei``."""
+
+    name: str
+    rounds: int
+    num_samples_per_prompt: list[int]  # one number a round; the last also serves later rounds
+    temperature: float
+    top_per_problem: int | None  # of a round's good solutions of a problem, so many of the best
+    max_per_problem: int | None
+    restart: bool  # each round from the base weights; false: from the last round's policy
+    patience: int | None  # stop after so many rounds without a better validation maj@1
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """Completions for reward models to learn from: see ``reasonrl.algorithms.sample``."""
+
+    name: str
+    num_samples_per_prompt: int
+    temperature: float
+
+
+@dataclass(frozen=True)
+class RewardModelConfig(LearnerConfig):
+    """What the two kinds of reward model share: see ``reasonrl.reward_learning``."""
+
+    name: str
+    sample: SampleConfig  # the completions it learns from
+    likelihood: bool  # whether the head reads the log-probability of the completion so far
+    trainable: str
+    lora_rank: int  # trainable=lora
+    balanced: bool  # right and wrong weigh the same, whatever their numbers
+    held_out: float  # share of the training questions that it is calibrated on
+
+
+@dataclass(frozen=True)
+class ORMConfig(RewardModelConfig):
+    """Outcome reward model: see ``reasonrl.algorithms.orm``."""
+
+    targets: str
+
+
+@dataclass(frozen=True)
+class SORMConfig(RewardModelConfig):
+    """Stepwise outcome reward model: see ``reasonrl.algorithms.sorm``."""
+
+    num_solutions_per_prompt: int  # of the sampled completions, so many are labelled
+    num_continuations: int  # of each step's prefix
+
+
+AlgorithmConfig = SFTConfig | EIConfig | SampleConfig | ORMConfig | SORMConfig
+
+
+@dataclass(frozen=True)
+class InitConfig:
+    """The starting policy. init=ei: the policy of an EI run, which itself starts from ``run`` or
+    ``sft`` where one of them is set, else from the pretrained model."""
+
+    name: str
+    sft: SFTConfig | None = None  # the run that makes the starting policy
+    ei: EIConfig | None = None
+    run: str | None = None  # any earlier run's folder; its name counts, not its place
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """threshold: a completion that scores at least this is good: Expert Iteration keeps it."""
+
+    name: str
+    threshold: float
+
+
+@dataclass(frozen=True)
+class DenseConfig(RewardConfig):
+    """See ``reasonrl.rewards.dense``."""
+
+    outcome_weight: float  # for the right final answer
+    step_weight: float  # for all intermediate results of the reference solution together
+    ordered: bool  # whether these count only in the reference's order
+
+
+@dataclass(frozen=True)
+class LearnedConfig(RewardConfig):
+    """See ``reasonrl.rewards.learned``.
+
+    run: a finished reward-model run's folder. Without it the run is made: by the subclass's
+    ``model``, on completions of the policy that ``policy`` makes from the same init (null: of the
+    starting policy itself).
+    """
+
+    outcome_weight: float  # for the right final answer
+    model_weight: float  # for the reward model's verdict
+    at: str
+    run: str | None
+    policy: EIConfig | None
+
+
+@dataclass(frozen=True)
+class ORMRewardConfig(LearnedConfig):
+    model: ORMConfig
+
+
+@dataclass(frozen=True)
+class SORMRewardConfig(LearnedConfig):
+    model: SORMConfig
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    name: str
+    train_size: int | None  # None: the whole split
+    validation_size: int | None
+    test_size: int | None
+    reward_train_size: int | None  # what reward models learn from; None: train_size
+    num_references: int | None  # training problems whose solution may be learnt from; None: all
+    prompt: str
+    stop: list[str]
+    max_new_tokens: int
+    num_exemplars: int  # of a few-shot prompt, for a pretrained policy
+
+
+@dataclass(frozen=True)
+class StoriesConfig(DatasetConfig):
+    min_steps: int
+    max_steps: int
+
+
+@dataclass(frozen=True)
+class GSM8KConfig(DatasetConfig):
+    annotations: bool  # keep <<48/2=24>> in the reference solutions
+    hub: str
+    path: str | None
+
+
+@dataclass(frozen=True)
+class SVAMPConfig(DatasetConfig):
+    hub: str
+    path: str | None
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    name: str
+    batch_size: int  # completions in flight
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    split: str
+    num_samples_per_prompt: int
+    temperature: float
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """Where and how a run is carried out; never part of what it is."""
+
+    outputs: str
+    threads: int | None
+    checkpoint_seconds: float
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """What decides the evaluation of a policy."""
+
+    model: ModelConfig
+    dataset: DatasetConfig
+    sampler: SamplerConfig
+    evaluation: EvaluationConfig
+    seed: int
+    runtime: RuntimeConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig(EvaluateConfig):
+    """What decides a run."""
+
+    init: InitConfig
+    algorithm: AlgorithmConfig
+    reward: RewardConfig
