@@ -25,9 +25,10 @@ from transformers import PreTrainedTokenizerBase
 
 from reasonrl.atomic import atomic_folder, json_text
 from reasonrl.errors import UserError
+from reasonrl.functional import padded
 from reasonrl.policy import load_policy, load_tokenizer
 from reasonrl.prompts import build_prompts
-from reasonrl.rewards.reward_network import RewardNetwork, padded
+from reasonrl.rewards.reward_network import RewardNetwork
 from reasonrl.sampling.shared_prompt import continue_from, prefill, shared_prompt_attention
 from reasonrl.supervised import micro_batches
 from reasonrl.types import Completion, Problem

@@ -17,7 +17,7 @@ it a small trunk has to learn to judge tokens from scratch, out of one bit a com
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,11 +27,10 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from reasonrl.functional import token_logprobs
-from reasonrl.policy import load_policy
+from reasonrl.functional import padded, token_logprobs
+from reasonrl.policy import add_lora, load_policy
 from reasonrl.supervised import micro_batches
 
 Trainable = Literal["all", "head", "lora"]
@@ -144,16 +143,7 @@ def build(
         policy.requires_grad_(False)
     network = RewardNetwork(policy, likelihood=likelihood)
     if trainable == "lora":
-        from peft import LoraConfig, TaskType, get_peft_model  # takes a second that few runs need
-
-        torch.manual_seed(seed)
-        config = LoraConfig(
-            task_type=TaskType.CAUSAL_LM,
-            r=lora_rank,
-            lora_alpha=2 * lora_rank,
-            target_modules="all-linear",
-        )
-        network.adapters = [get_peft_model(policy, config)]  # changes policy itself
+        network.adapters = [add_lora(policy, lora_rank, seed)]
     return network
 
 
@@ -263,9 +253,3 @@ def calibrate(
     if network.scale is not None:
         network.scale.div_(temperature)
     return temperature, bias
-
-
-def padded(sequences: Iterable[Sequence[float]], value: float = 0) -> Tensor:
-    """(B, T), padded on the right."""
-    rows = [torch.tensor(sequence) for sequence in sequences]
-    return pad_sequence(rows, batch_first=True, padding_value=value)
