@@ -13,16 +13,35 @@ PACKAGE = ROOT / "reasonrl"
 # A module imports from layers below its own, and from its own layer, except that algorithms never
 # import each other (what they share lives below them).
 LAYERS = [
-    {"types", "errors", "atomic", "seeding", "functional", "answers", "metrics", "config"},
+    {
+        "types",
+        "errors",
+        "atomic",
+        "seeding",
+        "functional",
+        "answers",
+        "metrics",
+        "config",
+        "diagnosis",
+    },
     {"problems", "prompts", "policy", "checkpoint", "tracking", "runs", "progress"},
-    {"sampling", "rewards", "rollouts", "supervised"},
-    {"job", "evaluation", "predictions", "continuations", "reward_learning"},
+    {"sampling", "rewards", "rollouts", "supervised", "actor_critic", "experience"},
+    {"job", "trainer", "evaluation", "predictions", "continuations", "reward_learning"},
     {"algorithms", "report"},
     {"pipeline", "estimate"},
     {"cli", "train", "evaluate"},
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
-WITHOUT_TORCH = ["answers", "metrics", "runs", "report", "errors", "atomic", "tracking"]
+WITHOUT_TORCH = [
+    "answers",
+    "metrics",
+    "runs",
+    "report",
+    "errors",
+    "atomic",
+    "tracking",
+    "diagnosis",
+]
 
 MODULES = sorted(
     file.relative_to(PACKAGE).with_suffix("").as_posix()
