@@ -1,8 +1,9 @@
 """Checkpoints from which a training loop, killed at any moment, goes on bit for bit.
 
-A checkpoint is a folder ``step-00000123`` of plain files, nothing pickled: ``model.safetensors``,
-``optimizer.safetensors``, ``rng.safetensors``, ``state.json`` and, written last, ``manifest.json``
-with the SHA-256 of the others.
+A checkpoint is a folder ``step-00000123`` of plain files, nothing pickled: ``model.safetensors``
+(what trains; frozen parameters are those the model was loaded with), ``optimizer.safetensors``,
+``buffer.safetensors`` (a batch that is being learnt from), ``rng.safetensors``, ``state.json`` and,
+written last, ``manifest.json`` with the SHA-256 of the others.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import json
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,9 +55,14 @@ class Checkpoint:
         state: dict[str, Any] = saved["state"]
         return state
 
+    def buffer(self) -> dict[str, Tensor]:
+        """The tensors saved as ``buffer``; none if there was none."""
+        path = self.path / "buffer.safetensors"
+        return load_file(path) if path.exists() else {}
+
     def _restore_model(self, model: nn.Module) -> None:
         path = self._existing("model.safetensors")
-        targets = _untied(model)
+        targets = _training(model)
         with safe_open(path, framework="pt") as file:
             saved = {name: _describe(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
             for name in dict.fromkeys([*targets, *saved]):
@@ -107,9 +114,11 @@ class Checkpoints:
         model: nn.Module | None,
         optimizer: Optimizer | None,
         state: dict[str, Any],
+        buffer: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Writes a checkpoint, whole or not at all, and then removes what it makes superfluous.
 
+        buffer: tensors of the batch in work, where a loop is in the midst of one.
         state: the loop's position and whatever else it goes on from, as JSON values (NumPy scalars
             and arrays come back as numbers and lists). Floats come back exactly.
 
@@ -118,11 +127,13 @@ class Checkpoints:
         """
         with atomic_folder(self.folder / f"step-{step:08d}") as folder:
             if model is not None:
-                _save_tensors(_untied(model), folder / "model.safetensors")
+                _save_tensors(_training(model), folder / "model.safetensors")
             scalars = None
             if optimizer is not None:
                 tensors, scalars = _flatten(optimizer)
                 _save_tensors(tensors, folder / "optimizer.safetensors")
+            if buffer:
+                _save_tensors(buffer, folder / "buffer.safetensors")
             _save_tensors(_get_rng(), folder / "rng.safetensors")
             (folder / "state.json").write_bytes(
                 json_text({"optimizer": scalars, "state": state}).encode()
@@ -174,6 +185,12 @@ def weights_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def _training(model: nn.Module) -> dict[str, Tensor]:
+    """``_untied`` without frozen parameters."""
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    return {name: tensor for name, tensor in _untied(model).items() if name not in frozen}
+
+
 def _untied(model: nn.Module) -> dict[str, Tensor]:
     """The model's own tensors, not copies; of tied ones the first, as safetensors holds no ties."""
     unique: dict[tuple[Any, ...], tuple[str, Tensor]] = {}
@@ -212,7 +229,7 @@ def _set_rng(states: dict[str, Tensor]) -> None:
             torch.cuda.set_rng_state(state, index)
 
 
-def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
     except SafetensorError as error:

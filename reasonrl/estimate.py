@@ -9,7 +9,7 @@ from statistics import fmean
 import torch
 
 from reasonrl.algorithms.ei import samples_in_round
-from reasonrl.config import EIConfig, ORMConfig, SampleConfig, SFTConfig, SORMConfig
+from reasonrl.config import EIConfig, ORMConfig, PPOConfig, SampleConfig, SFTConfig, SORMConfig
 from reasonrl.pipeline import Plan, usable_cores
 from reasonrl.policy import DTYPES, device_of, load_policy
 from reasonrl.prompts import encode_completions, solution_text
@@ -19,17 +19,20 @@ from reasonrl.supervised import Example, accumulate_gradients
 
 # Learning is a forward and a backward pass, a backward pass costs two forward passes, and batched
 # decoding about as much as a forward pass.
-SAMPLING_COST = 1 / 3
+FORWARD_COST = 1 / 3
 TIMED_EXAMPLES = 16
 MICRO_BATCH_TOKENS = 2048
 
 
 @dataclass(frozen=True)
 class Work:
-    """completions: sampled. examples: learnt from, each as often as there are epochs."""
+    """completions: sampled. examples: learnt from, each as often as there are epochs. readings:
+    completions that a model reads without learning, as often as it does.
+    """
 
     completions: int = 0
     examples: int = 0
+    readings: int = 0
 
     def __add__(self, other: Work) -> Work:
         return Work(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
@@ -49,6 +52,8 @@ def work(planned: Plan) -> Work:
             return _evaluations(planned) + Work(examples=algorithm.epochs * num_references)
         case EIConfig() as algorithm:
             return _evaluations(planned) + _expert_iteration(planned, algorithm, num_references)
+        case PPOConfig() as algorithm:
+            return _evaluations(planned) + _ppo(planned, algorithm)
         case SampleConfig() as algorithm:
             num_questions = num_train + len(planned.validation)
             return Work(completions=algorithm.num_samples_per_prompt * num_questions)
@@ -83,6 +88,16 @@ def _expert_iteration(planned: Plan, algorithm: EIConfig, num_references: int) -
     return total
 
 
+def _ppo(planned: Plan, algorithm: PPOConfig) -> Work:
+    rollouts = algorithm.iterations * algorithm.rollouts_per_iteration
+    validations = 1 + -(-algorithm.iterations // algorithm.validate_every)
+    return Work(
+        completions=rollouts + validations * len(planned.validation),
+        examples=algorithm.epochs * rollouts,
+        readings=2 * rollouts,  # by the policy and by the reference
+    )
+
+
 def remaining_work(planned: Plan) -> Work:
     """Of a run and its prerequisites, those that aren't done."""
     return sum((work(one) for one in planned.in_order() if not is_done(one.run)), start=Work())
@@ -105,5 +120,6 @@ def seconds(planned: Plan) -> float:
     per_token = elapsed / sum(map(len, timed))
     remaining = remaining_work(planned)
     learnt_tokens = remaining.examples * fmean(map(len, examples))
+    read_tokens = remaining.readings * fmean(map(len, examples))
     sampled_tokens = remaining.completions * fmean(map(len, completions))
-    return per_token * (learnt_tokens + SAMPLING_COST * sampled_tokens)
+    return per_token * (learnt_tokens + FORWARD_COST * (sampled_tokens + read_tokens))

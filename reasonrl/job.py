@@ -65,7 +65,9 @@ class Job:
         return load_policy(path, "float32", self.device)
 
     def sampler(self, path: str) -> Sampler:
-        policy = load_policy(path, self.config.model.compute_dtype, self.device)
+        return self.sampler_of(load_policy(path, self.config.model.compute_dtype, self.device))
+
+    def sampler_of(self, policy: Policy) -> Sampler:
         return make_sampler(self.config.sampler, policy)
 
     def prompts(self, problems: Sequence[Problem], *, few_shot: bool) -> list[Prompt]:
@@ -97,12 +99,18 @@ class Job:
         }
 
     def accuracy(
-        self, path: str, problems: list[Problem], *, few_shot: bool, file: Path, description: str
+        self,
+        sampler: Sampler,
+        problems: list[Problem],
+        *,
+        few_shot: bool,
+        file: Path,
+        description: str,
     ) -> float:
-        """maj@1 of the policy at ``path``: the fraction its greedy completions solve."""
+        """maj@1 of the sampler's policy: the fraction its greedy completions solve."""
         with self.progress.task(description, len(problems)) as advance:
             rollouts = collect_rollouts(
-                self.sampler(path),
+                sampler,
                 problems,
                 self.prompts(problems, few_shot=few_shot),
                 self.params(1, 0.0),

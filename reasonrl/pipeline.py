@@ -22,6 +22,7 @@ from reasonrl.atomic import remove_folder, write_json, write_text, writing
 from reasonrl.config import (
     EvaluateConfig,
     LearnedConfig,
+    PPOConfig,
     RewardModelConfig,
     SORMConfig,
     TrainConfig,
@@ -36,7 +37,15 @@ from reasonrl.config import (
 from reasonrl.errors import UserError
 from reasonrl.evaluation import Evaluation, evaluate
 from reasonrl.job import WORK, Job
-from reasonrl.policy import SavedPolicy, context_of, device_of, load_tokenizer, local_folder
+from reasonrl.policy import (
+    SavedPolicy,
+    check_num_layers,
+    context_of,
+    device_of,
+    load_tokenizer,
+    local_folder,
+    num_layers_of,
+)
 from reasonrl.problems import load_problems
 from reasonrl.progress import Progress
 from reasonrl.prompts import build_prompts, check_lengths
@@ -158,6 +167,7 @@ def _plan(config: TrainConfig, known: dict[RunFolder, Plan]) -> Plan:
             f"split to validate on; got {len(validation)} in all. Lower it."
         )
     _check_prompts(planned)
+    _check_layers(planned)
     _check_reward_run(planned)
     known[run] = planned
     return planned
@@ -207,6 +217,14 @@ def _check_prompts(planned: Plan) -> None:
     for problems in (planned.train, planned.validation, planned.test):
         prompts = build_prompts(problems, tokenizer, dataset.prompt, exemplars)
         check_lengths(prompts, times * dataset.max_new_tokens, context)
+
+
+def _check_layers(planned: Plan) -> None:
+    algorithm = planned.config.algorithm
+    if isinstance(algorithm, PPOConfig):
+        num_layers = num_layers_of(planned.base)
+        for key in ("value_layers", "trainable_layers"):
+            check_num_layers(key, getattr(algorithm, key), num_layers)
 
 
 def obtain(planned: Plan, progress: Progress, *, wait: bool = False) -> RunFolder:

@@ -130,9 +130,27 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 
 def context_of(path: str) -> int:
     """A model's context length from its config alone. Raises UserError."""
+    return _of_config(path, "max_position_embeddings")
+
+
+def num_layers_of(path: str) -> int:
+    """A model's number of layers from its config alone. Raises UserError."""
+    return _of_config(path, "num_hidden_layers")
+
+
+def check_num_layers(key: str, wanted: int, num_layers: int) -> None:
+    """Raises UserError if a setting wants more layers than the model has."""
+    if wanted > num_layers:
+        raise UserError(
+            f"algorithm.{key}={wanted} must be at most the model's number of layers; got "
+            f"{num_layers}. Lower it."
+        )
+
+
+def _of_config(path: str, name: str) -> int:
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        return int(config.max_position_embeddings)
+        return int(getattr(config, name))
     except LOADING_ERRORS as error:
         raise _not_a_model(path, error) from None
 
@@ -174,6 +192,21 @@ def _other_weights(path: str, what: str) -> UserError:
         f"model.path={path} must hold the weights of its config.json; {what}. "
         "Pass the folder of a complete model."
     )
+
+
+def add_lora(model: PreTrainedModel, rank: int, seed: int) -> Any:
+    """Puts LoRA adapters on the model's linear layers, in place, and freezes all the rest.
+
+    They change nothing at first. The scale α / r is 2; ``seed`` decides their random half. Returns
+    peft's model around it, whose ``merge_and_unload`` makes them part of the weights.
+    """
+    from peft import LoraConfig, TaskType, get_peft_model  # takes a second that few runs need
+
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        task_type=TaskType.CAUSAL_LM, r=rank, lora_alpha=2 * rank, target_modules="all-linear"
+    )
+    return get_peft_model(model, config)
 
 
 def _not_a_model(path: str, error: Exception) -> UserError:

@@ -1,8 +1,14 @@
-"""One seed for each purpose, from the run's one seed."""
+"""One seed for each purpose, from the run's one seed, and the order it gives."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
@@ -13,3 +19,10 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
     """
     text = "/".join(map(str, (seed, *purpose)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def next_in_stream(items: Sequence[T], start: int, count: int, seed: int) -> list[T]:
+    """``count`` items from place ``start`` of an endless stream, which reshuffles all each time."""
+    places = [divmod(place, len(items)) for place in range(start, start + count)]
+    orders = {n: np.random.default_rng([seed, n]).permutation(len(items)) for n, _ in {*places}}
+    return [items[orders[n][i]] for n, i in places]

@@ -10,7 +10,7 @@ nor the cutting changes the result: every token of the step weighs the same.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, get_scheduler
 
 from reasonrl.checkpoint import Checkpoints
@@ -72,7 +73,7 @@ def collate(examples: Sequence[Example]) -> Batch:
     return Batch(ids[:, :-1], ids[:, shortest_prompt:], mask[:, shortest_prompt:])
 
 
-def micro_batches(examples: Sequence[AnySized], max_tokens: int) -> Iterator[list[AnySized]]:
+def micro_batches(examples: Iterable[AnySized], max_tokens: int) -> Iterator[list[AnySized]]:
     """Sorted by length, cut so that two or more never hold over max_tokens with padding."""
     batch: list[AnySized] = []
     for example in sorted(examples, key=len):
@@ -109,6 +110,28 @@ def accumulate_gradients(
     return total
 
 
+def make_optimizer(
+    trained: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+    learner: LearnerConfig,
+    total_steps: int,
+) -> tuple[AdamW, LRScheduler]:
+    """AdamW, and its learning rate: a linear warm-up, then a cosine decay over ``total_steps``.
+
+    trained: parameters, or groups of them with options of their own.
+    """
+    optimizer = AdamW(trained, lr=learner.learning_rate, betas=(0.9, 0.95),
+                      weight_decay=learner.weight_decay, fused=True)  # fmt: skip
+    scheduler = get_scheduler(
+        "cosine_warmup_with_min_lr",
+        optimizer,
+        # The last of these steps is the one at the peak, and the last of all at the final rate.
+        num_warmup_steps=max(1, round(learner.warmup_fraction * total_steps)),
+        num_training_steps=total_steps,
+        scheduler_specific_kwargs={"min_lr": learner.final_learning_rate},
+    )
+    return optimizer, scheduler
+
+
 def fit(
     model: nn.Module,
     examples: Sequence[Any],
@@ -138,17 +161,8 @@ def fit(
     torch.manual_seed(seed)  # dropout: not to depend on what this process drew before
     add_gradients: Gradients = gradients or accumulate_gradients
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = AdamW(trained, lr=learner.learning_rate, betas=(0.9, 0.95),
-                      weight_decay=learner.weight_decay, fused=True)  # fmt: skip
     total_steps = num_steps(len(examples), learner)
-    scheduler = get_scheduler(
-        "cosine_warmup_with_min_lr",
-        optimizer,
-        # The last of these steps is the one at the peak, and the last of all at the final rate.
-        num_warmup_steps=max(1, round(learner.warmup_fraction * total_steps)),
-        num_training_steps=total_steps,
-        scheduler_specific_kwargs={"min_lr": learner.final_learning_rate},
-    )
+    optimizer, scheduler = make_optimizer(trained, learner, total_steps)
     start = 0
     if (checkpoint := checkpoints.latest()) is not None:
         state = checkpoint.restore(model, optimizer)
@@ -160,7 +174,7 @@ def fit(
 
     model.train()
     saved = time.monotonic()
-    for step, batch in enumerate(_steps(examples, learner, seed)):
+    for step, batch in enumerate(minibatches(examples, learner.epochs, learner.batch_size, seed)):
         if step < start:
             continue
         loss = add_gradients(model, batch, learner.micro_batch_tokens, DTYPES[compute_dtype])
@@ -174,7 +188,7 @@ def fit(
             {
                 f"{log_prefix}/loss": loss,
                 f"{log_prefix}/grad_norm": norm.item(),
-                f"{log_prefix}/learning_rate": learning_rate,
+                f"{log_prefix}/learning_rate": float(learning_rate),
             },
         )
         if on_step:
@@ -186,8 +200,11 @@ def fit(
     model.eval()
 
 
-def _steps(examples: Sequence[Any], learner: LearnerConfig, seed: int) -> Iterator[list[Any]]:
-    for epoch in range(learner.epochs):
+def minibatches(
+    examples: Sequence[AnySized], epochs: int, size: int, seed: int
+) -> Iterator[list[AnySized]]:
+    """Of every epoch all examples, ``size`` at a time, in an order that seed and epoch decide."""
+    for epoch in range(epochs):
         order = np.random.default_rng([seed, epoch]).permutation(len(examples))
-        for start in range(0, len(examples), learner.batch_size):
-            yield [examples[i] for i in order[start : start + learner.batch_size]]
+        for start in range(0, len(examples), size):
+            yield [examples[i] for i in order[start : start + size]]

@@ -10,6 +10,7 @@ from reasonrl import estimate
 from reasonrl.config import (
     EIConfig,
     ORMConfig,
+    PPOConfig,
     RewardModelConfig,
     SampleConfig,
     SFTConfig,
@@ -72,6 +73,12 @@ def _outline(planned: Plan) -> str:
             return (
                 f"Expert Iteration: {ei.rounds} rounds of K={samples} at T={ei.temperature:g}, "
                 f"{reward} reward"
+            )
+        case PPOConfig() as ppo:
+            return (
+                f"PPO: {ppo.iterations} iterations of {ppo.rollouts_per_iteration:,} rollouts, "
+                f"K={ppo.num_samples_per_prompt} at T={ppo.temperature:g}, {ppo.epochs} epochs, "
+                f"KL {ppo.kl_coef:g}, {planned.config.reward.name} reward"
             )
         case SampleConfig() as sample:
             k, temperature = sample.num_samples_per_prompt, sample.temperature

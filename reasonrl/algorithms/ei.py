@@ -264,7 +264,7 @@ def _improve(
 
 def _validate(job: Job, number: int, policy: SavedPolicy) -> float:
     return job.accuracy(
-        policy.path,
+        job.sampler(policy.path),
         job.validation,
         few_shot=policy.few_shot,
         file=job.run.evaluation / "validation" / f"round-{number}.parquet",

@@ -18,6 +18,7 @@ from reasonrl.config.resolve import resolve, resolve_evaluation
 from reasonrl.config.rules import validate, validate_evaluation
 from reasonrl.config.schemas import (
     AlgorithmConfig,
+    CompatConfig,
     DatasetConfig,
     DenseConfig,
     EIConfig,
@@ -30,6 +31,7 @@ from reasonrl.config.schemas import (
     ModelConfig,
     ORMConfig,
     ORMRewardConfig,
+    PPOConfig,
     RewardConfig,
     RewardModelConfig,
     RuntimeConfig,
@@ -46,6 +48,7 @@ from reasonrl.config.schemas import (
 __all__ = [
     "SPARSE",
     "AlgorithmConfig",
+    "CompatConfig",
     "DatasetConfig",
     "DenseConfig",
     "EIConfig",
@@ -58,6 +61,7 @@ __all__ = [
     "ModelConfig",
     "ORMConfig",
     "ORMRewardConfig",
+    "PPOConfig",
     "RewardConfig",
     "RewardModelConfig",
     "RuntimeConfig",

@@ -14,6 +14,7 @@ from reasonrl.config.schemas import (
     InitConfig,
     LearnedConfig,
     ORMRewardConfig,
+    PPOConfig,
     RewardConfig,
     RewardModelConfig,
     SampleConfig,
@@ -38,12 +39,12 @@ SPARSE = RewardConfig(name="sparse", threshold=1.0)  # of runs that come first
 
 def asks_for_reward(algorithm: AlgorithmConfig) -> bool:
     """Whether the reward is part of a run of this algorithm."""
-    return isinstance(algorithm, EIConfig)
+    return isinstance(algorithm, EIConfig | PPOConfig)
 
 
 def makes_policy(algorithm: AlgorithmConfig) -> bool:
     """Whether a run of this algorithm ends with a policy to evaluate."""
-    return isinstance(algorithm, SFTConfig | EIConfig)
+    return isinstance(algorithm, SFTConfig | EIConfig | PPOConfig)
 
 
 def decisive(config: EvaluateConfig) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from reasonrl.config.schemas import (
     ModelConfig,
     ORMConfig,
     ORMRewardConfig,
+    PPOConfig,
     RewardConfig,
     RuntimeConfig,
     SampleConfig,
@@ -41,6 +42,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "sample": SampleConfig,
         "orm": ORMConfig,
         "sorm": SORMConfig,
+        "ppo": PPOConfig,
     },
     "reward": {
         "sparse": RewardConfig,

@@ -83,7 +83,53 @@ class SORMConfig(RewardModelConfig):
     num_continuations: int  # of each step's prefix
 
 
-AlgorithmConfig = SFTConfig | EIConfig | SampleConfig | ORMConfig | SORMConfig
+@dataclass(frozen=True)
+class CompatConfig:
+    """What PPO frameworks of the paper's time did otherwise, to measure what it does."""
+
+    unmasked_whitening: bool  # padding counts when advantages are whitened
+    temperature_one_logprobs: bool  # log-probabilities at temperature 1, whatever was sampled at
+
+
+@dataclass(frozen=True)
+class PPOConfig(LearnerConfig):
+    """Proximal Policy Optimization: see ``reasonrl.algorithms.ppo``.
+
+    epochs: passes over the rollouts of an iteration.
+    """
+
+    name: str
+    iterations: int
+    rollouts_per_iteration: int
+    num_samples_per_prompt: int
+    temperature: float
+    gamma: float
+    gae_lambda: float
+    clip_range: float
+    value_clip_range: float | None
+    value_learning_rate: float  # at the peak; it falls as the policy's does
+    value_coef: float
+    value_layers: int  # 0: a linear head on the policy; M: a copy of its top M layers and a head
+    detach_value: bool  # whether the value's gradient stops before the policy's weights
+    entropy_coef: float
+    kl_coef: float
+    kl_penalty: str
+    kl_target: float | None  # nats per completion, to which kl_coef adapts
+    kl_horizon: int  # rollouts over which it does
+    max_approx_kl: float | None  # nats per token from old to new policy that end an iteration
+    scale_scores: bool
+    score_clip: float | None
+    truncation_penalty: float  # taken off the score of a completion that was cut off
+    mask_truncated: bool  # nothing is learnt from such a completion
+    old_logprobs: str
+    trainable: str
+    trainable_layers: int  # trainable=top
+    lora_rank: int  # trainable=lora
+    validate_every: int  # iterations
+    compat: CompatConfig
+
+
+AlgorithmConfig = SFTConfig | EIConfig | SampleConfig | ORMConfig | SORMConfig | PPOConfig
 
 
 @dataclass(frozen=True)

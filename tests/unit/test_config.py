@@ -52,7 +52,7 @@ def evaluation(*overrides: str) -> EvaluateConfig:
 def test_every_file_is_seen():
     on_disk = [p for p in CONF.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
     assert len(on_disk) == len(FILES)  # nothing but YAML, no two of a name
-    assert len(OPTIONS) + 7 == len(FILES) >= 28
+    assert len(OPTIONS) + 7 == len(FILES) >= 29
     assert FILES >= ENTRY_POINTS | PARTS
     groups = {option.split("/")[0] for option in OPTIONS}
     assert groups == {
@@ -165,6 +165,44 @@ RULES = [
      "algorithm.sample.num_samples_per_prompt; got 4."),
     ("algorithm.max_per_problem=0", [], "algorithm.max_per_problem must be null (off) or 1 or "
      "more; got 0."),
+    *((f"algorithm.{key}=0", ["algorithm=ppo"], f"algorithm.{key} must be 1 or more; got 0.")
+      for key in ("iterations", "num_samples_per_prompt", "kl_horizon", "trainable_layers",
+                  "lora_rank", "validate_every", "epochs")),
+    *((f"algorithm.{key}=-1", ["algorithm=ppo"], f"algorithm.{key} must be 0 or more; got -1")
+      for key in ("value_coef", "value_layers", "entropy_coef", "kl_coef", "truncation_penalty")),
+    *((f"algorithm.{key}=0", ["algorithm=ppo"], f"algorithm.{key} must be null (off) or above 0; "
+       "got 0.0.")
+      for key in ("value_clip_range", "kl_target", "max_approx_kl", "score_clip")),
+    ("algorithm.gamma=1.1", ["algorithm=ppo"], "algorithm.gamma must be between 0 and 1; got 1.1."),
+    ("algorithm.gae_lambda=-1", ["algorithm=ppo"], "algorithm.gae_lambda must be between 0 and 1"),
+    ("algorithm.clip_range=1", ["algorithm=ppo"], "algorithm.clip_range must be above 0 and below "
+     "1; got 1.0."),
+    ("algorithm.value_learning_rate=0", ["algorithm=ppo"], "algorithm.value_learning_rate must be "
+     "above 0; got 0.0."),
+    ("algorithm.temperature=0", ["algorithm=ppo"], "algorithm.temperature=0.0 must be above 0: PPO "
+     "learns from the differences between samples of one prompt."),
+    ("algorithm.kl_penalty=both", ["algorithm=ppo"], "algorithm.kl_penalty must be one of reward, "
+     "loss; got algorithm.kl_penalty=both."),
+    ("algorithm.old_logprobs=new", ["algorithm=ppo"], "algorithm.old_logprobs must be one of "
+     "recomputed, sampler; got algorithm.old_logprobs=new."),
+    ("algorithm.trainable=head", ["algorithm=ppo"], "algorithm.trainable must be one of all, top, "
+     "lora; got algorithm.trainable=head."),
+    ("algorithm.rollouts_per_iteration=1023", ["algorithm=ppo"],
+     "algorithm.rollouts_per_iteration=1023 must be a multiple of algorithm.num_samples_per_prompt:"
+     " it is made of whole questions; got 4. Pass 1024."),
+    ("algorithm.batch_size=1", ["algorithm=ppo"], "algorithm.batch_size=1 must be a multiple of "
+     "algorithm.num_samples_per_prompt: it is made of whole questions; got 4. Pass 4."),
+    ("algorithm.kl_target=6", ["algorithm=ppo", "algorithm.kl_coef=0"], "algorithm.kl_coef must be "
+     "above 0 to adapt to algorithm.kl_target=6.0; got 0.0. Pass algorithm.kl_coef=0.05 or "
+     "algorithm.kl_target=null."),
+    ("algorithm.kl_horizon=204", ["algorithm=ppo"], "algorithm.kl_horizon=204 must be above a fifth"
+     " of algorithm.rollouts_per_iteration, or one iteration could make the coefficient 0; got "
+     "1024. Raise it."),
+    ("algorithm.mask_truncated=true", ["algorithm=ppo", "algorithm.truncation_penalty=0.5"],
+     "algorithm.truncation_penalty=0.5 must be 0 where truncated completions aren't learnt from; "
+     "got algorithm.mask_truncated=true. Choose one."),
+    ("algorithm.compat=null", ["algorithm=ppo"], "algorithm.compat must be set; got "
+     "algorithm.compat=null."),
     ("algorithm.patience=0", [], "algorithm.patience must be null (off) or 1 or more; got 0."),
     ("dataset.train_size=0", [], "dataset.train_size must be null (all there are) or 1 or more; "
      "got 0."),
@@ -203,8 +241,8 @@ RULES = [
     ("algorithm.num_samples_per_prompt=8", [], "algorithm.num_samples_per_prompt:"),
     ("algorithm.restart=perhaps", [], "algorithm.restart: Value 'perhaps' is not a valid bool"),
     ("init.sft.epochs=few", [], "init.sft.epochs: Value 'few' of type 'str' could not be"),
-    ("algorithm.name=ppo", [], "algorithm.name must be one of sft, ei, sample, orm, "
-     "sorm; got algorithm.name=ppo."),
+    ("algorithm.name=dpo", [], "algorithm.name must be one of sft, ei, sample, orm, "
+     "sorm; got algorithm.name=dpo."),
     ("+model.colour=red", [], "model.colour: Key 'colour' not in 'ModelConfig'. model has the keys "
      "name, path, compute_dtype, device."),
     ("+init.sft.rounds=3", [], "init.sft.rounds: Key 'rounds' not in 'SFTConfig'."),

@@ -1,0 +1,247 @@
+"""Proximal Policy Optimization (Schulman et al., 2017), token by token (paper, section 2.3).
+
+    π_ref ← π_0;  V ← 0
+    for each iteration:
+        R ← N completions of each of the next questions, sampled from π at temperature T
+        r_t ← reward of token t − β (log π(a_t | s_t) − log π_ref(a_t | s_t))
+        A, G ← generalised advantages and returns of r under V;  A ← A whitened over all tokens
+        π_old, V_old ← π, V
+        for each epoch, for each minibatch of R:
+            ρ_t ← π(a_t | s_t) / π_old(a_t | s_t)
+            one step down the gradient of the mean over tokens of
+                −min(ρ_t A_t, clip(ρ_t, 1 ± ε) A_t)
+                + c_V ½ max((V − G_t)², (clip(V, V_old ± ε_V) − G_t)²) − c_H entropy
+        every so often: π's maj@1 on the validation questions
+    return the π with the best validation maj@1
+
+All probabilities are at temperature T, π_ref's too. An episode is a completion: after its last
+token nothing follows, whether the policy ended it, a delimiter did (whose tokens are no actions) or
+it was cut off. A pretrained π_0 is asked with a few-shot prompt throughout. Minibatches are made of
+whole questions, whose N completions are then read together.
+
+Options the pseudocode leaves out: kl_penalty=loss, which instead of taking β k1 off the reward adds
+β k3 to the loss; kl_target, to which β adapts; max_approx_kl, which ends an iteration early.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from reasonrl.config import PPOConfig
+from reasonrl.diagnosis import Diagnosis
+from reasonrl.experience import (
+    Experience,
+    annotate,
+    experience_statistics,
+    experiences,
+    learnt_from,
+    shaped_rewards,
+    token_data,
+)
+from reasonrl.functional import (
+    adapt_kl_coef,
+    entropy,
+    generalized_advantages,
+    kl_k1,
+    kl_k3,
+    masked_mean,
+    masked_sum,
+    padded,
+    policy_loss,
+    token_logprobs,
+    value_loss,
+    whiten,
+)
+from reasonrl.job import Job
+from reasonrl.policy import DTYPES, SavedPolicy
+from reasonrl.rollouts import collect_rollouts
+from reasonrl.seeding import derive_seed, next_in_stream
+from reasonrl.supervised import micro_batches, minibatches
+from reasonrl.tracking import read_metrics
+from reasonrl.trainer import Trainer
+from reasonrl.types import Rollout
+
+logger = logging.getLogger(__name__)
+
+
+def run(job: Job) -> SavedPolicy:
+    if not job.run.policy.exists():
+        PPO(job).train()
+    return SavedPolicy(str(job.run.policy), job.few_shot)
+
+
+class PPO:
+    def __init__(self, job: Job) -> None:
+        config = job.config.algorithm
+        assert isinstance(config, PPOConfig)
+        self.job, self.config = job, config
+        self.dtype = DTYPES[job.config.model.compute_dtype]
+        self.temperature = 1.0 if config.compat.temperature_one_logprobs else config.temperature
+        self.reward = job.reward()
+        self.trainer = Trainer(job, config)
+        self.diagnosis = Diagnosis(config.num_samples_per_prompt)
+
+    def train(self) -> None:
+        trainer, config = self.trainer, self.config
+        experience = self.resume()
+        if trainer.state.iteration == 0:
+            trainer.validate()
+        while experience or trainer.state.iteration < config.iterations:
+            started = time.monotonic()
+            if not experience:
+                trainer.state.iteration += 1
+                trainer.state.taken = 0
+                experience = self.assess(self.explore())
+            explored = time.monotonic()
+            self.learn(experience)
+            trainer.end_iteration(experience, explored - started, time.monotonic() - explored)
+            experience = []
+            trainer.save_if_due()
+        trainer.finish()
+
+    def resume(self) -> list[Experience]:
+        """What a kill left half learnt."""
+        tokens = self.trainer.resume()
+        for record in read_metrics(self.job.run.metrics):
+            self.diagnosis.check(record)
+        if not tokens:
+            return []
+        learnt = learnt_from(self.explore(), mask_truncated=self.config.mask_truncated)
+        return experiences(learnt, tokens)
+
+    def explore(self) -> list[Rollout]:
+        """N completions of each of the iteration's questions, from the policy as it is."""
+        job, config, iteration = self.job, self.config, self.trainer.state.iteration
+        count = config.rollouts_per_iteration // config.num_samples_per_prompt
+        problems = next_in_stream(job.train, (iteration - 1) * count, count, job.config.seed)
+        description = f"iteration {iteration} of {config.iterations}: sampling"
+        with job.progress.task(description, config.rollouts_per_iteration) as advance:
+            return collect_rollouts(
+                self.trainer.sampler(),
+                problems,
+                job.prompts(problems, few_shot=job.few_shot),
+                job.params(config.num_samples_per_prompt, config.temperature),
+                self.reward,
+                seed=derive_seed(job.config.seed, "ppo", iteration, "explore"),
+                file=job.run.rollouts / f"iteration-{iteration:05d}.parquet",
+                on_progress=advance,
+            )
+
+    def assess(self, rollouts: Sequence[Rollout]) -> list[Experience]:
+        """Advantages and returns of every token."""
+        config, state = self.config, self.trainer.state
+        learnt = learnt_from(rollouts, mask_truncated=config.mask_truncated)
+        if not learnt:
+            logger.warning("iteration %d has no completion to learn from", state.iteration)
+            return []
+        now = annotate(
+            self.trainer.model,
+            self.trainer.reference,
+            learnt,
+            self.temperature,
+            config.micro_batch_tokens,
+            self.dtype,
+        )
+        mask = now.loss_mask
+        sampled = padded(r.completion.logprobs for r in learnt)
+        old_logprobs = sampled if config.old_logprobs == "sampler" else now.logprobs
+        kl = kl_k1(old_logprobs, now.ref_logprobs)
+        kl_per_completion = masked_sum(kl, mask).item() / len(learnt)
+        if config.kl_target is not None:
+            state.kl_coef = adapt_kl_coef(
+                state.kl_coef, kl_per_completion, config.kl_target, config.kl_horizon, len(learnt)
+            )
+        rewards = shaped_rewards(learnt, config, state.scores)
+        if config.kl_penalty == "reward":
+            rewards = rewards - state.kl_coef * kl
+        advantages, returns = generalized_advantages(
+            rewards, now.values, mask, config.gamma, config.gae_lambda
+        )
+        padding_too = torch.ones_like(mask)
+        whitened = whiten(advantages, padding_too if config.compat.unmasked_whitening else mask)
+
+        record = {
+            "ppo/iteration": state.iteration,
+            "ppo/rollouts": state.iteration * config.rollouts_per_iteration,
+            "ppo/kl": kl_per_completion,
+            "ppo/kl_coef": state.kl_coef,
+            "ppo/sampler_logprob_gap": masked_mean((sampled - now.logprobs).abs(), mask).item(),
+            **experience_statistics(
+                rollouts, config.num_samples_per_prompt, now, advantages, returns
+            ),
+        }
+        self.job.log.log(state.steps, record)
+        for warning in self.diagnosis.check(record):
+            logger.warning("iteration %d: %s", state.iteration, warning)
+        tokens = {
+            "old_logprobs": old_logprobs,
+            "ref_logprobs": now.ref_logprobs,
+            "old_values": now.values,
+            "advantages": whitened,
+            "returns": returns,
+        }
+        return experiences(learnt, {name: x[mask] for name, x in tokens.items()})
+
+    def learn(self, experience: Sequence[Experience]) -> None:
+        """The iteration's epochs of minibatches, but for those taken before a kill."""
+        config, state = self.config, self.trainer.state
+        seed = derive_seed(self.job.config.seed, "ppo", state.iteration, "learn")
+        num_questions = config.batch_size // config.num_samples_per_prompt
+        steps = list(minibatches(experience, config.epochs, num_questions, seed))
+        description = f"iteration {state.iteration} of {config.iterations}: learning"
+        with self.job.progress.task(description, len(steps)) as advance:
+            advance(state.taken)
+            for minibatch in steps[state.taken :]:
+                approx_kl = self.step(minibatch)
+                advance(1)
+                if config.max_approx_kl is not None and approx_kl > config.max_approx_kl:
+                    break
+                self.trainer.save_if_due(token_data(experience))
+
+    def step(self, minibatch: Sequence[Experience]) -> float:
+        """One optimizer step; returns how far the policy had moved before it, in nats per token."""
+        num_tokens = sum(one.num_tokens for one in minibatch)
+        parts = []
+        for batch in micro_batches(minibatch, self.config.micro_batch_tokens):
+            loss, of_tokens = self.loss(batch)
+            (loss / num_tokens).backward()
+            parts.append(of_tokens)
+        of_step = self.trainer.step()
+        tokens = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        ratio = tokens.pop("ratio")
+        of_step |= {"ppo/ratio_min": ratio.min().item(), "ppo/ratio_max": ratio.max().item()}
+        of_step |= {f"ppo/{name}": x.float().mean().item() for name, x in tokens.items()}
+        self.job.log.log(self.trainer.state.steps, of_step)
+        return of_step["ppo/approx_kl"]
+
+    def loss(self, batch: Sequence[Experience]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum over the batch's tokens; and what is to be logged, of each token."""
+        config = self.config
+        was = {name: x.to(self.job.device) for name, x in token_data(batch).items()}
+        now = self.trainer.model([one.answered for one in batch], self.dtype)
+        logprobs = token_logprobs(now.logits, now.token_ids, self.temperature)
+        of_policy = policy_loss(logprobs, was["old_logprobs"], was["advantages"], config.clip_range)
+        clip_range = config.value_clip_range
+        of_value = value_loss(now.values, was["old_values"], was["returns"], clip_range)
+        loss = of_policy + config.value_coef * of_value
+        if config.entropy_coef:
+            loss = loss - config.entropy_coef * entropy(now.logits, self.temperature)
+        if config.kl_penalty == "loss":
+            loss = loss + self.trainer.state.kl_coef * kl_k3(logprobs, was["ref_logprobs"])
+        with torch.no_grad():
+            ratio = (logprobs - was["old_logprobs"]).exp()
+            moved = (now.values - was["old_values"]).abs()
+            of_tokens = {
+                "policy_loss": of_policy,
+                "value_loss": of_value,
+                "ratio": ratio,
+                "approx_kl": kl_k3(was["old_logprobs"], logprobs),
+                "clip_fraction": (ratio - 1).abs() > config.clip_range,
+                "value_clip_fraction": moved > (clip_range or torch.inf),
+            }
+        return loss.sum(), of_tokens
