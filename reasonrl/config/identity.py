@@ -70,9 +70,11 @@ def _without(values: dict[str, Any], keys: set[str], prefix: str = "") -> dict[s
 
 
 def training_set(config: TrainConfig) -> DatasetConfig:
-    """The dataset with the training problems of a run: a reward model may have its own number."""
+    """The dataset with the training problems of a run: reward models and PPO may have their own
+    number.
+    """
     dataset = config.dataset
-    if isinstance(config.algorithm, SampleConfig | RewardModelConfig):
+    if isinstance(config.algorithm, SampleConfig | RewardModelConfig | PPOConfig):
         size = dataset.reward_train_size or dataset.train_size
         return dataclasses.replace(dataset, train_size=size)
     return dataset

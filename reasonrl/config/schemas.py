@@ -192,7 +192,7 @@ class DatasetConfig:
     train_size: int | None  # None: the whole split
     validation_size: int | None
     test_size: int | None
-    reward_train_size: int | None  # what reward models learn from; None: train_size
+    reward_train_size: int | None  # of reward models and PPO; None: train_size
     num_references: int | None  # training problems whose solution may be learnt from; None: all
     prompt: str
     stop: list[str]
