@@ -113,9 +113,10 @@ class Trainer:
         )
         if not math.isfinite(policy_norm + value_norm):
             raise UserError(
-                f"algorithm.learning_rate={self.config.learning_rate} must keep gradients finite; "
-                f"got {policy_norm} of the policy and {value_norm} of the value function in "
-                f"iteration {self.state.iteration}. Lower it."
+                f"algorithm.learning_rate={self.config.learning_rate} and value_learning_rate="
+                f"{self.config.value_learning_rate} must keep gradients finite; got {policy_norm} "
+                f"of the policy and {value_norm} of the value function in iteration "
+                f"{self.state.iteration}. Lower the one, or the other."
             )
         learning_rate = self._scheduler.get_last_lr()[0]
         self._optimizer.step()
@@ -145,7 +146,8 @@ class Trainer:
             "time/tokens_per_second": num_tokens / (sampling + learning),
         }
         self.job.log.log(self.state.steps, times)
-        while self._scheduler.last_epoch < self.state.iteration * self._steps_per_iteration:
+        planned = self.state.iteration * self._steps_per_iteration
+        while self.state.steps and self._scheduler.last_epoch < planned:
             self._scheduler.step()
         last = self.state.iteration == self.config.iterations
         if last or self.state.iteration % self.config.validate_every == 0:

@@ -72,7 +72,11 @@ def only_line(stderr: str) -> str:
     [
         # An unknown option lists the options, a mistyped key or group suggests the right one.
         ("train", "model=huge", "model=huge must be one of small, smollm2-135m, tiny."),
-        ("train", "algorithm=grpo", "algorithm=grpo must be one of ei, orm, sample, sft, sorm."),
+        (
+            "train",
+            "algorithm=grpo",
+            "algorithm=grpo must be one of ei, orm, ppo, sample, sft, sorm.",
+        ),
         (
             "train",
             "modle=tiny",
@@ -119,6 +123,16 @@ def test_one_line(
 ):
     line = refusal(capfd, tmp_path / "outputs", name, override)
     assert line.startswith(message)
+
+
+@pytest.mark.parametrize("key", ["value_layers", "trainable_layers"])
+def test_more_layers_than_the_model_has(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, key: str
+):
+    line = refusal(capfd, tmp_path / "outputs", "train", "algorithm=ppo", f"algorithm.{key}=5")
+    assert (
+        line == f"algorithm.{key}=5 must be at most the model's number of layers; got 4. Lower it."
+    )
 
 
 def test_unknown_words(capfd: pytest.CaptureFixture[str], tmp_path: Path):

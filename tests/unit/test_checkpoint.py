@@ -258,6 +258,39 @@ def test_tied_embeddings_are_saved_once_and_stay_tied(tmp_path):
         Checkpoints(tmp_path).latest().restore(llama(tied=False), None)
 
 
+def test_frozen_parameters_stay_as_the_model_was_loaded(tmp_path):
+    model = mlp()
+    model[0].requires_grad_(False)
+    Checkpoints(tmp_path).save(1, model=model, optimizer=None, state={})
+    saved = load_file(tmp_path / "step-00000001" / "model.safetensors")
+    buffers = {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
+    assert set(saved) == {"1.weight", "1.bias", "3.weight", "3.bias"} | buffers
+
+    other = mlp()
+    other[0].requires_grad_(False)
+    frozen = other[0].weight.clone()
+    Checkpoints(tmp_path).latest().restore(other, None)
+    assert torch.equal(other[3].weight, model[3].weight)
+    assert torch.equal(other[0].weight, frozen)
+    with pytest.raises(
+        UserError, match=r"model\.0\.weight=.* must equal the checkpoint's; .*no such"
+    ):
+        Checkpoints(tmp_path).latest().restore(mlp(), None)
+
+
+def test_a_buffer_comes_back_and_one_without_is_empty(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, model=None, optimizer=None, state={})
+    assert checkpoints.latest().buffer() == {}
+    buffer = {"returns": torch.tensor([0.5, 1.0]), "advantages": torch.tensor([-1.0, 1e-9])}
+    checkpoints.save(2, model=None, optimizer=None, state={}, buffer=buffer)
+    found = checkpoints.latest().buffer()
+    assert {name: values.tolist() for name, values in found.items()} == {
+        "returns": [0.5, 1.0],
+        "advantages": [-1.0, pytest.approx(1e-9, rel=1e-6)],
+    }
+
+
 def test_transposed_and_empty_tensors_are_kept(tmp_path):
     def build(fill):
         module = nn.Module()
