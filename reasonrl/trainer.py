@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -146,9 +147,10 @@ class Trainer:
             "time/tokens_per_second": num_tokens / (sampling + learning),
         }
         self.job.log.log(self.state.steps, times)
-        planned = self.state.iteration * self._steps_per_iteration
-        while self.state.steps and self._scheduler.last_epoch < planned:
-            self._scheduler.step()
+        with warnings.catch_warnings():  # of a schedule that steps before the optimizer: it may
+            warnings.simplefilter("ignore")
+            while self._scheduler.last_epoch < self.state.iteration * self._steps_per_iteration:
+                self._scheduler.step()
         last = self.state.iteration == self.config.iterations
         if last or self.state.iteration % self.config.validate_every == 0:
             self.validate()
