@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from itertools import takewhile
 
 import numpy as np
@@ -24,6 +25,13 @@ DROP_SHARE = 1 / 16
 Row = tuple[int, int]  # (prompt index, sample index)
 
 
+@lru_cache(maxsize=8)  # reads every token's text; a policy that learns has a sampler an iteration
+def _make_stops(
+    tokenizer: PreTrainedTokenizerBase, stop: tuple[str, ...], vocab_size: int
+) -> Stops:
+    return Stops(tokenizer, stop, vocab_size)
+
+
 class TransformersSampler:
     """A ``Sampler`` for any causal language model of transformers with plain causal attention.
 
@@ -42,7 +50,6 @@ class TransformersSampler:
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size} must be at least 1. Raise it.")
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
-        self._stops: dict[tuple[str, ...], Stops] = {}
 
     def sample(
         self,
@@ -58,9 +65,6 @@ class TransformersSampler:
         ``max_new_tokens`` of the model's context.
         """
         self._check(prompts, params)
-        if params.stop not in self._stops:
-            vocab_size = self.model.config.vocab_size
-            self._stops[params.stop] = Stops(self.tokenizer, params.stop, vocab_size)
         samples = params.num_samples_per_prompt
         # Longest first: what is too large for the memory fails at once.
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i].token_ids))
@@ -130,7 +134,7 @@ class TransformersSampler:
         logprobs = np.zeros((len(rows), steps), dtype=np.float32)
         flying = np.arange(len(rows))  # the row at each place of the decoder
         alive = np.ones(len(rows), dtype=bool)
-        worth_a_look = self._stops[params.stop].may_end.copy()
+        worth_a_look = self._stops(params).may_end.copy()
         worth_a_look[list(self._eos_ids())] = True
 
         for step in range(steps):
@@ -178,7 +182,7 @@ class TransformersSampler:
     ) -> Completion | None:
         """The completion, or None if it isn't finished."""
         reason: FinishReason
-        count = self._stops[params.stop].cut(token_ids)
+        count = self._stops(params).cut(token_ids)
         if count is not None:
             token_ids, logprobs, reason = token_ids[:count], logprobs[:count], "stop"
         elif token_ids[-1] in self._eos_ids():
@@ -195,6 +199,9 @@ class TransformersSampler:
             finish_reason=reason,
             text=decode(self.tokenizer, token_ids),
         )
+
+    def _stops(self, params: SamplingParams) -> Stops:
+        return _make_stops(self.tokenizer, params.stop, self.model.config.vocab_size)
 
     def _eos_ids(self) -> set[int]:
         configured = getattr(self.model.generation_config, "eos_token_id", None)
