@@ -242,7 +242,7 @@ RULES = [
     ("algorithm.restart=perhaps", [], "algorithm.restart: Value 'perhaps' is not a valid bool"),
     ("init.sft.epochs=few", [], "init.sft.epochs: Value 'few' of type 'str' could not be"),
     ("algorithm.name=dpo", [], "algorithm.name must be one of sft, ei, sample, orm, "
-     "sorm; got algorithm.name=dpo."),
+     "sorm, ppo; got algorithm.name=dpo."),
     ("+model.colour=red", [], "model.colour: Key 'colour' not in 'ModelConfig'. model has the keys "
      "name, path, compute_dtype, device."),
     ("+init.sft.rounds=3", [], "init.sft.rounds: Key 'rounds' not in 'SFTConfig'."),
