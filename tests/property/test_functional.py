@@ -12,7 +12,7 @@ from reasonrl.functional import generalized_advantages, kl_k1, kl_k3, policy_los
 
 deterministic = settings(derandomize=True, deadline=None, max_examples=100)
 
-NUMBERS = st.floats(-10, 10)
+NUMBERS = st.floats(-10, 10, allow_subnormal=False)
 # Rows of (reward, value) of a token each; some may be empty, not all.
 EPISODES = st.lists(st.lists(st.tuples(NUMBERS, NUMBERS), max_size=6), min_size=1, max_size=4)
 EPISODES = EPISODES.filter(any)
