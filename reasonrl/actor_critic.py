@@ -28,7 +28,7 @@ from transformers import PreTrainedModel
 
 from reasonrl.config import PPOConfig
 from reasonrl.errors import UserError
-from reasonrl.policy import DTYPES, add_lora, check_num_layers
+from reasonrl.policy import DTYPES, add_lora, autocast, check_num_layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class ActorCritic(nn.Module):
     def forward(self, batch: Sequence[Answered], compute_dtype: torch.dtype) -> Reading:
         """One pass for policy and value function."""
         packed = _pack(batch, self.policy.device)
-        with _autocast(self.policy, compute_dtype):
+        with autocast(self.policy.device, compute_dtype):
             out = self.policy.base_model(
                 **packed.inputs, output_hidden_states=self.branch is not None
             )
@@ -138,7 +138,7 @@ def completion_logits(
 ) -> Tensor:
     """``Reading.logits`` of a policy without a value function."""
     packed = _pack(batch, model.device)
-    with _autocast(model, compute_dtype):
+    with autocast(model.device, compute_dtype):
         return _head(model, packed.at_tokens(model.base_model(**packed.inputs).last_hidden_state))
 
 
@@ -257,8 +257,3 @@ def _head(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     head: Any = model.get_output_embeddings()
     logits: Tensor = head(hidden)
     return logits
-
-
-def _autocast(model: PreTrainedModel, compute_dtype: torch.dtype) -> torch.autocast:
-    enabled = compute_dtype != torch.float32
-    return torch.autocast(model.device.type, compute_dtype, enabled=enabled)

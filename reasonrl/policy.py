@@ -194,6 +194,11 @@ def _other_weights(path: str, what: str) -> UserError:
     )
 
 
+def autocast(device: torch.device, compute_dtype: torch.dtype) -> torch.autocast:
+    """In which matrix products of float32 weights are computed in ``compute_dtype``."""
+    return torch.autocast(device.type, compute_dtype, enabled=compute_dtype != torch.float32)
+
+
 def add_lora(model: PreTrainedModel, rank: int, seed: int) -> Any:
     """Puts LoRA adapters on the model's linear layers, in place, and freezes all the rest.
 

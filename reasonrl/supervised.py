@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, get_scheduler
 from reasonrl.checkpoint import Checkpoints
 from reasonrl.config import LearnerConfig
 from reasonrl.functional import masked_sum, token_logprobs
-from reasonrl.policy import DTYPES
+from reasonrl.policy import DTYPES, autocast
 from reasonrl.tracking import MetricsLog
 
 AnySized = TypeVar("AnySized", bound=Sized)
@@ -97,7 +97,7 @@ def accumulate_gradients(
     for chunk in micro_batches(examples, max_tokens):
         batch = collate(chunk)
         device = model.device
-        with torch.autocast(device.type, compute_dtype, enabled=compute_dtype != torch.float32):
+        with autocast(device, compute_dtype):
             logits = model(
                 input_ids=batch.input_ids.to(device),
                 logits_to_keep=batch.target_ids.shape[1],

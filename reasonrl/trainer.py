@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from reasonrl.atomic import remove_folder
 from reasonrl.checkpoint import Checkpoints, weights_hash
 from reasonrl.config import PPOConfig
 from reasonrl.errors import UserError
-from reasonrl.experience import Experience, Moments
+from reasonrl.experience import Experience, Moments, token_data
 from reasonrl.job import Job
 from reasonrl.policy import Policy, save_policy
 from reasonrl.sampling import Sampler
@@ -85,7 +85,7 @@ class Trainer:
         self.state = State(**saved["state"] | {"scores": Moments(**saved["state"]["scores"])})
         return checkpoint.buffer()
 
-    def save_if_due(self, experience: Mapping[str, Tensor] | None = None) -> None:
+    def save_if_due(self, experience: Sequence[Experience] = ()) -> None:
         """A checkpoint, if the last one is older than runtime.checkpoint_seconds."""
         if time.monotonic() - self._saved < self.job.config.runtime.checkpoint_seconds:
             return
@@ -99,7 +99,7 @@ class Trainer:
                 "reference_hash": self._reference_hash,
                 "log_position": self.job.log.position(),
             },
-            buffer=experience,
+            buffer=token_data(experience) if experience else None,
         )
         self._saved = time.monotonic()
 
@@ -160,9 +160,9 @@ class Trainer:
 
         The earlier of equals.
         """
-        job, state = self.job, self.state
+        job, state, policy = self.job, self.state, self._policy()
         accuracy = job.accuracy(
-            self.sampler(),
+            job.sampler_of(policy),
             job.validation,
             few_shot=job.few_shot,
             file=job.run.evaluation / "validation" / f"iteration-{state.iteration:05d}.parquet",
@@ -172,8 +172,7 @@ class Trainer:
         job.log.log(state.steps, {"ppo/rollouts": rollouts, "eval/validation_maj@1": accuracy})
         if state.iteration and accuracy > state.best_validation:
             state.best, state.best_validation = state.iteration, accuracy
-            dtype = job.config.model.compute_dtype
-            save_policy(Policy(self.model.in_use(dtype), job.tokenizer), self._best(), dtype)
+            save_policy(policy, self._best(), job.config.model.compute_dtype)
             for other in set(job.work.glob("policy-*")) - {self._best()}:
                 remove_folder(other)
 
@@ -186,5 +185,7 @@ class Trainer:
 
     def sampler(self) -> Sampler:
         """Of the policy as it is now."""
-        policy = self.model.in_use(self.job.config.model.compute_dtype)
-        return self.job.sampler_of(Policy(policy, self.job.tokenizer))
+        return self.job.sampler_of(self._policy())
+
+    def _policy(self) -> Policy:
+        return Policy(self.model.in_use(self.job.config.model.compute_dtype), self.job.tokenizer)

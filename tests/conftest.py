@@ -32,7 +32,7 @@ from reasonrl.config import TrainConfig, resolve
 from reasonrl.policy import Policy, load_tokenizer, save_policy
 from reasonrl.sampling import SamplingParams
 from reasonrl.sampling.stops import decode
-from reasonrl.types import Completion, FinishReason, Prompt
+from reasonrl.types import Completion, FinishReason, Problem, Prompt
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "models" / "tiny"
@@ -51,6 +51,17 @@ SMALL = [
 ]
 
 Script = Callable[[str, int], Sequence[str]]
+
+
+def problem(name: str, a: int, b: int) -> Problem:
+    question = f"Ana has {a} apples. Then Ben gives Ana {b} apples."
+    return Problem(name, question, str(a + b), f"{a}+{b}={a + b}\n#### {a + b}")
+
+
+# Of runs with completions from a script.
+TRAIN = [problem("t0", 2, 3), problem("t1", 4, 4), problem("t2", 1, 6)]
+EXEMPLARS = [problem("x0", 9, 9), problem("x1", 8, 9)]
+VALIDATION = [problem("v0", 1, 4), problem("v1", 1, 5)]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -171,3 +182,19 @@ def configure(tmp_path: Path) -> Callable[..., TrainConfig]:
 @pytest.fixture
 def scripted(tokenizer: PreTrainedTokenizerBase) -> Callable[[Script], ScriptedSampler]:
     return lambda script: ScriptedSampler(tokenizer, script)
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The figures saved in a test."""
+    from matplotlib.figure import Figure  # takes a moment that few tests need
+
+    saved: list[Any] = []
+    save = Figure.savefig
+
+    def record(figure: Any, *args: Any, **kwargs: Any) -> None:
+        saved.append(figure)
+        save(figure, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", record)
+    return saved

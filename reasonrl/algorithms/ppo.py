@@ -201,7 +201,7 @@ class PPO:
                 advance(1)
                 if config.max_approx_kl is not None and approx_kl > config.max_approx_kl:
                     break
-                self.trainer.save_if_due(token_data(experience))
+                self.trainer.save_if_due(experience)
 
     def step(self, minibatch: Sequence[Experience]) -> float:
         """One optimizer step; returns how far the policy had moved before it, in nats per token."""

@@ -9,57 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from reasonrl.config.rules import require, validate, validate_evaluation
-from reasonrl.config.schemas import (
-    DenseConfig,
-    EIConfig,
-    EvaluateConfig,
-    EvaluationConfig,
-    GSM8KConfig,
-    InitConfig,
-    ModelConfig,
-    ORMConfig,
-    ORMRewardConfig,
-    PPOConfig,
-    RewardConfig,
-    RuntimeConfig,
-    SampleConfig,
-    SamplerConfig,
-    SFTConfig,
-    SORMConfig,
-    SORMRewardConfig,
-    StoriesConfig,
-    SVAMPConfig,
-    TrainConfig,
-)
+from reasonrl.config.schemas import ANY_NAME, SCHEMAS, EvaluateConfig, TrainConfig
 from reasonrl.errors import UserError
 
-SCHEMAS: dict[str, dict[str, type]] = {
-    "model": {},
-    "init": dict.fromkeys(("pretrained", "sft", "ei", "run"), InitConfig),
-    "algorithm": {
-        "sft": SFTConfig,
-        "ei": EIConfig,
-        "sample": SampleConfig,
-        "orm": ORMConfig,
-        "sorm": SORMConfig,
-        "ppo": PPOConfig,
-    },
-    "reward": {
-        "sparse": RewardConfig,
-        "dense": DenseConfig,
-        "orm": ORMRewardConfig,
-        "sorm": SORMRewardConfig,
-    },
-    "dataset": {"stories": StoriesConfig, "gsm8k": GSM8KConfig, "svamp": SVAMPConfig},
-    "sampler": {"transformers": SamplerConfig},
-    "evaluation": {},
-    "runtime": {},
-}
-ANY_NAME: dict[str, type] = {
-    "model": ModelConfig,
-    "evaluation": EvaluationConfig,
-    "runtime": RuntimeConfig,
-}
 OF_ENTRY_POINTS = {"dry_run", "run", "reward_model", "predictions"}  # what a run isn't made of
 
 

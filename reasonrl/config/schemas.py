@@ -260,3 +260,33 @@ class TrainConfig(EvaluateConfig):
     init: InitConfig
     algorithm: AlgorithmConfig
     reward: RewardConfig
+
+
+# By the name of an option; groups of which any name will do are below.
+SCHEMAS: dict[str, dict[str, type]] = {
+    "model": {},
+    "init": dict.fromkeys(("pretrained", "sft", "ei", "run"), InitConfig),
+    "algorithm": {
+        "sft": SFTConfig,
+        "ei": EIConfig,
+        "sample": SampleConfig,
+        "orm": ORMConfig,
+        "sorm": SORMConfig,
+        "ppo": PPOConfig,
+    },
+    "reward": {
+        "sparse": RewardConfig,
+        "dense": DenseConfig,
+        "orm": ORMRewardConfig,
+        "sorm": SORMRewardConfig,
+    },
+    "dataset": {"stories": StoriesConfig, "gsm8k": GSM8KConfig, "svamp": SVAMPConfig},
+    "sampler": {"transformers": SamplerConfig},
+    "evaluation": {},
+    "runtime": {},
+}
+ANY_NAME: dict[str, type] = {
+    "model": ModelConfig,
+    "evaluation": EvaluationConfig,
+    "runtime": RuntimeConfig,
+}

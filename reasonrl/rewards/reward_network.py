@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from reasonrl.functional import padded, token_logprobs
-from reasonrl.policy import add_lora, load_policy
+from reasonrl.policy import add_lora, autocast, load_policy
 from reasonrl.supervised import micro_batches
 
 Trainable = Literal["all", "head", "lora"]
@@ -112,7 +112,7 @@ class RewardNetwork(nn.Module):
         # Right-padded: with causal attention no real token sees the padding after it.
         ids = padded(one.prompt_ids + one.completion_ids for one in batch).to(device)
         completion_ids = padded(one.completion_ids for one in batch).to(device)
-        with torch.autocast(device.type, compute_dtype, enabled=compute_dtype != torch.float32):
+        with autocast(device, compute_dtype):
             states = self.policy.base_model(input_ids=ids, use_cache=False).last_hidden_state
         first = torch.tensor([len(one.prompt_ids) - 1 for one in batch], device=device)
         places = first[:, None] + torch.arange(completion_ids.shape[1] + 1, device=device)

@@ -13,20 +13,6 @@ PROBABILITIES = np.array([0.02, 0.04, 0.5, 0.9])
 LABELS = np.array([0, 1, 0, 1], dtype=bool)
 
 
-@pytest.fixture
-def figures(monkeypatch):
-    """The figures saved in a test."""
-    saved = []
-    save = matplotlib.figure.Figure.savefig
-
-    def record(figure, *args, **kwargs):
-        saved.append(figure)
-        save(figure, *args, **kwargs)
-
-    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", record)
-    return saved
-
-
 def test_the_diagram_shows_bins_counts_and_the_error(tmp_path, figures):
     draw_reliability_diagram(LABELS, PROBABILITIES, tmp_path / "calibration.png", "test problems")
     (figure,) = figures

@@ -55,22 +55,14 @@ def run(tmp_path):
 
 
 @pytest.fixture
-def draw(run, monkeypatch):
+def draw(run, figures):
     """Draws the curve of the given records; returns its axes."""
-    saved = []
-    save = matplotlib.figure.Figure.savefig
-
-    def record(figure, *args, **kwargs):
-        saved.append(figure)
-        save(figure, *args, **kwargs)
-
-    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", record)
 
     def draw(records):
         run.path.mkdir()
         run.metrics.write_text("".join(json.dumps(r) + "\n" for r in records))
         draw_learning_curve(run)
-        return saved[-1].axes
+        return figures[-1].axes
 
     return draw
 

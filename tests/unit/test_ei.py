@@ -26,7 +26,7 @@ from reasonrl.runs import RunFolder
 from reasonrl.supervised import Example
 from reasonrl.tracking import MetricsLog, read_metrics
 from reasonrl.types import Completion, Problem, Prompt, Rollout
-from tests.conftest import ScriptedSampler
+from tests.conftest import EXEMPLARS, TRAIN, VALIDATION, ScriptedSampler
 
 CPU = torch.device("cpu")
 
@@ -148,15 +148,6 @@ def test_cap_takes_so_many_of_each_problem_in_the_order_they_came() -> None:
 
 # --- whole runs, with completions from a script and a tiny model that learns from them
 
-
-def problem(name: str, a: int, b: int) -> Problem:
-    question = f"Ana has {a} apples. Then Ben gives Ana {b} apples."
-    return Problem(name, question, str(a + b), f"{a}+{b}={a + b}\n#### {a + b}")
-
-
-TRAIN = [problem("t0", 2, 3), problem("t1", 4, 4), problem("t2", 1, 6)]
-EXEMPLARS = [problem("x0", 9, 9), problem("x1", 8, 9)]
-VALIDATION = [problem("v0", 1, 4), problem("v1", 1, 5)]
 
 WRONG = [" 9+9=18\n#### 18"]
 HALF_RIGHT = " 1+4=5\n#### 5"  # to v0, not to v1

@@ -36,19 +36,10 @@ from reasonrl.seeding import next_in_stream
 from reasonrl.tracking import MetricsLog, read_metrics
 from reasonrl.trainer import Trainer
 from reasonrl.types import Completion, FinishReason, Problem, Prompt, Rollout
-from tests.conftest import ScriptedSampler
+from tests.conftest import EXEMPLARS, TRAIN, VALIDATION, ScriptedSampler
 
 CPU = torch.device("cpu")
 
-
-def problem(name: str, a: int, b: int) -> Problem:
-    question = f"Ana has {a} apples. Then Ben gives Ana {b} apples."
-    return Problem(name, question, str(a + b), f"{a}+{b}={a + b}\n#### {a + b}")
-
-
-TRAIN = [problem("t0", 2, 3), problem("t1", 4, 4), problem("t2", 1, 6)]
-EXEMPLARS = [problem("x0", 9, 9), problem("x1", 8, 9)]
-VALIDATION = [problem("v0", 1, 4), problem("v1", 1, 5)]
 
 # Two questions with two completions each in an iteration, of four optimizer steps on a question
 # each. Without KL, and with λ = 1, returns are sums of rewards.
