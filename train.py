@@ -9,11 +9,11 @@ from reasonrl.cli import one_line_errors, run_app
 
 
 @hydra.main(config_path="conf", config_name="train", version_base="1.3")
-def main(config: DictConfig) -> None:
+def main(config: DictConfig) -> object:
     with one_line_errors():
         from reasonrl.train import train  # torch is slow to import, and --help doesn't need it
 
-        train(config)
+        return train(config)
 
 
 if __name__ == "__main__":

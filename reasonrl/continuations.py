@@ -6,21 +6,24 @@ of the completion up to the end of the step (GLoRe, Havrilla et al., 2024).
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from reasonrl.answers import answers_equal, calculations, extract_answer, numerals
 from reasonrl.job import Job
 from reasonrl.rewards.sparse import Outcome
-from reasonrl.rewards.steps import step_ends, step_tokens
 from reasonrl.rollouts import collect_rollouts, write_table
+from reasonrl.sampling.steps import step_ends, step_tokens
 from reasonrl.sampling.stops import decode
 from reasonrl.seeding import derive_seed
 from reasonrl.types import Problem, Prompt, Rollout
 
+STEPS_FILE = "steps.parquet"
 STEPS = pa.schema(
     {
         "problem_id": pa.string(),
@@ -36,7 +39,7 @@ STEPS = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step of a completion (``rewards.steps``), labelled.
+    """A step of a completion (``sampling.steps``), labelled.
 
     number: from 0. token: the index of its last token.
     correct: how many of the continuations are right; of these ``verifying`` also use what the step
@@ -84,6 +87,16 @@ def label_steps(
         )
     _write_steps(job, rollouts, labelled)
     return labelled
+
+
+def read_steps(job: Job, rollouts: Sequence[Rollout]) -> list[list[Step]]:
+    """The labelled steps of each rollout, as the run that the job takes them from wrote them."""
+    assert job.steps is not None
+    steps = defaultdict(list)
+    for row in pq.read_table(job.steps, schema=STEPS).to_pylist():
+        key = row.pop("problem_id"), row.pop("sample_index")
+        steps[key].append(Step(**row))
+    return [steps[r.completion.problem_id, r.completion.sample_index] for r in rollouts]
 
 
 def _count(
@@ -161,4 +174,4 @@ def _write_steps(job: Job, rollouts: Sequence[Rollout], labelled: Sequence[Seque
         for rollout, steps in zip(rollouts, labelled, strict=True)
         for step in steps
     ]
-    write_table(job.run.rollouts / "steps.parquet", pa.Table.from_pylist(rows, schema=STEPS))
+    write_table(job.run.rollouts / STEPS_FILE, pa.Table.from_pylist(rows, schema=STEPS))

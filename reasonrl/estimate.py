@@ -9,12 +9,22 @@ from statistics import fmean
 import torch
 
 from reasonrl.algorithms.ei import samples_in_round
-from reasonrl.config import EIConfig, ORMConfig, PPOConfig, SampleConfig, SFTConfig, SORMConfig
+from reasonrl.config import (
+    EIConfig,
+    ORMConfig,
+    PPOConfig,
+    RCRLConfig,
+    SampleConfig,
+    SFTConfig,
+    SORMConfig,
+    StepsConfig,
+)
 from reasonrl.pipeline import Plan, usable_cores
 from reasonrl.policy import DTYPES, device_of, load_policy
 from reasonrl.prompts import encode_completions, solution_text
-from reasonrl.rewards.steps import step_ends
+from reasonrl.returns import label_texts
 from reasonrl.runs import is_done
+from reasonrl.sampling.steps import step_ends
 from reasonrl.supervised import Example, accumulate_gradients
 
 # Learning is a forward and a backward pass, a backward pass costs two forward passes, and batched
@@ -42,8 +52,8 @@ def work(planned: Plan) -> Work:
     """What a run does from start to end, without its prerequisites.
 
     What Expert Iteration learns from depends on what it finds; this counts one new solution of each
-    problem a round. The beginnings that a stepwise reward model goes on from are counted as if no
-    two were the same.
+    problem a round. The beginnings of completions that are gone on from are counted as if no two
+    were the same.
     """
     config, num_train = planned.config, len(planned.train)
     num_references = len(planned.train[: config.dataset.num_references])
@@ -57,16 +67,18 @@ def work(planned: Plan) -> Work:
         case SampleConfig() as algorithm:
             num_questions = num_train + len(planned.validation)
             return Work(completions=algorithm.num_samples_per_prompt * num_questions)
+        case RCRLConfig() as algorithm:
+            return _evaluations(planned) + _rcrl(planned, algorithm)
+        case StepsConfig() as algorithm:
+            num_solutions = num_train * algorithm.num_solutions_per_prompt
+            num_steps = sum(len(step_ends(p.solution)) - 1 for p in planned.train) / num_train
+            return Work(completions=round(num_solutions * num_steps * algorithm.num_continuations))
         case ORMConfig() as algorithm:
             num_solutions = num_train * algorithm.sample.num_samples_per_prompt
             return Work(examples=algorithm.epochs * num_solutions)
         case SORMConfig() as algorithm:
             num_solutions = num_train * algorithm.num_solutions_per_prompt
-            num_steps = sum(len(step_ends(p.solution)) - 1 for p in planned.train) / num_train
-            return Work(
-                completions=round(num_solutions * num_steps * algorithm.num_continuations),
-                examples=algorithm.epochs * num_solutions,
-            )
+            return Work(examples=algorithm.epochs * num_solutions)
 
 
 def _evaluations(planned: Plan) -> Work:
@@ -95,6 +107,16 @@ def _ppo(planned: Plan, algorithm: PPOConfig) -> Work:
         completions=rollouts + validations * len(planned.validation),
         examples=algorithm.epochs * rollouts,
         readings=2 * rollouts,  # by the policy and by the reference
+    )
+
+
+def _rcrl(planned: Plan, algorithm: RCRLConfig) -> Work:
+    labels = len(label_texts(algorithm))
+    per_problem = 1 + planned.config.evaluation.num_samples_per_prompt
+    return Work(
+        # Validated under each label, and tested under the worst one too.
+        completions=labels * len(planned.validation) + per_problem * len(planned.test),
+        examples=algorithm.epochs * algorithm.num_solutions_per_prompt * len(planned.train),
     )
 
 

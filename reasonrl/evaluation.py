@@ -179,7 +179,11 @@ def evaluate(
                     problems,
                     prompts,
                     SamplingParams(
-                        num_samples, temperature, dataset.max_new_tokens, tuple(dataset.stop)
+                        num_samples,
+                        temperature,
+                        dataset.max_new_tokens,
+                        tuple(dataset.stop),
+                        policy.step_label,
                     ),
                     Outcome(),
                     seed=derive_seed(config.seed, "evaluation", name),

@@ -18,12 +18,12 @@ from reasonrl.prompts import build_prompts, encode_completions, solution_text
 from reasonrl.rewards import Reward, make_reward
 from reasonrl.rewards.reward_model import RewardModel
 from reasonrl.rewards.sparse import Outcome
-from reasonrl.rollouts import collect_rollouts
+from reasonrl.rollouts import collect_rollouts, read_rollouts
 from reasonrl.runs import RunFolder
 from reasonrl.sampling import Sampler, SamplingParams, make_sampler
 from reasonrl.supervised import Example, fit, num_steps
 from reasonrl.tracking import MetricsLog
-from reasonrl.types import Problem, Prompt
+from reasonrl.types import Problem, Prompt, Rollout
 
 WORK = "work"
 
@@ -36,8 +36,9 @@ class Job:
     tokenizer: the base's; every policy of the run has the same.
     exemplars: solved validation problems of a few-shot prompt.
     few_shot: whether the starting policy is asked with them.
-    rollouts: the folder of completions that a reward model learns from. reward_model: the folder of
-        a learned reward's. None where the algorithm or the reward has none.
+    rollouts: the folder of sampled completions to learn from. steps: the file of what becomes of
+        their steps. reward_model: the folder of a learned reward's. None where the algorithm or the
+        reward has none.
     """
 
     config: TrainConfig
@@ -53,6 +54,7 @@ class Job:
     log: MetricsLog
     progress: Progress
     rollouts: Path | None = None
+    steps: Path | None = None
     reward_model: Path | None = None
 
     @property
@@ -74,16 +76,36 @@ class Job:
         exemplars = self.exemplars if few_shot else ()
         return build_prompts(problems, self.tokenizer, self.config.dataset.prompt, exemplars)
 
-    def params(self, num_samples_per_prompt: int, temperature: float) -> SamplingParams:
+    def params(
+        self, num_samples_per_prompt: int, temperature: float, step_label: tuple[int, ...] = ()
+    ) -> SamplingParams:
         dataset = self.config.dataset
         return SamplingParams(
-            num_samples_per_prompt, temperature, dataset.max_new_tokens, tuple(dataset.stop)
+            num_samples_per_prompt,
+            temperature,
+            dataset.max_new_tokens,
+            tuple(dataset.stop),
+            step_label,
         )
 
-    def reward(self) -> Reward:
-        return make_reward(self.config.reward, self.tokenizer, self._reward_model())
+    def samples(self, split: str, num_solutions_per_prompt: int | None = None) -> list[Rollout]:
+        """The sampled completions of the questions of a split (train, validation), empty ones too.
 
-    def _reward_model(self) -> RewardModel | None:
+        With prompts of the question alone, whatever the policy was asked. Of each question the
+        first ``num_solutions_per_prompt``, or all.
+        """
+        assert self.rollouts is not None
+        problems = self.train if split == "train" else self.validation
+        prompts = self.prompts(problems, few_shot=False)
+        rollouts = read_rollouts(self.rollouts / f"{split}.parquet", prompts)
+        limit = num_solutions_per_prompt or len(rollouts)
+        return [r for r in rollouts if r.completion.sample_index < limit]
+
+    def reward(self) -> Reward:
+        return make_reward(self.config.reward, self.tokenizer, self.load_reward_model())
+
+    def load_reward_model(self) -> RewardModel | None:
+        """That of a learned reward; None of any other."""
         if self.reward_model is None:
             return None
         return RewardModel.load(self.reward_model, self.config.model.compute_dtype, self.device)
@@ -106,6 +128,7 @@ class Job:
         few_shot: bool,
         file: Path,
         description: str,
+        step_label: tuple[int, ...] = (),
     ) -> float:
         """maj@1 of the sampler's policy: the fraction its greedy completions solve."""
         with self.progress.task(description, len(problems)) as advance:
@@ -113,7 +136,7 @@ class Job:
                 sampler,
                 problems,
                 self.prompts(problems, few_shot=few_shot),
-                self.params(1, 0.0),
+                self.params(1, 0.0, step_label),
                 Outcome(),
                 seed=0,  # greedy decoding draws nothing
                 file=file,
@@ -133,17 +156,43 @@ class Job:
         first_step: int = 0,
     ) -> None:
         """Fits a learner to the examples and saves it to ``folder`` as a policy."""
+        self.fit(
+            policy,
+            examples,
+            folder.name,
+            seed=seed,
+            description=description,
+            log_start=log_start,
+            first_step=first_step,
+        )
+        save_policy(policy, folder, self.config.model.compute_dtype)
+
+    def fit(
+        self,
+        policy: Policy,
+        examples: Sequence[Example],
+        name: str,
+        *,
+        seed: int,
+        description: str,
+        log_start: int = 0,
+        first_step: int = 0,
+    ) -> int:
+        """Fits a learner to the examples, in place, with checkpoints of that name.
+
+        Returns the number of optimizer steps.
+        """
         learner = self.config.algorithm
         assert isinstance(learner, LearnerConfig)
-        checkpoints = Checkpoints(self.work / f"{folder.name}.checkpoints")
-        with self.progress.task(description, num_steps(len(examples), learner)) as advance:
+        steps = num_steps(len(examples), learner)
+        with self.progress.task(description, steps) as advance:
             fit(
                 policy.model,
                 examples,
                 learner,
                 seed=seed,
                 compute_dtype=self.config.model.compute_dtype,
-                checkpoints=checkpoints,
+                checkpoints=Checkpoints(self.work / f"{name}.checkpoints"),
                 checkpoint_seconds=self.config.runtime.checkpoint_seconds,
                 log=self.log,
                 log_prefix=self.config.algorithm.name,
@@ -151,4 +200,4 @@ class Job:
                 first_step=first_step,
                 on_step=advance,
             )
-        save_policy(policy, folder, self.config.model.compute_dtype)
+        return steps

@@ -23,8 +23,9 @@ from reasonrl.config import (
     EvaluateConfig,
     LearnedConfig,
     PPOConfig,
+    RCRLConfig,
     RewardModelConfig,
-    SORMConfig,
+    StepsConfig,
     TrainConfig,
     asks_for_reward,
     decisive,
@@ -34,8 +35,9 @@ from reasonrl.config import (
     resolve,
     training_set,
 )
+from reasonrl.continuations import STEPS_FILE
 from reasonrl.errors import UserError
-from reasonrl.evaluation import Evaluation, evaluate
+from reasonrl.evaluation import Evaluation, evaluate, write_estimates
 from reasonrl.job import WORK, Job
 from reasonrl.policy import (
     SavedPolicy,
@@ -48,16 +50,18 @@ from reasonrl.policy import (
 )
 from reasonrl.problems import load_problems
 from reasonrl.progress import Progress
-from reasonrl.prompts import build_prompts, check_lengths
+from reasonrl.prompts import build_prompts, check_lengths, label_ids
 from reasonrl.report.calibration import draw_reliability_diagram
 from reasonrl.report.curve import draw_learning_curve
+from reasonrl.returns import label_texts
 from reasonrl.reward_learning import VALIDATION, VERDICTS
 from reasonrl.rewards.reward_model import Description
 from reasonrl.runs import RunFolder, identity, is_done, running
 from reasonrl.tracking import MetricsLog
 from reasonrl.types import Problem
 
-BEFORE, AFTER = "before", "after"
+BEFORE, AFTER, WORST = "before", "after", "worst"
+CONDITIONING_GAP = "conditioning_gap.json"
 
 
 def run_folder(config: TrainConfig) -> RunFolder:
@@ -175,7 +179,11 @@ def _plan(config: TrainConfig, known: dict[RunFolder, Plan]) -> Plan:
 
 def _check_init_run(config: TrainConfig) -> None:
     earlier = RunFolder(Path(str(config.init.run)))
-    read_result(earlier)
+    if read_result(earlier).labels:
+        raise UserError(
+            f"init.run={config.init.run} must be a run whose policy is asked without labels; got "
+            "algorithm=rcrl. Pass another run."
+        )
     model = read_config(earlier).model.name
     if model != config.model.name:
         raise UserError(
@@ -209,14 +217,19 @@ def reward_model_of(run: RunFolder, key: str) -> Path:
 
 
 def _check_prompts(planned: Plan) -> None:
-    dataset = planned.config.dataset
+    dataset, algorithm = planned.config.dataset, planned.config.algorithm
     tokenizer, context = load_tokenizer(planned.base), context_of(planned.base)
     exemplars = planned.exemplars if planned.config.init.name == "pretrained" else []
-    # A stepwise reward model has completions go on from almost whole ones.
-    times = 2 if isinstance(planned.config.algorithm, SORMConfig) else 1
+    max_new_tokens = dataset.max_new_tokens
+    if isinstance(algorithm, StepsConfig):  # completions that go on from almost whole ones
+        max_new_tokens *= 2
+    if isinstance(algorithm, RCRLConfig):
+        as_text = algorithm.label_tokens == "text"
+        labels = label_ids(label_texts(algorithm), tokenizer).values() if as_text else [(0,)]
+        max_new_tokens += max(map(len, labels))
     for problems in (planned.train, planned.validation, planned.test):
         prompts = build_prompts(problems, tokenizer, dataset.prompt, exemplars)
-        check_lengths(prompts, times * dataset.max_new_tokens, context)
+        check_lengths(prompts, max_new_tokens, context)
 
 
 def _check_layers(planned: Plan) -> None:
@@ -255,7 +268,11 @@ def _execute(planned: Plan, progress: Progress) -> None:
     if (run.path / WORK).exists():
         remove_folder(run.path / WORK)
     if makes_policy(config.algorithm):
-        _evaluate(planned, _read_result(run), AFTER, progress)
+        policy = _read_result(run)
+        after = _evaluate(planned, policy, AFTER, progress)
+        if policy.labels:
+            worst = _evaluate(planned, policy.under_the_worst(), WORST, progress)
+            write_estimates(after.gain_on(worst), run.evaluation / CONDITIONING_GAP)
     _draw(planned)
 
 
@@ -289,6 +306,7 @@ def _carry_out(planned: Plan, start: SavedPolicy, progress: Progress) -> SavedPo
             log=log,
             progress=progress,
             rollouts=first["rollouts"].run.rollouts if "rollouts" in first else None,
+            steps=first["steps"].run.rollouts / STEPS_FILE if "steps" in first else None,
             reward_model=_reward_model(planned),
         )
         return ALGORITHMS[config.algorithm.name](job)
@@ -333,6 +351,11 @@ def evaluations(planned: Plan, progress: Progress) -> tuple[Evaluation, Evaluati
     if "init" in planned.prerequisites:
         return evaluations(planned.prerequisites["init"], progress)[1], after
     return _evaluate(planned, _starting_policy(planned), BEFORE, progress), after
+
+
+def under_the_worst_label(planned: Plan, progress: Progress) -> Evaluation:
+    """A finished run's evaluation asked for the worst return, of a policy that is asked for one."""
+    return _evaluate(planned, read_result(planned.run).under_the_worst(), WORST, progress)
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 import importlib.util
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,24 @@ class Policy:
 
 @dataclass(frozen=True)
 class SavedPolicy:
-    """Where a policy is (a folder or hub id), and whether it needs exemplars to be asked."""
+    """Where a policy is (a folder or hub id), and how it is asked.
+
+    few_shot: with exemplars. labels: with one of these before each step: the ids of each, from the
+        worst to the best. Empty: without.
+    """
 
     path: str
     few_shot: bool
+    labels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def step_label(self) -> tuple[int, ...]:
+        """The ids of the best label; () without labels."""
+        return tuple(list(self.labels.values())[-1]) if self.labels else ()
+
+    def under_the_worst(self) -> SavedPolicy:
+        """Asked with the worst label instead."""
+        return replace(self, labels=dict(list(self.labels.items())[:1]))
 
 
 def device_of(model: ModelConfig) -> torch.device:
@@ -212,6 +227,26 @@ def add_lora(model: PreTrainedModel, rank: int, seed: int) -> Any:
         task_type=TaskType.CAUSAL_LM, r=rank, lora_alpha=2 * rank, target_modules="all-linear"
     )
     return get_peft_model(model, config)
+
+
+def add_tokens(policy: Policy, count: int, seed: int) -> list[int]:
+    """Gives the policy ``count`` new tokens, in place, and returns their ids.
+
+    The tokenizer doesn't know them: no text encodes to them. They are never sampled
+    (``suppress_tokens`` of the policy's generation config). Their embeddings are drawn apart from
+    each other, with the mean and the standard deviation, by dimension, of those there are.
+    """
+    model: Any = policy.model
+    first = len(model.get_input_embeddings().weight)
+    torch.manual_seed(seed)  # of the output's rows too, where they are others than the embeddings
+    rows = model.resize_token_embeddings(first + count, mean_resizing=False).weight
+    with torch.no_grad():
+        known = rows[:first]
+        noise = torch.randn(count, rows.shape[1])
+        rows[first:] = known.mean(dim=0) + known.std(dim=0) * noise.to(rows)
+    ids = list(range(first, first + count))
+    model.generation_config.suppress_tokens = ids
+    return ids
 
 
 def _not_a_model(path: str, error: Exception) -> UserError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,8 +16,11 @@ from rich.text import Text
 Advance = Callable[[int], None]
 
 LOG_SECONDS = 60.0
+WIDTH = 100  # of what goes into a file
 
 console = Console(stderr=True)
+if not console.is_terminal and "COLUMNS" not in os.environ:
+    console.width = WIDTH
 logger = logging.getLogger(__name__)
 
 

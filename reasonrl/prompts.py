@@ -69,6 +69,16 @@ def encode_completions(
     return [(*ids, tokenizer.eos_token_id) for ids in encoded]
 
 
+def label_ids(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase
+) -> dict[str, tuple[int, ...]]:
+    """Return labels as plain text: the ids of each. Raises UserError if a word isn't known."""
+    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    for text, ids in zip(texts, encoded, strict=True):
+        check_known(ids, tokenizer, f"the label {text}")
+    return {text: tuple(ids) for text, ids in zip(texts, encoded, strict=True)}
+
+
 def check_known(
     token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, problem_id: str
 ) -> None:

@@ -37,8 +37,8 @@ from reasonrl.rewards.reward_network import (
     label_gradients,
     merge_lora,
 )
-from reasonrl.rewards.steps import step_tokens
-from reasonrl.rollouts import read_rollouts, write_table
+from reasonrl.rollouts import write_table
+from reasonrl.sampling.steps import step_tokens
 from reasonrl.seeding import derive_seed
 from reasonrl.supervised import fit, num_steps
 from reasonrl.types import Problem, Rollout
@@ -57,18 +57,6 @@ VERDICT = pa.schema(
         "predicted_first_wrong_step": pa.int32(),
     }
 )
-
-
-def read_samples(job: Job, split: str) -> list[Rollout]:
-    """The completions to learn from (train; empty ones left out) or to be judged on (validation).
-
-    With prompts of the question alone, as the reward model reads it, whatever the policy was asked.
-    """
-    assert job.rollouts is not None
-    problems = job.train if split == "train" else job.validation
-    prompts = job.prompts(problems, few_shot=False)
-    rollouts = read_rollouts(job.rollouts / f"{split}.parquet", prompts)
-    return rollouts if split == "validation" else [r for r in rollouts if r.completion.token_ids]
 
 
 def held_out_questions(rollouts: Sequence[Rollout], share: float, seed: int) -> set[str]:
@@ -171,7 +159,7 @@ def report(job: Job, reward_model: RewardModel) -> None:
 
     Writes verdicts.parquet and metrics.json to evaluation/validation.
     """
-    rollouts = read_samples(job, "validation")
+    rollouts = job.samples("validation")
     problem_of = {problem.id: problem for problem in job.validation}
     problems = [problem_of[rollout.prompt.problem_id] for rollout in rollouts]
     with job.progress.task("judging validation samples", len(rollouts)) as advance:

@@ -26,6 +26,7 @@ from reasonrl.config import LearnerConfig
 from reasonrl.functional import masked_sum, token_logprobs
 from reasonrl.policy import DTYPES, autocast
 from reasonrl.tracking import MetricsLog
+from reasonrl.types import Completion
 
 AnySized = TypeVar("AnySized", bound=Sized)
 # Adds the gradient of the loss of an optimizer step's examples to the model's; returns that loss.
@@ -35,10 +36,18 @@ Gradients = Callable[[Any, Sequence[Any], int, torch.dtype], float]
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Token ids to learn from. Only the completion is trained on; it ends with EOS."""
+    """Token ids to learn from. Only the completion is trained on; it ends with EOS.
+
+    loss_mask: of the completion's ids, those that are; None: all of them.
+    """
 
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
+    loss_mask: tuple[bool, ...] | None = None
+
+    @property
+    def num_targets(self) -> int:
+        return len(self.completion_ids) if self.loss_mask is None else sum(self.loss_mask)
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.completion_ids)
@@ -49,12 +58,18 @@ class Batch:
     """Right-padded: with causal attention no real token sees the padding after it.
 
     input_ids: (B, T). target_ids: (B, S), the ids that the model's last S positions predict.
-    loss_mask: (B, S), True for completion tokens. S leaves out what all prompts of the batch cover.
+    loss_mask: (B, S), True for what trains. S leaves out what all prompts of the batch cover.
     """
 
     input_ids: Tensor
     target_ids: Tensor
     loss_mask: Tensor
+
+
+def with_eos(completion: Completion, eos_token_id: int) -> tuple[int, ...]:
+    """Its token ids as they are to be learnt: what a delimiter ended is given its EOS."""
+    ending = (eos_token_id,) if completion.finish_reason == "stop" else ()
+    return completion.token_ids + ending
 
 
 def num_steps(num_examples: int, learner: LearnerConfig) -> int:
@@ -69,7 +84,8 @@ def collate(examples: Sequence[Example]) -> Batch:
     mask = torch.zeros(len(examples), longest, dtype=torch.bool)
     for row, example in enumerate(examples):
         ids[row, : len(example)] = torch.tensor(example.prompt_ids + example.completion_ids)
-        mask[row, len(example.prompt_ids) : len(example)] = True
+        own = torch.tensor(True if example.loss_mask is None else example.loss_mask)
+        mask[row, len(example.prompt_ids) : len(example)] = own
     return Batch(ids[:, :-1], ids[:, shortest_prompt:], mask[:, shortest_prompt:])
 
 
@@ -92,7 +108,7 @@ def accumulate_gradients(
     compute_dtype: torch.dtype,
 ) -> float:
     """Adds the gradient of the mean completion-token loss of ``examples``; returns that loss."""
-    num_tokens = sum(len(e.completion_ids) for e in examples)
+    num_tokens = sum(e.num_targets for e in examples)
     total = 0.0
     for chunk in micro_batches(examples, max_tokens):
         batch = collate(chunk)

@@ -13,7 +13,7 @@ from typing import Any
 from reasonrl.atomic import writing
 from reasonrl.errors import UserError
 
-PREFIXES = ("rollout", "sft", "ei", "orm", "sorm", "ppo", "eval", "time")
+PREFIXES = ("rollout", "sft", "ei", "ppo", "rcrl", "orm", "sorm", "eval", "time")
 
 
 class MetricsLog:

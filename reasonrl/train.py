@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from omegaconf import DictConfig
 from rich import box
 from rich.table import Table
@@ -11,23 +13,40 @@ from reasonrl.config import (
     EIConfig,
     ORMConfig,
     PPOConfig,
+    RCRLConfig,
     RewardModelConfig,
     SampleConfig,
     SFTConfig,
     SORMConfig,
+    StepsConfig,
     makes_policy,
     resolve,
 )
-from reasonrl.evaluation import METRICS, read_estimates
-from reasonrl.pipeline import Plan, evaluations, obtain, plan
+from reasonrl.evaluation import METRICS, Evaluation, read_estimates
+from reasonrl.pipeline import Plan, evaluations, obtain, plan, under_the_worst_label
 from reasonrl.progress import Progress, console
 from reasonrl.report.tables import estimates_table, gains_table
+from reasonrl.returns import label_texts
 from reasonrl.reward_learning import VALIDATION
 from reasonrl.runs import is_done, read_status
 
 
-def train(config: DictConfig) -> None:
-    """Makes the configured run, or resumes it, or says that it is done. Raises UserError."""
+@dataclass(frozen=True)
+class Result:
+    """A finished run's evaluations: of the policy it started from, of its own, and of its own when
+    it is asked for the worst return, where it is asked for one.
+    """
+
+    before: Evaluation
+    after: Evaluation
+    worst: Evaluation | None
+
+
+def train(config: DictConfig) -> Result | None:
+    """Makes the configured run, or resumes it, or says that it is done. Raises UserError.
+
+    Returns None if there is no policy to evaluate, or for a dry run.
+    """
     resolved = resolve(config)
     planned = plan(resolved)
     progress = Progress()
@@ -38,9 +57,9 @@ def train(config: DictConfig) -> None:
         console.print(plan_table(planned))
         console.print(f"about {_duration(seconds)} on this machine")
     if config.dry_run:
-        return
+        return None
     obtain(planned, progress)
-    show_result(planned, progress)
+    return show_result(planned, progress)
 
 
 def plan_table(planned: Plan) -> Table:
@@ -80,15 +99,27 @@ def _outline(planned: Plan) -> str:
                 f"K={ppo.num_samples_per_prompt} at T={ppo.temperature:g}, {ppo.epochs} epochs, "
                 f"KL {ppo.kl_coef:g}, {planned.config.reward.name} reward"
             )
+        case RCRLConfig() as rcrl:
+            labels = label_texts(rcrl)
+            return (
+                f"Return-Conditioned RL: steps labelled {labels[0]} to {labels[-1]} by the "
+                f"{planned.config.reward.name} reward, of {rcrl.num_solutions_per_prompt} "
+                f"completions each, {rcrl.epochs} epochs"
+            )
         case SampleConfig() as sample:
             k, temperature = sample.num_samples_per_prompt, sample.temperature
-            return f"sampling for reward models: K={k} at T={temperature:g}"
+            return f"sampling: K={k} at T={temperature:g}"
+        case StepsConfig() as steps:
+            return (
+                f"continuing steps: K={steps.num_continuations} of each step of "
+                f"{steps.num_solutions_per_prompt} completions"
+            )
         case ORMConfig() as orm:
             return f"outcome reward model: {orm.epochs} epochs on right and wrong completions"
         case SORMConfig() as sorm:
             return (
-                f"stepwise reward model: {sorm.num_continuations} continuations of each step of "
-                f"{sorm.num_solutions_per_prompt} completions, {sorm.epochs} epochs"
+                f"stepwise reward model: {sorm.epochs} epochs on the steps of "
+                f"{sorm.num_solutions_per_prompt} completions"
             )
         case SFTConfig() as sft:
             return f"fine-tuning: {sft.epochs} epochs on the reference solutions"
@@ -100,15 +131,16 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
-def show_result(planned: Plan, progress: Progress) -> None:
+def show_result(planned: Plan, progress: Progress) -> Result | None:
     """What the run has come to, and where to look further."""
     algorithm = planned.config.algorithm
+    if makes_policy(algorithm):
+        return _show_policy(planned, progress)
     if isinstance(algorithm, RewardModelConfig):
         _show_reward_model(planned)
-    elif makes_policy(algorithm):
-        _show_policy(planned, progress)
     else:
         console.print(f"completions: {planned.run.rollouts}", soft_wrap=True)
+    return None
 
 
 def _show_reward_model(planned: Plan) -> None:
@@ -119,8 +151,9 @@ def _show_reward_model(planned: Plan) -> None:
     console.print(f"reliability diagram: {folder / 'calibration.png'}", soft_wrap=True)
 
 
-def _show_policy(planned: Plan, progress: Progress) -> None:
-    """The table of before and after."""
+def _show_policy(planned: Plan, progress: Progress) -> Result:
+    """The table of before and after, and of the conditioning gap where there is one."""
+    worst = None
     before, after = evaluations(planned, progress)
     config = planned.config
     started = f"{config.model.name}, init={config.init.name}"
@@ -129,5 +162,18 @@ def _show_policy(planned: Plan, progress: Progress) -> None:
         f"{len(after.problem_ids)} {config.evaluation.split} problems"
     )
     console.print(gains_table(title, before.estimates(), after.estimates(), after.gain_on(before)))
+    if isinstance(config.algorithm, RCRLConfig):
+        worst = under_the_worst_label(planned, progress)
+        labels = label_texts(config.algorithm)
+        console.print(
+            gains_table(
+                "conditioning gap: asked for the worst, and for the best return",
+                worst.estimates(),
+                after.estimates(),
+                after.gain_on(worst),
+                columns=(labels[0], labels[-1]),
+            )
+        )
     console.print(f"policy: {planned.run.policy}", soft_wrap=True)
     console.print(f"learning curve: {planned.run.learning_curve}", soft_wrap=True)
+    return Result(before, after, worst)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from reasonrl.algorithms import ei, orm, ppo, sample, sft, sorm
+from reasonrl.algorithms import ei, orm, ppo, rcrl, sample, sft, sorm, steps
 from reasonrl.job import Job
 from reasonrl.policy import SavedPolicy
 
@@ -15,7 +15,9 @@ ALGORITHMS: dict[str, Callable[[Job], SavedPolicy | None]] = {
     "sft": sft.run,
     "ei": ei.run,
     "ppo": ppo.run,
+    "rcrl": rcrl.run,
     "sample": sample.run,
+    "steps": steps.run,
     "orm": orm.run,
     "sorm": sorm.run,
 }

@@ -37,7 +37,7 @@ from reasonrl.job import Job
 from reasonrl.policy import SavedPolicy
 from reasonrl.rollouts import collect_rollouts, completions_statistics, read_rollouts
 from reasonrl.seeding import derive_seed
-from reasonrl.supervised import Example, num_steps
+from reasonrl.supervised import Example, num_steps, with_eos
 from reasonrl.types import Rollout
 
 logger = logging.getLogger(__name__)
@@ -296,16 +296,12 @@ def _add_new(
 
 
 def _examples(job: Job, rollouts: Mapping[Key, Rollout]) -> dict[Key, Example]:
-    """The sampled ids behind the question alone; what a delimiter ended is given its EOS."""
+    """The sampled ids behind the question alone."""
     prompts = job.prompts(job.train, few_shot=False)
     prompt_ids = {prompt.problem_id: prompt.token_ids for prompt in prompts}
-    eos = (job.tokenizer.eos_token_id,)
+    eos = job.tokenizer.eos_token_id
     return {
-        key: Example(
-            prompt_ids[key[0]],
-            rollout.completion.token_ids
-            + (() if rollout.completion.finish_reason == "eos" else eos),
-        )
+        key: Example(prompt_ids[key[0]], with_eos(rollout.completion, eos))
         for key, rollout in rollouts.items()
     }
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from reasonrl.config import ORMConfig
 from reasonrl.job import Job
-from reasonrl.reward_learning import Targets, held_out_questions, learn_reward_model, read_samples
+from reasonrl.reward_learning import Targets, held_out_questions, learn_reward_model
 from reasonrl.rewards.reward_network import Labelled
 from reasonrl.types import Rollout
 
@@ -25,7 +25,7 @@ from reasonrl.types import Rollout
 def run(job: Job) -> None:
     config = job.config.algorithm
     assert isinstance(config, ORMConfig)
-    rollouts = read_samples(job, "train")
+    rollouts = [r for r in job.samples("train") if r.completion.token_ids]
     held_out = held_out_questions(rollouts, config.held_out, job.config.seed)
     learnt = [r for r in rollouts if r.prompt.problem_id not in held_out]
     aside = [r for r in rollouts if r.prompt.problem_id in held_out]

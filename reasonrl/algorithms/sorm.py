@@ -2,7 +2,7 @@
 
     R ← completions of every training question, sampled from the policy π (a run of its own)
     for each step i of each a in R:
-        C ← K completions sampled from π that go on from (q, a_≤i)
+        C ← K completions sampled from π that go on from (q, a_≤i)    (a run of its own too)
         label_i ← any of C is right, and uses the results of step i
     label_i ← 1 wherever a later step of the same completion is labelled 1
     at each i, drop steps of the larger class until both are as many    (balanced=false: don't)
@@ -23,9 +23,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from reasonrl.config import SORMConfig
-from reasonrl.continuations import Step, label_steps
+from reasonrl.continuations import Step, read_steps
 from reasonrl.job import Job
-from reasonrl.reward_learning import Targets, held_out_questions, learn_reward_model, read_samples
+from reasonrl.reward_learning import Targets, held_out_questions, learn_reward_model
 from reasonrl.rewards.reward_network import Labelled
 from reasonrl.seeding import derive_seed
 from reasonrl.types import Rollout
@@ -34,12 +34,9 @@ from reasonrl.types import Rollout
 def run(job: Job) -> None:
     config = job.config.algorithm
     assert isinstance(config, SORMConfig)
-    rollouts = [
-        rollout
-        for rollout in read_samples(job, "train")
-        if rollout.completion.sample_index < config.num_solutions_per_prompt
-    ]
-    steps = label_steps(job, rollouts, config.num_continuations, config.sample.temperature)
+    samples = job.samples("train", config.num_solutions_per_prompt)
+    rollouts = [r for r in samples if r.completion.token_ids]
+    steps = read_steps(job, rollouts)
     held_out = held_out_questions(rollouts, config.held_out, job.config.seed)
     aside = [r.prompt.problem_id in held_out for r in rollouts]
     learnt = [[] if out else of_rollout for of_rollout, out in zip(steps, aside, strict=True)]

@@ -15,11 +15,14 @@ from reasonrl.config.schemas import (
     LearnedConfig,
     ORMRewardConfig,
     PPOConfig,
+    RCRLConfig,
     RewardConfig,
     RewardModelConfig,
     SampleConfig,
     SFTConfig,
+    SORMConfig,
     SORMRewardConfig,
+    StepsConfig,
     TrainConfig,
 )
 
@@ -28,7 +31,14 @@ NOT_DECISIVE = {
     "model.device",
     *(
         f"{learner}.micro_batch_tokens"
-        for learner in ("algorithm", "init.sft", "init.ei", "reward.model", "reward.policy")
+        for learner in (
+            "algorithm",
+            "algorithm.policy",
+            "init.sft",
+            "init.ei",
+            "reward.model",
+            "reward.policy",
+        )
     ),
     "dataset.path",
     "sampler.batch_size",
@@ -39,12 +49,23 @@ SPARSE = RewardConfig(name="sparse", threshold=1.0)  # of runs that come first
 
 def asks_for_reward(algorithm: AlgorithmConfig) -> bool:
     """Whether the reward is part of a run of this algorithm."""
-    return isinstance(algorithm, EIConfig | PPOConfig)
+    return isinstance(algorithm, EIConfig | PPOConfig | RCRLConfig)
 
 
 def makes_policy(algorithm: AlgorithmConfig) -> bool:
     """Whether a run of this algorithm ends with a policy to evaluate."""
-    return isinstance(algorithm, SFTConfig | EIConfig | PPOConfig)
+    return isinstance(algorithm, SFTConfig | EIConfig | PPOConfig | RCRLConfig)
+
+
+def asks_for_steps(config: TrainConfig) -> bool:
+    """Whether a run needs to know what becomes of the steps of its completions."""
+    algorithm = config.algorithm
+    return isinstance(algorithm, SORMConfig) or (
+        # A dense or learned reward judges a step by itself.
+        isinstance(algorithm, RCRLConfig)
+        and algorithm.returns == "value"
+        and config.reward.name == "sparse"
+    )
 
 
 def decisive(config: EvaluateConfig) -> dict[str, Any]:
@@ -70,11 +91,12 @@ def _without(values: dict[str, Any], keys: set[str], prefix: str = "") -> dict[s
 
 
 def training_set(config: TrainConfig) -> DatasetConfig:
-    """The dataset with the training problems of a run: reward models and PPO may have their own
-    number.
+    """The dataset with the training problems of a run: reward models, PPO and RCRL may have their
+    own number.
     """
     dataset = config.dataset
-    if isinstance(config.algorithm, SampleConfig | RewardModelConfig | PPOConfig):
+    own = SampleConfig | StepsConfig | RewardModelConfig | PPOConfig | RCRLConfig
+    if isinstance(config.algorithm, own):
         size = dataset.reward_train_size or dataset.train_size
         return dataclasses.replace(dataset, train_size=size)
     return dataset
@@ -96,8 +118,8 @@ def readable_name(config: TrainConfig) -> str:
 def prerequisites(config: TrainConfig) -> dict[str, TrainConfig]:
     """The runs that must be there first, by what they give.
 
-    init: the starting policy, where a run makes it. rollouts: what a reward model learns from.
-    reward: the reward model of a learned reward.
+    init: the starting policy, where a run makes it. rollouts: completions to learn from. steps:
+    what becomes of their steps. reward: the reward model of a learned reward.
     """
     init, algorithm, reward = config.init, config.algorithm, config.reward
     base = dataclasses.replace(config, reward=SPARSE)
@@ -109,15 +131,30 @@ def prerequisites(config: TrainConfig) -> dict[str, TrainConfig]:
     elif init.sft is not None:
         pretrained = InitConfig(name="pretrained")
         first["init"] = dataclasses.replace(base, algorithm=init.sft, init=pretrained)
-    if isinstance(algorithm, RewardModelConfig):
-        first["rollouts"] = dataclasses.replace(base, algorithm=algorithm.sample)
+    if isinstance(algorithm, StepsConfig | RewardModelConfig | RCRLConfig):
+        sampled = base
+        if isinstance(algorithm, RCRLConfig):
+            sampled = dataclasses.replace(base, init=_improved(init, algorithm.policy))
+        first["rollouts"] = dataclasses.replace(sampled, algorithm=algorithm.sample)
+        if asks_for_steps(config):
+            assert isinstance(algorithm, SORMConfig | RCRLConfig)
+            steps = StepsConfig(
+                name="steps",
+                sample=algorithm.sample,
+                num_solutions_per_prompt=algorithm.num_solutions_per_prompt,
+                num_continuations=algorithm.num_continuations,
+            )
+            first["steps"] = dataclasses.replace(sampled, algorithm=steps)
     if (
         asks_for_reward(algorithm)
         and isinstance(reward, ORMRewardConfig | SORMRewardConfig)
         and reward.run is None
     ):
-        student = init
-        if reward.policy is not None:
-            student = dataclasses.replace(init, name="ei", ei=reward.policy)
+        student = _improved(init, reward.policy)
         first["reward"] = dataclasses.replace(base, algorithm=reward.model, init=student)
     return first
+
+
+def _improved(init: InitConfig, policy: EIConfig | None) -> InitConfig:
+    """The policy that an Expert Iteration run makes from ``init``; None: that of ``init``."""
+    return init if policy is None else dataclasses.replace(init, name="ei", ei=policy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from itertools import pairwise
 
 from reasonrl.config.schemas import (
     DatasetConfig,
@@ -14,12 +15,14 @@ from reasonrl.config.schemas import (
     ORMConfig,
     ORMRewardConfig,
     PPOConfig,
+    RCRLConfig,
     RewardConfig,
     RewardModelConfig,
     SampleConfig,
     SFTConfig,
     SORMConfig,
     SORMRewardConfig,
+    StepsConfig,
     StoriesConfig,
     TrainConfig,
 )
@@ -37,6 +40,8 @@ LEARNED_AT = ("end", "steps", "differences")
 TRAINED_BY_PPO = ("all", "top", "lora")
 KL_PENALTIES = ("reward", "loss")
 OLD_LOGPROBS = ("recomputed", "sampler")
+RETURNS = ("value", "solution")
+LABEL_TOKENS = ("own", "text")
 
 
 def validate_evaluation(config: EvaluateConfig) -> None:
@@ -118,8 +123,13 @@ def validate(config: TrainConfig) -> None:
             _validate_reward_model("algorithm", algorithm)
         case SampleConfig():
             _validate_sample("algorithm", algorithm)
+        case StepsConfig():
+            _validate_sample("algorithm.sample", algorithm.sample)
+            _validate_continuations("algorithm", algorithm)
         case PPOConfig():
             _validate_ppo("algorithm", algorithm)
+        case RCRLConfig():
+            _validate_rcrl("algorithm", algorithm)
         case SFTConfig():
             _validate_learner("algorithm", algorithm)
     _validate_reward(config.reward)
@@ -236,6 +246,56 @@ def _validate_ppo(key: str, ppo: PPOConfig) -> None:
     )
 
 
+def _validate_rcrl(key: str, rcrl: RCRLConfig) -> None:
+    _validate_learner(key, rcrl)
+    if rcrl.policy is not None:
+        _validate_ei(f"{key}.policy", rcrl.policy)
+    _validate_sample(f"{key}.sample", rcrl.sample)
+    _validate_continuations(key, rcrl)
+    _require_one_of(f"{key}.returns", rcrl.returns, RETURNS)
+    _require_one_of(f"{key}.label_tokens", rcrl.label_tokens, LABEL_TOKENS)
+    labels, thresholds = rcrl.labels, rcrl.thresholds
+    if labels is None:
+        require(
+            not thresholds,
+            f"{key}.thresholds={thresholds} must be [] where a label is the return itself; got "
+            f"{key}.labels=null. Pass {key}.thresholds=[].",
+        )
+    else:
+        require(
+            len({*labels}) == len(labels) >= 2 and all(label.strip() for label in labels),
+            f"{key}.labels={labels} must be two different texts or more, from the worst to the "
+            "best, none of them blank.",
+        )
+        require(
+            len(thresholds) == len(labels) - 1
+            and all(a < b for a, b in pairwise([0.0, *thresholds]))
+            and all(threshold <= 1 for threshold in thresholds),
+            f"{key}.thresholds={thresholds} must be one fewer than {key}.labels, rising, above 0 "
+            f"and at most 1; got {len(labels)} labels.",
+        )
+    for name in ("solution_ratio", "step_ratio"):
+        ratio = getattr(rcrl, name)
+        require(
+            ratio is None or ratio > 0,
+            f"{key}.{name} must be null (as it is), above 0, or inf (positive ones alone); got "
+            f"{ratio}.",
+        )
+
+
+def _validate_continuations(key: str, steps: StepsConfig | SORMConfig | RCRLConfig) -> None:
+    require(
+        steps.num_continuations >= 1,
+        f"{key}.num_continuations must be 1 or more; got {steps.num_continuations}.",
+    )
+    require(
+        1 <= steps.num_solutions_per_prompt <= steps.sample.num_samples_per_prompt,
+        f"{key}.num_solutions_per_prompt={steps.num_solutions_per_prompt} must be 1 or more "
+        f"and at most {key}.sample.num_samples_per_prompt; got "
+        f"{steps.sample.num_samples_per_prompt}.",
+    )
+
+
 def _validate_sample(key: str, sample: SampleConfig) -> None:
     require(
         sample.num_samples_per_prompt >= 1,
@@ -261,16 +321,7 @@ def _validate_reward_model(key: str, model: RewardModelConfig) -> None:
     if isinstance(model, ORMConfig):
         _require_one_of(f"{key}.targets", model.targets, TARGETS)
     if isinstance(model, SORMConfig):
-        require(
-            model.num_continuations >= 1,
-            f"{key}.num_continuations must be 1 or more; got {model.num_continuations}.",
-        )
-        require(
-            1 <= model.num_solutions_per_prompt <= model.sample.num_samples_per_prompt,
-            f"{key}.num_solutions_per_prompt={model.num_solutions_per_prompt} must be 1 or more "
-            f"and at most {key}.sample.num_samples_per_prompt; got "
-            f"{model.sample.num_samples_per_prompt}.",
-        )
+        _validate_continuations(key, model)
 
 
 def _validate_reward(reward: RewardConfig) -> None:
@@ -281,7 +332,7 @@ def _validate_reward(reward: RewardConfig) -> None:
     }
     for name, weight in weights.items():
         require(0 <= weight < math.inf, f"reward.{name} must be 0 or more; got {weight}.")
-    best = sum(weights.values()) if weights else 1.0
+    best = reward.best
     require(
         0 < reward.threshold <= best,
         f"reward.threshold={reward.threshold} must be above 0, which failures reach too, and at "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,16 @@ class SampleConfig:
     name: str
     num_samples_per_prompt: int
     temperature: float
+
+
+@dataclass(frozen=True)
+class StepsConfig:
+    """What becomes of the steps of sampled completions: see ``reasonrl.algorithms.steps``."""
+
+    name: str
+    sample: SampleConfig
+    num_solutions_per_prompt: int  # of the sampled completions, the steps of so many
+    num_continuations: int  # of each step's prefix
 
 
 @dataclass(frozen=True)
@@ -129,7 +139,35 @@ class PPOConfig(LearnerConfig):
     compat: CompatConfig
 
 
-AlgorithmConfig = SFTConfig | EIConfig | SampleConfig | ORMConfig | SORMConfig | PPOConfig
+@dataclass(frozen=True)
+class RCRLConfig(LearnerConfig):
+    """Return-Conditioned RL: see ``reasonrl.algorithms.rcrl``."""
+
+    name: str
+    policy: EIConfig | None  # whose completions are learnt from; None: the starting policy's
+    sample: SampleConfig  # these completions
+    num_solutions_per_prompt: int  # of them, so many are learnt from
+    num_continuations: int  # of each step's prefix, where these say how good the step is
+    returns: str
+    labels: list[str] | None  # from the worst; None: the return itself, rounded to a tenth
+    thresholds: list[float]  # from this return on the second label is given, and so on
+    label_tokens: str
+    solution_ratio: float | None  # right solutions for each wrong one; None: as sampled
+    step_ratio: float | None  # steps with the best label for each with another; None: as they are
+    shuffle_labels: bool
+    restart: bool  # from the base weights; false: from the starting policy
+
+
+AlgorithmConfig = (
+    SFTConfig
+    | EIConfig
+    | PPOConfig
+    | RCRLConfig
+    | SampleConfig
+    | StepsConfig
+    | ORMConfig
+    | SORMConfig
+)
 
 
 @dataclass(frozen=True)
@@ -149,6 +187,12 @@ class RewardConfig:
 
     name: str
     threshold: float
+
+    @property
+    def best(self) -> float:
+        """The highest score there is."""
+        weights = [getattr(self, f.name) for f in fields(self) if f.name.endswith("_weight")]
+        return sum(weights) if weights else 1.0
 
 
 @dataclass(frozen=True)
@@ -192,7 +236,7 @@ class DatasetConfig:
     train_size: int | None  # None: the whole split
     validation_size: int | None
     test_size: int | None
-    reward_train_size: int | None  # of reward models and PPO; None: train_size
+    reward_train_size: int | None  # of reward models, PPO and RCRL; None: train_size
     num_references: int | None  # training problems whose solution may be learnt from; None: all
     prompt: str
     stop: list[str]
@@ -269,10 +313,12 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "algorithm": {
         "sft": SFTConfig,
         "ei": EIConfig,
+        "ppo": PPOConfig,
+        "rcrl": RCRLConfig,
         "sample": SampleConfig,
+        "steps": StepsConfig,
         "orm": ORMConfig,
         "sorm": SORMConfig,
-        "ppo": PPOConfig,
     },
     "reward": {
         "sparse": RewardConfig,

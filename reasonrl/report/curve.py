@@ -18,6 +18,7 @@ from reasonrl.runs import RunFolder
 from reasonrl.tracking import read_metrics
 
 VALIDATION = "eval/validation_maj@1"
+BY_LABEL = "rcrl/maj@1_"
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -25,8 +26,9 @@ Records = Sequence[Mapping[str, Any]]
 def draw_learning_curve(run: RunFolder) -> None:
     """Draws learning_curve.png.
 
-    The loss over optimizer steps, and of an algorithm that samples validation maj@1 over rollouts;
-    of PPO what its iterations log, over rollouts. Rollouts are all those sampled so far.
+    The loss over optimizer steps, and validation maj@1: of an algorithm that samples over rollouts,
+    of RCRL over what it is asked for. Of PPO what its iterations log, over rollouts. Rollouts are
+    all those sampled so far.
     """
     records = read_metrics(run.metrics)
     of_ppo = any("ppo/rollouts" in record for record in records)
@@ -59,13 +61,23 @@ def _loss_figure(records: Records) -> Figure:
         for name, value in record.items()
         if name.endswith("/loss")
     ]
-    validations = [(r["ei/rollouts"], r[VALIDATION]) for r in records if VALIDATION in r]
-    figure, axes = _figure(1, 2 if validations else 1, (10 if validations else 5.5, 4))
+    validations = [(r["ei/rollouts"], r[VALIDATION]) for r in records if "ei/rollouts" in r]
+    by_label = [
+        (name.removeprefix(BY_LABEL), value)
+        for record in records
+        for name, value in record.items()
+        if name.startswith(BY_LABEL)
+    ]
+    wide = bool(validations or by_label)
+    figure, axes = _figure(1, 2 if wide else 1, (10 if wide else 5.5, 4))
     axes[0].plot(*zip(*losses, strict=True), linewidth=1) if losses else None
     axes[0].set(xlabel="optimizer step", ylabel="loss per token", title="learning")
     if validations:
         axes[1].plot(*zip(*validations, strict=True), marker="o")
         axes[1].set(xlabel="rollouts", ylabel="maj@1", title="validation, greedy", ylim=(0, 1))
+    if by_label:
+        axes[1].plot(*zip(*by_label, strict=True), marker="o")
+        axes[1].set(xlabel="asked for", ylabel="maj@1", title="validation, greedy", ylim=(0, 1))
     return figure
 
 

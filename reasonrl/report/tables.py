@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rich.markup import escape
 from rich.table import Table
 
 from reasonrl.metrics import Estimate
@@ -24,12 +25,36 @@ def gains_table(
     before: Mapping[str, Estimate],
     after: Mapping[str, Estimate],
     gains: Mapping[str, Estimate],
+    columns: tuple[str, str] = ("before", "after"),
 ) -> Table:
     """Before, after, and the paired difference; bold where its interval excludes 0."""
     table = Table(title=title, title_justify="left")
-    for column in ("metric", "before", "after", "gain, paired [95% interval]"):
+    for column in ("metric", *map(escape, columns), "gain, paired [95% interval]"):
         table.add_column(column, justify="left" if column == "metric" else "right")
     for name, gain in gains.items():
         style = "bold" if gain.excludes_zero() else ""
         table.add_row(name, str(before[name]), str(after[name]), f"{gain}", style=style)
     return table
+
+
+def comparison_table(title: str, rows: Mapping[str, Mapping[str, Estimate]]) -> Table:
+    """Runs side by side, a row each; a gain or gap is bold where its interval excludes 0.
+
+    rows: by the run's name, what is known of it; a metric that some run lacks is left blank there.
+    """
+    columns = list(dict.fromkeys(column for cells in rows.values() for column in cells))
+    table = Table(title=title, title_justify="left", show_lines=True)
+    table.add_column("run", overflow="fold", min_width=10)
+    for column in columns:
+        table.add_column(column.replace(": ", "\n"), justify="right", no_wrap=True)
+    for name, cells in rows.items():
+        table.add_row(escape(name), *(_cell(column, cells.get(column)) for column in columns))
+    return table
+
+
+def _cell(column: str, estimate: Estimate | None) -> str:
+    """A gain's column is named METRIC: WHAT."""
+    if estimate is None:
+        return ""
+    text = str(estimate).replace(" [", "\n\\[")  # the interval below; no markup
+    return f"[bold]{text}[/]" if ":" in column and estimate.excludes_zero() else text

@@ -35,7 +35,7 @@ from reasonrl.answers import (
     own_lines,
     value_of,
 )
-from reasonrl.rewards.steps import closing_tokens, step_ends
+from reasonrl.sampling.steps import closing_tokens, step_ends
 from reasonrl.types import Completion, Problem
 
 Verdict = Literal["pays", "repeats", "pays nothing"]
@@ -96,25 +96,32 @@ def step_fractions(
     return [(calculation.end, 1 / count) for calculation in paid]
 
 
-def first_wrong_step(text: str, problem: Problem) -> int | None:
-    """The number, in the order of ``step_ends``, of the first step that is wrong by the reference.
+def wrong_places(text: str, problem: Problem) -> list[int]:
+    """The offset just after each thing that is wrong by the reference, in no order.
 
     Wrong is a calculation that doesn't pay (in any order; to repeat one that did is right), or an
     answer line with another answer than the gold; calculations after the first answer line aren't
-    looked at. If nothing is wrong but the answer never comes, it is the last step, 0 if there is
-    none. None: nothing is wrong and the answer is right.
+    looked at.
 
     This is for datasets whose problems have essentially one right trace: to another right way of
     solving the problem it does wrong.
     """
     judged = _judged(text, problem, ordered=False)
     wrong = [calculation.end for calculation, verdict in judged if verdict == "pays nothing"]
-    wrong += [
+    return wrong + [
         offset + len(line)
         for offset, line in own_lines(text)
         if "####" in line and not answers_equal(extract_answer(line), problem.answer)
     ]
-    ends = step_ends(text)
+
+
+def first_wrong_step(text: str, problem: Problem) -> int | None:
+    """The number, in the order of ``step_ends``, of the first step with something wrong in it.
+
+    See ``wrong_places``. If nothing is wrong but the answer never comes, it is the last step, 0 if
+    there is none. None: nothing is wrong and the answer is right.
+    """
+    wrong, ends = wrong_places(text, problem), step_ends(text)
     if wrong:
         return bisect_left(ends, min(wrong))
     return max(len(ends) - 1, 0) if extract_answer(text) is None else None

@@ -9,7 +9,7 @@ import numpy as np
 
 from reasonrl.rewards.base import TokenRewards
 from reasonrl.rewards.reward_model import RewardModel
-from reasonrl.rewards.steps import step_tokens
+from reasonrl.sampling.steps import step_tokens
 from reasonrl.types import Completion, Problem
 
 

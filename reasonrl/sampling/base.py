@@ -20,12 +20,15 @@ class SamplingParams:
         a truncated support makes some of them 0.
     stop: delimiters that end a completion and are never part of it. Matched against decoded text,
         so one may span several tokens or begin inside one; special tokens have no text there.
+    step_label: ids that are put before each step of a completion (``steps.ends_step``) for the
+        policy to read, and are no part of the completion.
     """
 
     num_samples_per_prompt: int
     temperature: float
     max_new_tokens: int
     stop: tuple[str, ...] = ()
+    step_label: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for key in ("num_samples_per_prompt", "max_new_tokens"):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import takewhile
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reasonrl.errors import UserError
 from reasonrl.sampling.base import SamplingParams
 from reasonrl.sampling.draw import argmax, draw, uniforms
 from reasonrl.sampling.shared_prompt import Decoder, Segment, prefill, shared_prompt_attention
+from reasonrl.sampling.steps import ends_step
 from reasonrl.sampling.stops import Stops, decode
 from reasonrl.types import Completion, FinishReason, Prompt
 
@@ -41,7 +44,8 @@ class TransformersSampler:
     bfloat16 the shapes of a batch move logits enough to change some.
 
     batch_size: rows (prompts × samples) in flight at most.
-    EOS is any of ``model.generation_config.eos_token_id`` and ``tokenizer.eos_token_id``.
+    EOS is any of ``model.generation_config.eos_token_id`` and ``tokenizer.eos_token_id``; ids in
+    ``model.generation_config.suppress_tokens`` are never sampled: their probability is 0.
     """
 
     def __init__(
@@ -62,9 +66,11 @@ class TransformersSampler:
         """See ``Sampler.sample``.
 
         Raises UserError, before any computation, if a prompt is empty or leaves less than
-        ``max_new_tokens`` of the model's context.
+        ``max_new_tokens`` and a step's label of the model's context. If more labels than one don't
+        leave room for ``max_new_tokens``, a completion is cut where the context ends.
         """
         self._check(prompts, params)
+        prompts = [Prompt(p.problem_id, p.token_ids + params.step_label) for p in prompts]
         samples = params.num_samples_per_prompt
         # Longest first: what is too large for the memory fails at once.
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i].token_ids))
@@ -91,11 +97,13 @@ class TransformersSampler:
                     f"problem_id={prompt.problem_id} must have a prompt of at least one token; "
                     f"got 0. Begin it with a BOS token."
                 )
-            if length + params.max_new_tokens > context:
+            left = context - length - len(params.step_label)
+            if params.max_new_tokens > left:
                 raise UserError(
-                    f"max_new_tokens={params.max_new_tokens} must be at most "
-                    f"{context - length} after the {length} prompt tokens of {prompt.problem_id}; "
-                    f"got max_position_embeddings={context}. Lower it or shorten the prompt."
+                    f"max_new_tokens={params.max_new_tokens} must be at most {max(left, 0)} after "
+                    f"the {length} prompt tokens of {prompt.problem_id}"
+                    + (f" and a label of {len(params.step_label)}" if params.step_label else "")
+                    + f"; got max_position_embeddings={context}. Lower it or shorten the prompt."
                 )
 
     def _prefix(self, prompts: Sequence[Prompt]) -> Segment | None:
@@ -132,45 +140,79 @@ class TransformersSampler:
         uniform = uniforms(rows, steps, seed=seed).to(device)
         token_ids = np.zeros((len(rows), steps), dtype=np.int64)
         logprobs = np.zeros((len(rows), steps), dtype=np.float32)
+        lengths = np.zeros(len(rows), dtype=np.int64)  # tokens sampled so far
+        step_starts = np.zeros(len(rows), dtype=np.int64)  # of the step that a row is in
+        unread = np.zeros(len(rows), dtype=np.int64)  # tokens of a label it reads before it goes on
         flying = np.arange(len(rows))  # the row at each place of the decoder
         alive = np.ones(len(rows), dtype=bool)
-        worth_a_look = self._stops(params).may_end.copy()
-        worth_a_look[list(self._eos_ids())] = True
+        label = torch.tensor(params.step_label, dtype=torch.long, device=device)
+        last_place = self.model.config.max_position_embeddings - 1
+        worth_a_look = self._worth_a_look(params)
 
-        for step in range(steps):
-            if params.temperature == 0:
-                drawn, drawn_logprobs = argmax(logits)
-            else:
-                drawn, drawn_logprobs = draw(logits, uniform[:, step], params.temperature)
-            token_ids[flying, step] = drawn.cpu().numpy()
-            logprobs[flying, step] = drawn_logprobs.cpu().numpy()
+        while True:
+            reading = unread[flying] > 0
+            acting = np.flatnonzero(alive & ~reading)
+            row = flying[acting]
+            number = torch.from_numpy(lengths[flying].clip(max=steps - 1)).to(device)
+            chances = uniform.gather(1, number[:, None])[:, 0]
+            drawn, drawn_logprobs = self._draw(logits, chances, params.temperature)
+            token_ids[row, lengths[row]] = drawn.cpu().numpy()[acting]
+            logprobs[row, lengths[row]] = drawn_logprobs.cpu().numpy()[acting]
+            lengths[row] += 1
 
             finished = {}
-            final = step + 1 == steps
-            for at in np.flatnonzero(alive & (final | worth_a_look[token_ids[flying, step]])):
-                prompt_index, sample_index = rows[flying[at]]
+            reached = positions.cpu().numpy()[acting] + 1  # place of the newest token
+            full = (lengths[row] == steps) | (reached >= last_place)
+            newest = token_ids[row, lengths[row] - 1]
+            for i in np.flatnonzero(full | worth_a_look[newest]):
+                own, length = row[i], lengths[row[i]]
+                prompt_index, sample_index = rows[own]
+                ended = bool(params.step_label) and ends_step(
+                    self.tokenizer, token_ids[own, step_starts[own] : length].tolist()
+                )
                 completion = self._completion(
                     prompts[prompt_index].problem_id,
                     sample_index,
-                    token_ids[flying[at], : step + 1].tolist(),
-                    logprobs[flying[at], : step + 1].tolist(),
+                    token_ids[own, :length].tolist(),
+                    logprobs[own, :length].tolist(),
                     params,
+                    full=bool(full[i] or (ended and reached[i] + len(label) > last_place)),
                 )
                 if completion is not None:
                     finished[prompt_index, sample_index] = completion
-                    alive[at] = False
+                    alive[acting[i]] = False
+                elif ended:
+                    step_starts[own], unread[own] = length, len(label)
             if finished:
                 yield finished
             if not alive.any():
                 return
 
+            if reading.any():
+                places = torch.from_numpy(np.flatnonzero(reading)).to(device)
+                drawn[places] = label[-torch.from_numpy(unread[flying[reading]]).to(device)]
+                unread[flying[reading]] -= 1
             if (~alive).mean() >= DROP_SHARE:
                 kept = torch.from_numpy(np.flatnonzero(alive)).to(device)
                 decoder.select(kept)
                 drawn, positions, uniform = drawn[kept], positions[kept], uniform[kept]
                 flying, alive = flying[alive], alive[alive]
-            positions = positions + 1
+            # Rows that are finished and not dropped yet have nowhere to go.
+            positions = (positions + 1).clamp(max=last_place)
             logits = decoder.step(drawn, positions)
+
+    def _draw(self, logits: Tensor, chances: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """A token for each row, and its logprob; never one of those the policy suppresses."""
+        suppressed = getattr(self.model.generation_config, "suppress_tokens", None)
+        if suppressed:
+            logits = logits.index_fill(1, torch.tensor(suppressed, device=logits.device), -math.inf)
+        return argmax(logits) if temperature == 0 else draw(logits, chances, temperature)
+
+    def _worth_a_look(self, params: SamplingParams) -> np.ndarray:
+        """(V,) bool: tokens after which a completion may have ended, or a step if that matters."""
+        worth = self._stops(params.stop).may_end.copy()
+        worth[list(self._eos_ids())] = True
+        return worth | self._stops(("\n",)).may_end if params.step_label else worth
 
     def _completion(
         self,
@@ -179,15 +221,17 @@ class TransformersSampler:
         token_ids: list[int],
         logprobs: list[float],
         params: SamplingParams,
+        *,
+        full: bool,
     ) -> Completion | None:
-        """The completion, or None if it isn't finished."""
+        """The completion, or None if it isn't finished. full: there is no room for more of it."""
         reason: FinishReason
-        count = self._stops(params).cut(token_ids)
+        count = self._stops(params.stop).cut(token_ids)
         if count is not None:
             token_ids, logprobs, reason = token_ids[:count], logprobs[:count], "stop"
         elif token_ids[-1] in self._eos_ids():
             reason = "eos"
-        elif len(token_ids) == params.max_new_tokens:
+        elif full:
             reason = "length"
         else:
             return None
@@ -200,8 +244,8 @@ class TransformersSampler:
             text=decode(self.tokenizer, token_ids),
         )
 
-    def _stops(self, params: SamplingParams) -> Stops:
-        return _make_stops(self.tokenizer, params.stop, self.model.config.vocab_size)
+    def _stops(self, stop: tuple[str, ...]) -> Stops:
+        return _make_stops(self.tokenizer, stop, self.model.config.vocab_size)
 
     def _eos_ids(self) -> set[int]:
         configured = getattr(self.model.generation_config, "eos_token_id", None)

@@ -7,6 +7,7 @@ from reasonrl.rewards.dense import (
     first_wrong_step,
     paid_calculations,
     step_fractions,
+    wrong_places,
 )
 from reasonrl.types import Completion, Problem
 
@@ -183,3 +184,32 @@ WRONG = [
 )
 def test_the_first_wrong_step(problem, text, step):
     assert first_wrong_step(text, problem) == step
+
+
+# (what it shows, problem, completion, the offset just after each thing that is wrong)
+WRONG_PLACES = [
+    ("the reference", CLIPS, CLIPS.solution, []),
+    ("a false first step", CLIPS, "48/2=23\n48+23=71\n#### 71", [7, 16, 24]),
+    ("a false step, then right ones", CLIPS, "48*2=96\n48/2=24\n48+24=72\n#### 72", [7]),
+    ("a false annotation", CLIPS, "48/2 = <<48/2=23>>23 clips\n#### 72", [18]),
+    ("a right and a false one on a line", CLIPS, "48/2=24, 48*2=96\n#### 72", [16]),
+    ("two false ones on a line", CLIPS, "48*2=96, 48*3=144\n#### 72", [7, 17]),
+    ("another answer than calculated", CLIPS, "48/2=24\n48+24=72\n#### 24", [24]),
+    ("an answer that can't be read", CLIPS, "48/2=24\n#### 72 or 73\n", [21]),
+    ("two other answers", CLIPS, "#### 71\n#### 72\n#### 73", [7, 23]),
+    ("an answer in mid-line", CLIPS, "48/2=24\nso #### 72", [18]),
+    ("an answer never given", CLIPS, "48/2=24", []),
+    ("prose", CLIPS, "Let us see.\n24, 72\n#### 72", []),
+    ("a right step repeated", CLIPS, "48/2=24\n48/2=24\n#### 72", []),
+    ("the steps the wrong way round", CLIPS, "48+24=72\n48/2=24\n#### 72", []),
+    ("after the answer", CLIPS, "#### 72\n48/2=23", []),
+    ("in one's own next question", CLIPS, "48/2=24\nQ: 48*2=96\n#### 9", []),
+    ("nothing", CLIPS, "", []),
+]
+
+
+@pytest.mark.parametrize(
+    ("problem", "text", "places"), [pytest.param(*row, id=name) for name, *row in WRONG_PLACES]
+)
+def test_wrong_places(problem, text, places):
+    assert sorted(wrong_places(text, problem)) == places

@@ -75,7 +75,7 @@ def only_line(stderr: str) -> str:
         (
             "train",
             "algorithm=grpo",
-            "algorithm=grpo must be one of ei, orm, ppo, sample, sft, sorm.",
+            "algorithm=grpo must be one of ei, orm, ppo, rcrl, sample, sft, sorm, steps.",
         ),
         (
             "train",
@@ -133,6 +133,29 @@ def test_more_layers_than_the_model_has(
     assert (
         line == f"algorithm.{key}=5 must be at most the model's number of layers; got 4. Lower it."
     )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["algorithm.label_tokens=text"], "model must have a tokenizer that knows the dataset's "
+         "words; got the label [BAD], which has some it doesn't."),
+        (["algorithm.labels=[good,good]"], "algorithm.labels=['good', 'good'] must be two "
+         "different texts or more, from the worst to the best, none of them blank."),
+        (["algorithm.labels=null"], "algorithm.thresholds=[0.5] must be [] where a label is the "
+         "return itself; got algorithm.labels=null. Pass algorithm.thresholds=[]."),
+        (["algorithm.solution_ratio=0"], "algorithm.solution_ratio must be null (as it is), above "
+         "0, or inf (positive ones alone); got 0.0."),
+        (["algorithm.thresholds=half"], "algorithm.thresholds:"),
+        (["algorithm.lables=[a,b]"], "algorithm.lables must be a known key. Did you mean labels?"),
+        (["reward=orm", "reward.run=none"], "reward.run=none must be a finished run of algorithm="),
+    ],
+)  # fmt: skip
+def test_rcrl(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, overrides: list[str], message: str
+):
+    line = refusal(capfd, tmp_path / "outputs", "train", "algorithm=rcrl", *overrides)
+    assert line.startswith(message)
 
 
 def test_unknown_words(capfd: pytest.CaptureFixture[str], tmp_path: Path):

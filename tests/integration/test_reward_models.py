@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -14,7 +15,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from transformers import AutoTokenizer
 
-from reasonrl import evaluation, job, reward_learning
+from reasonrl import continuations, evaluation, job, reward_learning, rollouts
 from reasonrl.config import TrainConfig
 from reasonrl.errors import UserError
 from reasonrl.evaluate import evaluate as evaluate_py
@@ -24,6 +25,7 @@ from reasonrl.progress import Progress, console
 from reasonrl.rewards.reward_model import RewardModel, question_hash
 from reasonrl.runs import RunFolder, is_done, read_status
 from reasonrl.tracking import read_metrics
+from reasonrl.types import Rollout
 from tests.conftest import ROOT, small_config
 from tests.integration.kill_and_resume import differences, snapshot
 
@@ -162,16 +164,20 @@ def test_another_kind_of_reward_model_is_made_of_the_same_samples(finished: Fini
     before = snapshot(finished.outputs)
     planned = plan(finished.configure(*SORM))
     assert [short_name(one) for one in planned.in_order()] == [
-        *("sft", "ei-sparse", "sample", "sorm", "ei-sorm")
+        *("sft", "ei-sparse", "sample", "steps", "sorm", "ei-sorm")
     ]
     obtain(planned, Progress())
     assert {p: t for p, t in snapshot(finished.outputs).items() if p in before} == before
     sorm = planned.prerequisites["reward"]
-    assert len(list((finished.outputs / "runs").iterdir())) == 7
-    assert {p.name for p in sorm.run.rollouts.iterdir()} == {
+    assert len(list((finished.outputs / "runs").iterdir())) == 8
+    steps = sorm.prerequisites["steps"]
+    assert steps.prerequisites["rollouts"].run == finished.runs["sample"]
+    assert {p.name for p in steps.run.rollouts.iterdir()} == {
         "continuations.parquet",
         "steps.parquet",
     }
+    assert not steps.run.evaluation.exists()  # there is no policy
+    assert not sorm.run.rollouts.exists()  # they are the steps' run's
     assert sorm.run.reward_model.exists()
     assert is_done(planned.run)
 
@@ -295,13 +301,55 @@ def test_evaluate_py_refuses(
 # --- kills
 
 
+def copy_samples(finished: Finished, outputs: Path) -> None:
+    for name in ("sft", "ei-sparse", "sample"):
+        path = finished.runs[name].path
+        shutil.copytree(path, outputs / "runs" / path.name)
+
+
+def test_steps_that_were_killed_end_the_same(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollouts, "SHARD_SIZE", 32)  # sixteen prefixes with two continuations each
+    planned = []
+    for name in ("straight", "killed"):
+        copy_samples(finished, tmp_path / name)
+        sorm = plan(finished.configure(*SORM, f"runtime.outputs={tmp_path / name}"))
+        planned.append(sorm.prerequisites["reward"].prerequisites["steps"])
+    straight, killed = planned
+    shards: list[int] = []
+    grade = rollouts.grade
+
+    def dying(*given: Any) -> list[Rollout]:
+        shards.append(1)
+        if len(shards) == 2:
+            raise Killed
+        return grade(*given)
+
+    obtain(straight, Progress())
+    with monkeypatch.context() as dead:
+        dead.setattr(rollouts, "grade", dying)
+        with pytest.raises(Killed):
+            obtain(killed, Progress())  # in the second shard
+        with dead.context() as unwritable:
+            unwritable.setattr(continuations, "_write_steps", dies)
+            with pytest.raises(Killed):
+                obtain(killed, Progress())  # gone on from, but not labelled
+        shards_before = len(shards)
+        assert shards_before > 3
+        obtain(killed, Progress())
+        assert len(shards) == shards_before  # what was sampled is read
+    status = read_status(killed.run)
+    assert status is not None
+    assert (status.state, status.attempt) == ("done", 3)
+    assert differences(straight.run.path, killed.run.path) == []
+
+
 def test_a_reward_model_killed_in_its_making_ends_the_same(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outputs, straight = tmp_path / "outputs", finished.runs["orm"]
-    for name in ("sft", "ei-sparse", "sample"):
-        path = finished.runs[name].path
-        shutil.copytree(path, outputs / "runs" / path.name)
+    copy_samples(finished, outputs)
     overrides = (f"runtime.outputs={outputs}", "runtime.checkpoint_seconds=0")
     planned = plan(finished.configure(*ORM, *overrides)).prerequisites["reward"]
     assert planned.run.path == outputs / "runs" / straight.path.name

@@ -11,7 +11,7 @@ import pytest
 from reasonrl.answers import calculations, extract_answer
 from reasonrl.problems import gsm8k, stories, svamp
 from reasonrl.rewards.dense import first_wrong_step, step_fractions
-from reasonrl.rewards.steps import step_ends
+from reasonrl.sampling.steps import step_ends
 from reasonrl.types import Problem
 
 DATA = Path(os.environ.get("REASONRL_DATA", Path(__file__).parents[2].parent / "shared" / "data"))

@@ -18,6 +18,7 @@ from reasonrl.config import (
     readable_name,
     resolve,
     resolve_evaluation,
+    training_set,
 )
 from reasonrl.errors import UserError
 
@@ -163,6 +164,48 @@ RULES = [
     ("algorithm.num_solutions_per_prompt=17", ["algorithm=sorm"],
      "algorithm.num_solutions_per_prompt=17 must be 1 or more and at most "
      "algorithm.sample.num_samples_per_prompt; got 4."),
+    ("algorithm.num_continuations=0", ["algorithm=steps"], "algorithm.num_continuations must be 1 "
+     "or more; got 0."),
+    ("algorithm.num_solutions_per_prompt=0", ["algorithm=steps"],
+     "algorithm.num_solutions_per_prompt=0 must be 1 or more and at most "
+     "algorithm.sample.num_samples_per_prompt; got 4."),
+    ("algorithm.sample.temperature=0", ["algorithm=steps"], "algorithm.sample.temperature=0.0 must "
+     "be above 0: greedy samples of one prompt are all the same."),
+    ("algorithm.num_continuations=0", ["algorithm=rcrl"], "algorithm.num_continuations must be 1 "
+     "or more; got 0."),
+    ("algorithm.num_solutions_per_prompt=5", ["algorithm=rcrl"],
+     "algorithm.num_solutions_per_prompt=5 must be 1 or more and at most "
+     "algorithm.sample.num_samples_per_prompt; got 4."),
+    ("algorithm.num_solutions_per_prompt=0", ["algorithm=rcrl"],
+     "algorithm.num_solutions_per_prompt=0 must be 1 or more and at most"),
+    ("algorithm.sample.num_samples_per_prompt=0", ["algorithm=rcrl"],
+     "algorithm.sample.num_samples_per_prompt must be 1 or more; got 0."),
+    ("algorithm.policy.rounds=0", ["algorithm=rcrl"], "algorithm.policy.rounds must be 1 or more"),
+    ("algorithm.epochs=0", ["algorithm=rcrl"], "algorithm.epochs must be 1 or more; got 0."),
+    ("algorithm.returns=steps", ["algorithm=rcrl"], "algorithm.returns must be one of value, "
+     "solution; got algorithm.returns=steps."),
+    ("algorithm.label_tokens=new", ["algorithm=rcrl"], "algorithm.label_tokens must be one of own, "
+     "text; got algorithm.label_tokens=new."),
+    *((f"algorithm.labels={labels}", ["algorithm=rcrl"], f"algorithm.labels={shown} must be two "
+       "different texts or more, from the worst to the best, none of them blank.")
+      for labels, shown in (("[good,good]", "['good', 'good']"), ("[bad,' ']", "['bad', ' ']"),
+                            ("[good]", "['good']"), ("[]", "[]"),
+                            ("[a,b,a]", "['a', 'b', 'a']"))),
+    *((f"algorithm.thresholds={thresholds}", ["algorithm=rcrl", f"algorithm.labels={labels}"],
+       f"algorithm.thresholds={shown} must be one fewer than algorithm.labels, rising, above 0 and "
+       f"at most 1; got {labels.count(',') + 1} labels.")
+      for labels, thresholds, shown in (
+          ("[bad,good]", "[]", "[]"), ("[bad,good]", "[0.3,0.6]", "[0.3, 0.6]"),
+          ("[a,b,c]", "[0.5]", "[0.5]"), ("[a,b,c]", "[0.6,0.3]", "[0.6, 0.3]"),
+          ("[a,b,c]", "[0.5,0.5]", "[0.5, 0.5]"), ("[bad,good]", "[0]", "[0.0]"),
+          ("[bad,good]", "[1.01]", "[1.01]"), ("[bad,good]", "[-1]", "[-1.0]"),
+          ("[bad,good]", "[nan]", "[nan]"), ("[bad,good]", "[inf]", "[inf]"),
+          ("[a,b,c]", "[nan,0.5]", "[nan, 0.5]"))),
+    ("algorithm.labels=null", ["algorithm=rcrl"], "algorithm.thresholds=[0.5] must be [] where a "
+     "label is the return itself; got algorithm.labels=null. Pass algorithm.thresholds=[]."),
+    *((f"algorithm.{key}={ratio}", ["algorithm=rcrl"], f"algorithm.{key} must be null (as it is), "
+       f"above 0, or inf (positive ones alone); got {float(ratio)}.")
+      for key in ("solution_ratio", "step_ratio") for ratio in ("0", "-1", "nan", "-inf")),
     ("algorithm.max_per_problem=0", [], "algorithm.max_per_problem must be null (off) or 1 or "
      "more; got 0."),
     *((f"algorithm.{key}=0", ["algorithm=ppo"], f"algorithm.{key} must be 1 or more; got 0.")
@@ -241,8 +284,8 @@ RULES = [
     ("algorithm.num_samples_per_prompt=8", [], "algorithm.num_samples_per_prompt:"),
     ("algorithm.restart=perhaps", [], "algorithm.restart: Value 'perhaps' is not a valid bool"),
     ("init.sft.epochs=few", [], "init.sft.epochs: Value 'few' of type 'str' could not be"),
-    ("algorithm.name=dpo", [], "algorithm.name must be one of sft, ei, sample, orm, "
-     "sorm, ppo; got algorithm.name=dpo."),
+    ("algorithm.name=dpo", [], "algorithm.name must be one of sft, ei, ppo, rcrl, sample, steps, "
+     "orm, sorm; got algorithm.name=dpo."),
     ("+model.colour=red", [], "model.colour: Key 'colour' not in 'ModelConfig'. model has the keys "
      "name, path, compute_dtype, device."),
     ("+init.sft.rounds=3", [], "init.sft.rounds: Key 'rounds' not in 'SFTConfig'."),
@@ -284,6 +327,59 @@ def test_no_schema_for_another_option_s_keys():
 )
 def test_what_does_not_decide_a_result(override: str):
     assert decisive(train(override)) == decisive(train())
+
+
+RCRL = ["algorithm=rcrl"]
+OWN_NUMBERS = ["algorithm.labels=null", "algorithm.thresholds=[]"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        OWN_NUMBERS,
+        ["algorithm.labels=[a,b,c]", "algorithm.thresholds=[0.1,1]"],
+        ["algorithm.solution_ratio=inf", "algorithm.step_ratio=0.01"],
+        ["algorithm.num_solutions_per_prompt=4", "algorithm.num_continuations=1"],
+        ["algorithm.policy=null", "algorithm.solution_ratio=null"],
+    ],
+)
+def test_what_rcrl_may_be(overrides: list[str]):
+    assert train(*RCRL, *overrides) != train(*RCRL)
+
+
+@pytest.mark.parametrize(
+    "override", ["algorithm.micro_batch_tokens=1", "algorithm.policy.micro_batch_tokens=1"]
+)
+def test_what_does_not_decide_what_rcrl_does(override: str):
+    one, other = train(*RCRL, override), train(*RCRL)
+    assert decisive(one) == decisive(other)
+    assert [decisive(first) for first in all_prerequisites(one)] == [
+        decisive(first) for first in all_prerequisites(other)
+    ]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["algorithm.policy=null"],
+        ["algorithm.policy.rounds=3"],
+        ["algorithm.sample.temperature=0.5"],
+        ["algorithm.num_solutions_per_prompt=2"],
+        ["algorithm.num_continuations=8"],
+        ["algorithm.returns=solution"],
+        ["algorithm.thresholds=[0.6]"],
+        ["algorithm.labels=['[BAD]',good]"],
+        OWN_NUMBERS,
+        ["algorithm.label_tokens=text"],
+        ["algorithm.solution_ratio=null"],
+        ["algorithm.step_ratio=1"],
+        ["algorithm.shuffle_labels=true"],
+        ["algorithm.restart=false"],
+        ["reward=dense"],
+    ],
+)
+def test_what_decides_what_rcrl_does(overrides: list[str]):
+    assert decisive(train(*RCRL, *overrides)) != decisive(train(*RCRL))
 
 
 @pytest.mark.parametrize(
@@ -352,6 +448,12 @@ def names(config: TrainConfig) -> dict[str, str]:
     return {gives: readable_name(first) for gives, first in prerequisites(config).items()}
 
 
+def all_prerequisites(config: TrainConfig) -> list[TrainConfig]:
+    """What a run needs first, and what that needs, and so on; some more than once."""
+    first = list(prerequisites(config).values())
+    return [*first, *(earlier for one in first for earlier in all_prerequisites(one))]
+
+
 def test_what_a_run_needs_first():
     assert prerequisites(train("init=pretrained")) == {}
     assert prerequisites(train("init=run", "init.run=x")) == {}
@@ -367,7 +469,8 @@ def test_what_a_run_needs_first():
         "init": "sft-tiny-pretrained-stories-s0"
     }
     for kind in ("orm", "sorm"):
-        assert names(train(f"algorithm={kind}")) == {
+        steps = {"steps": "steps-tiny-ei-stories-s0"} if kind == "sorm" else {}
+        assert names(train(f"algorithm={kind}")) == steps | {
             "init": "ei-sparse-tiny-sft-stories-s0",
             "rollouts": "sample-tiny-ei-stories-s0",
         }
@@ -398,6 +501,90 @@ def test_what_comes_first_is_the_same_run_whoever_needs_it():
     assert ei.reward == SPARSE
 
 
+INIT = {"init": "sft-tiny-pretrained-stories-s0"}
+SAMPLES = {"rollouts": "sample-tiny-ei-stories-s0"}
+STEPS = {"steps": "steps-tiny-ei-stories-s0"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "needed"),
+    [
+        ([], INIT | SAMPLES | STEPS),
+        (["algorithm.returns=solution"], INIT | SAMPLES),
+        (["reward=dense"], INIT | SAMPLES),
+        (["reward=dense", "algorithm.returns=solution"], INIT | SAMPLES),
+        (["reward=orm"], INIT | SAMPLES | {"reward": "orm-tiny-ei-stories-s0"}),
+        (["reward=sorm"], INIT | SAMPLES | {"reward": "sorm-tiny-ei-stories-s0"}),
+        (["reward=orm", "reward.run=outputs/runs/x"], INIT | SAMPLES),
+        (
+            ["algorithm.policy=null"],
+            INIT | {"rollouts": "sample-tiny-sft-stories-s0", "steps": "steps-tiny-sft-stories-s0"},
+        ),
+        (["algorithm.policy=null", "reward=dense", "init=run", "init.run=outputs/runs/x"],
+         {"rollouts": "sample-tiny-run-stories-s0"}),
+        (["init=pretrained"], SAMPLES | STEPS),
+    ],
+)  # fmt: skip
+def test_what_rcrl_needs_first(overrides: list[str], needed: dict[str, str]):
+    assert names(train(*RCRL, *overrides)) == needed
+
+
+def test_steps_are_those_of_the_samples():
+    needed = {"init": "ei-sparse-tiny-sft-stories-s0", "rollouts": "sample-tiny-ei-stories-s0"}
+    assert names(train("algorithm=steps")) == needed
+    assert names(train("algorithm=steps", "init=sft")) == INIT | {
+        "rollouts": "sample-tiny-sft-stories-s0"
+    }
+
+
+def test_rcrl_shares_its_runs_with_reward_models_and_expert_iteration():
+    first = prerequisites(train(*RCRL))
+    orm = prerequisites(train("algorithm=orm"))
+    numbers = ["num_solutions_per_prompt=4", "num_continuations=4"]
+    sorm = prerequisites(train("algorithm=sorm", *(f"algorithm.{number}" for number in numbers)))
+    assert decisive(first["init"]) == decisive(train("algorithm=sft"))
+    assert decisive(first["rollouts"]) == decisive(orm["rollouts"])
+    assert decisive(first["rollouts"]) == decisive(train("algorithm=sample", "init=ei"))
+    assert decisive(first["steps"]) == decisive(sorm["steps"])
+    assert decisive(first["steps"]) == decisive(train("algorithm=steps"))
+    # The policy that is sampled from is that of Expert Iteration as it comes.
+    for gives in ("rollouts", "steps"):
+        assert decisive(prerequisites(first[gives])["init"]) == decisive(train())
+    assert decisive(prerequisites(first["steps"])["rollouts"]) == decisive(first["rollouts"])
+    for kind in ("orm", "sorm"):
+        learned = prerequisites(train(*RCRL, f"reward={kind}"))
+        assert learned["reward"] == train(f"algorithm={kind}")
+        assert decisive(learned["rollouts"]) == decisive(first["rollouts"])
+    same = [f"reward.model.{number}" for number in numbers]
+    needed = prerequisites(prerequisites(train(*RCRL, "reward=sorm", *same))["reward"])
+    assert decisive(needed["steps"]) == decisive(first["steps"])
+
+
+def test_a_policy_of_another_kind_is_sampled_from():
+    changed = prerequisites(train(*RCRL, "algorithm.policy.rounds=3"))
+    sampled_from = prerequisites(changed["rollouts"])["init"]
+    assert decisive(sampled_from) == decisive(train("algorithm.rounds=3"))
+    own = prerequisites(train(*RCRL, "algorithm.policy=null"))
+    assert decisive(own["rollouts"]) == decisive(train("algorithm=sample", "init=sft"))
+    assert decisive(own["steps"]) == decisive(train("algorithm=steps", "init=sft"))
+    # How many are sampled, learnt from and gone on from.
+    numbers = ["algorithm.num_solutions_per_prompt=2", "algorithm.num_continuations=3"]
+    numbers.append("algorithm.sample.num_samples_per_prompt=5")
+    more = prerequisites(train(*RCRL, *numbers))
+    assert decisive(more["steps"]) == decisive(train("algorithm=steps", *numbers))
+
+
+def test_runs_that_learn_from_samples_may_have_their_own_number_of_problems():
+    def size(algorithm: str, own: str) -> int | None:
+        sizes = ["dataset.train_size=20", f"dataset.reward_train_size={own}"]
+        return training_set(train(f"algorithm={algorithm}", *sizes)).train_size
+
+    assert {name: size(name, "50") for name in ("sft", "ei")} == {"sft": 20, "ei": 20}
+    for algorithm in ("ppo", "rcrl", "sample", "steps", "orm", "sorm"):
+        assert size(algorithm, "50") == 50
+        assert size(algorithm, "null") == 20
+
+
 def test_how_a_reward_model_would_be_made_does_not_count_where_there_is_one():
     given = ["reward=orm", "reward.run=a/orm-1"]
     for same in (["reward.run=b/orm-1"], ["reward.model.epochs=9"], ["reward.policy=null"]):
@@ -408,7 +595,8 @@ def test_how_a_reward_model_would_be_made_does_not_count_where_there_is_one():
 
 def test_the_stored_configuration_is_the_run_s():
     """A run's folder keeps what asdict gives: reading it back gives the same run."""
-    for overrides in ([], ["algorithm=sft"], ["dataset=svamp", "init=pretrained"]):
+    rcrl = [*RCRL, *OWN_NUMBERS, "algorithm.solution_ratio=inf"]
+    for overrides in ([], ["algorithm=sft"], ["dataset=svamp", "init=pretrained"], rcrl):
         config = train(*overrides)
         stored = OmegaConf.create(OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
         assert resolve(stored) == config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,14 @@ from transformers import PreTrainedTokenizerBase
 from reasonrl import job as job_module
 from reasonrl import rollouts as rollouts_module
 from reasonrl.config import TrainConfig
-from reasonrl.continuations import Step, label_steps, last_step, uses_results
+from reasonrl.continuations import (
+    STEPS_FILE,
+    Step,
+    label_steps,
+    last_step,
+    read_steps,
+    uses_results,
+)
 from reasonrl.job import Job
 from reasonrl.sampling.stops import decode
 from reasonrl.types import Completion, Rollout
@@ -49,7 +57,7 @@ def asking(
     ) -> Iterator[tuple[Job, ScriptedSampler]]:
         sampler = scripted(lambda prefix, _: texts.get(prefix, LOST))
         monkeypatch.setattr(job_module, "make_sampler", lambda *_: sampler)
-        with job_of(configure("algorithm=sorm"), random_policy, tmp_path / folder, **options) as j:
+        with job_of(configure("algorithm=steps"), random_policy, tmp_path / folder, **options) as j:
             yield j, sampler
 
     return make
@@ -178,6 +186,21 @@ def test_completions_of_one_step_or_none(
     assert [[step.good for step in steps] for steps in labelled] == [[True], [], [], [True, True]]
     assert labelled[0] == [Step(0, 4, None, None, True)]
     assert [len(prompts) for prompts, _, _ in sampler.calls] == [1]
+
+
+def test_what_is_read_is_what_was_written(
+    asking: Callable, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    rollouts = sampled(tokenizer, T0, [RIGHT, "\n", SLIP]) + sampled(tokenizer, T1, ["#### 5"])
+    with asking({"t0/0": ["5*4=20\n#### 20"]}) as (job, _):
+        labelled = label_steps(job, rollouts, 2, 1.0)
+        reader = replace(job, steps=job.run.rollouts / STEPS_FILE)
+        # "####", " ", "5" and EOS: its only step is its last.
+        assert labelled[1] == []
+        assert labelled[3] == [Step(0, 3, None, None, False)]
+        assert read_steps(reader, rollouts) == labelled
+        # Of each rollout its own, in whatever order and however few are asked for.
+        assert read_steps(reader, rollouts[:0:-1]) == labelled[:0:-1]
 
 
 def test_an_interrupted_collection_goes_on(

@@ -189,3 +189,30 @@ def test_supervised_fine_tuning_has_its_loss_alone(draw):
 def test_a_run_without_a_log_can_be_drawn(draw):
     (loss,) = draw([])
     assert lines(loss) == []
+
+
+def test_return_conditioned_rl_has_its_loss_and_what_comes_of_asking(draw, run):
+    loss, asked = draw(
+        [
+            {"step": 1, "rcrl/loss": 0.5, "rcrl/grad_norm": 1.0},
+            {"step": 2, "rcrl/loss": 0.4, "rcrl/grad_norm": 1.0},
+            {
+                "step": 2,
+                "rcrl/share_[BAD]": 0.75,
+                "rcrl/maj@1_[BAD]": 0.1,
+                "rcrl/maj@1_[FAIR]": 0.5,
+                "rcrl/maj@1_[GOOD]": 0.4,
+                "rcrl/conditioning_gap": 0.3,
+                "eval/validation_maj@1": 0.4,
+            },
+        ]
+    )
+    assert lines(loss) == [[[1, 0.5], [2, 0.4]]]
+    # Labels stand at 0, 1 and 2, from the worst to the best.
+    assert lines(asked) == [[[0, 0.1], [1, 0.5], [2, 0.4]]]
+    labels = [tick.get_text() for tick in asked.get_xticklabels()]
+    assert labels == ["[BAD]", "[FAIR]", "[GOOD]"]
+    assert (asked.get_xlabel(), asked.get_ylabel()) == ("asked for", "maj@1")
+    assert asked.get_ylim() == (0, 1)
+    height, width, _ = matplotlib.image.imread(run.learning_curve).shape
+    assert (width, height) == (1200, 480)  # 10 × 4 inches at 120 dots per inch

@@ -26,10 +26,18 @@ LAYERS = [
     },
     {"problems", "prompts", "policy", "checkpoint", "tracking", "runs", "progress"},
     {"sampling", "rewards", "rollouts", "supervised", "actor_critic", "experience"},
-    {"job", "trainer", "evaluation", "predictions", "continuations", "reward_learning"},
+    {
+        "job",
+        "trainer",
+        "evaluation",
+        "predictions",
+        "continuations",
+        "returns",
+        "reward_learning",
+    },
     {"algorithms", "report"},
     {"pipeline", "estimate"},
-    {"cli", "train", "evaluate"},
+    {"cli", "train", "evaluate", "comparison"},
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 WITHOUT_TORCH = [

@@ -1,5 +1,6 @@
 """Models as folders: what is saved is loaded, what isn't whole or isn't safe is refused."""
 
+import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -16,6 +17,8 @@ from reasonrl.config import ModelConfig
 from reasonrl.errors import UserError
 from reasonrl.policy import (
     Policy,
+    SavedPolicy,
+    add_tokens,
     context_of,
     device_of,
     load_policy,
@@ -23,6 +26,8 @@ from reasonrl.policy import (
     local_folder,
     save_policy,
 )
+from reasonrl.sampling import SamplingParams, TransformersSampler
+from reasonrl.types import Prompt
 
 CPU = torch.device("cpu")
 
@@ -219,3 +224,148 @@ def test_smollm2_from_its_package(tmp_path: Path):
         best = model.model(**ids).logits[0, -1].argmax()
     assert model.tokenizer.decode(best) == " Paris"
     shutil.rmtree(tmp_path)
+
+
+# Tokens of a policy's own.
+
+
+def embeddings(policy: Policy) -> torch.Tensor:
+    return policy.model.get_input_embeddings().weight.detach().clone()
+
+
+def is_tied(policy: Policy) -> bool:
+    model = policy.model
+    return model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("rows", [268, 300])  # the tokenizer's 268, or padded
+def test_added_tokens_follow_the_embeddings_and_no_text_encodes_to_them(
+    make_model, tokenizer, tied: bool, rows: int
+):
+    policy = Policy(make_model(vocab_size=rows, tie_word_embeddings=tied), tokenizer)
+    before, vocabulary = embeddings(policy), tokenizer.backend_tokenizer.to_str()
+    assert add_tokens(policy, 3, seed=0) == [rows, rows + 1, rows + 2]
+    assert policy.model.config.vocab_size == rows + 3
+    assert policy.model.generation_config.suppress_tokens == [rows, rows + 1, rows + 2]
+    after = embeddings(policy)
+    assert after.shape == (rows + 3, 16)
+    assert torch.equal(after[:rows], before)
+    assert policy.model.get_output_embeddings().weight.shape == (rows + 3, 16)
+    assert is_tied(policy) is tied
+    assert policy.tokenizer is tokenizer
+    assert tokenizer.backend_tokenizer.to_str() == vocabulary
+    # [ . ] and digits are words of their own, and BAD is none.
+    assert tokenizer("[0.7]")["input_ids"] == [31, 3, 15, 10, 32]
+    assert tokenizer("[BAD]")["input_ids"] == [31, 2, 32]
+
+
+def test_added_rows_differ_and_follow_the_seed_alone(make_model, tokenizer):
+    drawn = []
+    for seed in (3, 3, 4):
+        policy = Policy(make_model(), tokenizer)
+        torch.rand(len(drawn))  # whatever else was drawn before
+        add_tokens(policy, 2, seed)
+        drawn.append(embeddings(policy)[268:])
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert not torch.equal(drawn[0][0], drawn[0][1])
+
+
+def test_what_the_head_says_of_added_tokens_follows_the_seed_alone(make_model, tokenizer):
+    """They are in the softmax of learning, where nothing is suppressed."""
+    drawn = []
+    for _ in range(2):
+        policy = Policy(make_model(), tokenizer)  # not tied
+        torch.rand(len(drawn))
+        add_tokens(policy, 2, seed=3)
+        drawn.append(policy.model.get_output_embeddings().weight.detach()[268:])
+    assert torch.equal(drawn[0], drawn[1])
+
+
+def test_added_rows_spread_as_embeddings_do_in_every_dimension(make_model, tokenizer):
+    policy = Policy(make_model(), tokenizer)
+    mean, scale = 10.0 * torch.arange(16), 1.0 + torch.arange(16)
+    old = torch.randn(268, 16, generator=torch.Generator().manual_seed(0))
+    old = mean + scale * (old - old.mean(dim=0)) / old.std(dim=0)
+    with torch.no_grad():
+        policy.model.get_input_embeddings().weight.copy_(old)
+    add_tokens(policy, 4000, seed=0)
+    new = (embeddings(policy)[268:] - mean) / scale
+    # Of 4000 draws a mean strays by 1 / √4000 = 0.016, a standard deviation by 0.011.
+    torch.testing.assert_close(new.mean(dim=0), torch.zeros(16), rtol=0, atol=0.07)
+    torch.testing.assert_close(new.std(dim=0), torch.ones(16), rtol=0, atol=0.05)
+    correlations = torch.corrcoef(new[:50])[~torch.eye(50, dtype=torch.bool)]
+    assert correlations.abs().mean() < 0.3  # drawn apart from each other; 1 / √16 by chance
+
+
+def test_added_tokens_change_nothing_about_texts_without_them(make_model, tokenizer):
+    model = make_model()
+    ids = tokenizer("Q: Ana has 12 coins.\nA: 3*4=12\n", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        before = model(ids).logits
+        add_tokens(Policy(model, tokenizer), 3, seed=0)
+        after = model(ids).logits
+    assert after.shape[-1] == 271
+    torch.testing.assert_close(after[..., :268], before, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_added_tokens_are_saved_and_never_sampled(
+    tmp_path: Path, make_model, tokenizer, tied: bool
+):
+    policy = Policy(make_model(tie_word_embeddings=tied), tokenizer)
+    assert add_tokens(policy, 2, seed=0) == [268, 269]
+    rows = embeddings(policy)
+    save_policy(policy, tmp_path / "policy")
+    loaded = load_policy(str(tmp_path / "policy"), "float32", CPU)
+    assert loaded.model.config.vocab_size == 270
+    assert loaded.model.generation_config.suppress_tokens == [268, 269]
+    assert torch.equal(embeddings(loaded), rows)
+    assert is_tied(loaded) is tied
+    assert len(loaded.tokenizer) == 268
+
+    likelier = torch.zeros(270)
+    likelier[[268, 269]] = 50.0
+    loaded.model.get_output_embeddings().register_forward_hook(
+        lambda _module, _args, out: out + likelier
+    )
+    sampler = TransformersSampler(loaded.model, loaded.tokenizer)
+    for params in (
+        SamplingParams(20, 1.0, max_new_tokens=8, step_label=(269,)),
+        SamplingParams(1, 0.0, max_new_tokens=8),
+    ):
+        completions = sampler.sample([Prompt("p", (55, 18, 14))], params, seed=0)
+        assert max(i for c in completions for i in c.token_ids) < 268
+
+
+# How a policy is asked.
+
+
+def test_a_policy_without_labels():
+    policy = SavedPolicy(**json.loads('{"path": "p", "few_shot": true}'))
+    assert policy == SavedPolicy("p", few_shot=True, labels={})
+    assert policy.step_label == ()
+    assert policy.under_the_worst() == policy
+
+
+def test_the_last_label_is_the_best_and_the_first_the_worst():
+    # Neither the ids nor the texts are in order.
+    policy = SavedPolicy("p", few_shot=False, labels={"[z]": (9,), "[m]": (2, 3), "[a]": (5, 4)})
+    assert policy.step_label == (5, 4)
+    worst = policy.under_the_worst()
+    assert worst == SavedPolicy("p", few_shot=False, labels={"[z]": (9,)})
+    assert worst.step_label == (9,)
+    assert worst.under_the_worst() == worst
+    assert policy.step_label == (5, 4)  # as it was
+
+
+def test_labels_read_from_json_are_sampled_under():
+    text = '{"path": "p", "few_shot": false, "labels": {"[z]": [268], "[a]": [269, 270]}}'
+    policy = SavedPolicy(**json.loads(text))
+    assert policy.step_label == (269, 270)
+    assert policy.under_the_worst().step_label == (268,)
+    assert json.loads(json.dumps(dataclasses.asdict(policy))) == json.loads(text)
+    for asked in (policy, policy.under_the_worst()):
+        params = SamplingParams(1, 0.0, 5, step_label=asked.step_label)
+        assert Prompt("p", (1,)).token_ids + params.step_label == (1, *asked.step_label)

@@ -7,7 +7,13 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from reasonrl.errors import UserError
-from reasonrl.prompts import build_prompts, check_lengths, encode_completions, solution_text
+from reasonrl.prompts import (
+    build_prompts,
+    check_lengths,
+    encode_completions,
+    label_ids,
+    solution_text,
+)
 from reasonrl.types import Problem, Prompt
 
 TEMPLATE = "Q: {question}\nA:"
@@ -128,3 +134,26 @@ def test_what_does_not_fit_in_the_context_is_refused():
         r"long and a context of 32\. Lower dataset\.max_new_tokens or dataset\.num_exemplars",
     ):
         check_lengths([short, long], max_new_tokens=13, context=32)
+
+
+def test_labels_as_text(tokenizer):
+    # [ 31, ] 32, . 15, and the digits 0 to 9 are 3 to 12
+    assert list(label_ids(["[0.7]", "[0.0]", "[1.0]"], tokenizer).items()) == [
+        ("[0.7]", (31, 3, 15, 10, 32)),
+        ("[0.0]", (31, 3, 15, 3, 32)),
+        ("[1.0]", (31, 4, 15, 3, 32)),
+    ]
+    assert label_ids(["[0.7]\n"], tokenizer) == {"[0.7]\n": (31, 3, 15, 10, 32, 14)}
+
+
+def test_labels_as_text_have_no_bos():
+    # c 13, o 16, d 14, g 15
+    assert label_ids(["cod", "dog"], character_tokenizer(bos=True)) == {
+        "cod": (13, 16, 14),
+        "dog": (14, 16, 15),
+    }
+
+
+def test_a_label_the_tokenizer_lacks_is_refused(tokenizer):
+    with pytest.raises(UserError, match=r"must have a tokenizer .*; got the label \[GOOD\], which"):
+        label_ids(["[0.7]", "[GOOD]"], tokenizer)

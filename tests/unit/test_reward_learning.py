@@ -23,7 +23,7 @@ from reasonrl.errors import UserError
 from reasonrl.job import Job
 from reasonrl.policy import load_tokenizer
 from reasonrl.progress import Progress
-from reasonrl.reward_learning import held_out_questions, judge, learn_reward_model, read_samples
+from reasonrl.reward_learning import held_out_questions, judge, learn_reward_model
 from reasonrl.rewards.reward_model import RewardModel, question_hash
 from reasonrl.rewards.reward_network import Labelled
 from reasonrl.rewards.sparse import Outcome
@@ -92,6 +92,7 @@ def job_of(
             log=log,
             progress=Progress(),
             rollouts=rollouts,
+            steps=options.get("steps"),
         )
 
 
@@ -153,10 +154,10 @@ def test_samples_are_read_behind_the_question_alone(
     with job_of(
         configure("algorithm=orm"), random_policy, tmp_path / "run", tmp_path, few_shot=True
     ) as job:
-        train, validation = (read_samples(job, split) for split in ("train", "validation"))
+        train, validation = (job.samples(split) for split in ("train", "validation"))
     asked = tokenizer("Q: Ana has 2 apples. Then Ben gives Ana 3 apples. Tom has 4 apples.\nA:")
-    # An empty completion teaches nothing, but counts as wrong where models are judged.
-    assert [r.prompt for r in train] == [Prompt("t0", tuple(asked["input_ids"]))]
+    assert train[0].prompt == Prompt("t0", tuple(asked["input_ids"]))
+    assert [r.prompt.problem_id for r in train] == ["t0", "t1"]
     assert [r.completion.token_ids for r in validation] == [()]
 
 

@@ -12,6 +12,8 @@ import torch
 from tokenizers import Tokenizer, decoders
 from tokenizers import models as tokenizer_models
 from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -486,3 +488,351 @@ def test_a_prompt_is_read_once_for_all_of_its_samples(
     # 9 − 1 = 8; then the last tokens; then, at each step, one token for each of 4 × 6 rows.
     TransformersSampler(model, tokenizer).sample(FEW_SHOT, SamplingParams(6, 1.0, 3), seed=0)
     assert shapes[:4] == [(1, 40), (4, 8), (4, 1), (24, 1)]
+
+
+# Acting step by step: a label before each step.
+
+BEGIN = VOCAB - 2  # a token that is none of PIECES' lines, to ask with
+LABELS = {"none": (), "token": (VOCAB - 3,), "text": (VOCAB - 3, 20, 21)}
+
+
+def of_lines() -> PreTrainedModel:
+    """A model that writes short lines and ends now and then."""
+    model = tiny()
+    likelier = torch.zeros(VOCAB)
+    likelier[[EOS, *ids_of("\n", "\n\n", "\nQ", "A\n", "a")]] = torch.tensor(
+        [3.0, -2.0, 2.0, 5.0, 3.0, 2.0]
+    )
+    model.get_output_embeddings().register_forward_hook(lambda _module, _args, out: out + likelier)
+    return model
+
+
+def lines_closed(text: str) -> int:
+    """How many lines of a text that aren't blank have their newline, character by character."""
+    closed, blank = 0, True
+    for character in text:
+        if character == "\n":
+            closed += not blank
+            blank = True
+        elif not character.isspace():
+            blank = False
+    return closed
+
+
+def plain_loop(
+    model: PreTrainedModel, prompt: Prompt, params: SamplingParams, row: tuple[int, int], seed: int
+) -> tuple[list[int], list[float], list[bool]]:
+    """Prompt, label, sample to the end of a line, label, go on; every token from a whole pass.
+
+    Returns the sampled ids, their logprobs, and of all that came after the first label, whether
+    it was sampled.
+    """
+    (uniform,) = uniforms([row], params.max_new_tokens, seed=seed).double()
+    read = [*prompt.token_ids, *params.step_label]
+    ids: list[int] = []
+    logprobs: list[float] = []
+    was_sampled: list[bool] = []
+    line = ""
+    while len(ids) < params.max_new_tokens and EOS not in ids:
+        with torch.no_grad():
+            logits = model(torch.tensor([read]), use_cache=False).logits[0, -1].double()
+        if params.temperature == 0:
+            token, every = int(logits.argmax()), logits.log_softmax(dim=0)
+        else:
+            every = (logits / params.temperature).log_softmax(dim=0)
+            token = int((every.exp().cumsum(dim=0) <= uniform[len(ids)]).sum())
+        ids.append(token)
+        logprobs.append(float(every[token]))
+        read.append(token)
+        was_sampled.append(True)
+        line += ["", "", *PIECES][token]
+        if lines_closed(line):
+            line = ""
+            read += params.step_label
+            was_sampled += [False] * len(params.step_label)
+    while not was_sampled[-1]:  # a label with nothing after it
+        was_sampled.pop()
+    return ids, logprobs, was_sampled
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("label", LABELS.values(), ids=LABELS)
+@pytest.mark.parametrize("prompts", [RAGGED, FEW_SHOT], ids=["ragged", "few"])
+def test_acting_step_by_step_equals_a_loop_without_any_cache(
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: list[Prompt],
+    label: tuple[int, ...],
+    temperature: float,
+) -> None:
+    model, samples = of_lines(), 3 if temperature else 1
+    params = SamplingParams(samples, temperature, max_new_tokens=16, step_label=label)
+    rows = [(i, k) for i in range(len(prompts)) for k in range(samples)]
+    expected = [plain_loop(model, prompts[i], params, (i, k), seed=5) for i, k in rows]
+
+    kinds = [was_sampled for *_, was_sampled in expected]
+    if label:  # else the comparison would be idle
+        assert max(was_sampled.count(False) for was_sampled in kinds) >= 3 * len(label)
+    if label and temperature:  # some row finishes while another is reading a label
+        ends = {len(was_sampled) - 1 for was_sampled in kinds}
+        assert any(
+            not was_sampled[t] for was_sampled in kinds for t in ends if t < len(was_sampled)
+        )
+
+    for batch_size in (1, 3, 512):
+        sampler = TransformersSampler(model, tokenizer, batch_size=batch_size)
+        completions = sampler.sample(prompts, params, seed=5)
+        for (i, k), (ids, logprobs, _), completion in zip(rows, expected, completions, strict=True):
+            assert (completion.problem_id, completion.sample_index) == (prompts[i].problem_id, k)
+            assert completion.token_ids == tuple(ids)
+            assert completion.logprobs == pytest.approx(logprobs, abs=1e-4)
+            assert completion.finish_reason == ("eos" if ids[-1] == EOS else "length")
+            assert completion.text == "".join(["", "", *PIECES][token] for token in ids)
+
+
+@pytest.mark.parametrize("label", [(), LABELS["text"]], ids=["none", "text"])
+def test_progress_counts_every_completion_once_with_labels_and_without(
+    tokenizer: PreTrainedTokenizerFast, label: tuple[int, ...]
+) -> None:
+    finished: list[int] = []
+    params = SamplingParams(5, 1.0, max_new_tokens=12, stop=("Q:",), step_label=label)
+    TransformersSampler(of_lines(), tokenizer, batch_size=10).sample(
+        RAGGED, params, seed=0, on_progress=finished.append
+    )
+    assert sum(finished) == 30  # 6 prompts × 5 samples
+    assert len(finished) > 3
+    assert min(finished) > 0
+
+
+def act(
+    tokenizer: PreTrainedTokenizerFast,
+    script: Sequence[int],
+    label: tuple[int, ...],
+    *,
+    prompt: tuple[int, ...] = (BEGIN,),
+    max_new_tokens: int = 10,
+    stop: tuple[str, ...] = (),
+) -> tuple[Completion, list[int]]:
+    """What is sampled when the model says ``script``, then 'b', and what it read after its prompt.
+
+    The script holds no token of the label.
+    """
+    model, read = tiny(), list[int]()
+    model.get_input_embeddings().register_forward_pre_hook(
+        lambda _module, args: read.extend(args[0].flatten().tolist())
+    )
+
+    def say(_module: torch.nn.Module, _args: Any, out: torch.Tensor) -> torch.Tensor:
+        said = sum(token not in label for token in read[len(prompt) :])
+        bent = torch.zeros_like(out)
+        bent[..., [*script, *ids_of("b") * CONTEXT][said]] = 50.0
+        return bent
+
+    model.get_output_embeddings().register_forward_hook(say)
+    params = SamplingParams(1, 1.0, max_new_tokens, stop, label)
+    (completion,) = TransformersSampler(model, tokenizer).sample(
+        [Prompt("p", prompt)], params, seed=0
+    )
+    assert tuple(read[: len(prompt)]) == prompt
+    return completion, read[len(prompt) :]
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),  # L: the label. Nothing is read after what ends a completion, EOS here.
+    [
+        (["a", "\n", "b"], ["L", "a", "\n", "L", "b"]),
+        (["a", "b", "\n", "b"], ["L", "a", "b", "\n", "L", "b"]),
+        (["a", "\n", "b", "\n", "a"], ["L", "a", "\n", "L", "b", "\n", "L", "a"]),
+        (["a"], ["L", "a"]),
+        ([], ["L"]),
+        (["a", "\n"], ["L", "a", "\n", "L"]),
+        (["\n", "\n", "a", "\n", "b"], ["L", "\n", "\n", "a", "\n", "L", "b"]),
+        (["\n\n", "a", "\n\n", "b"], ["L", "\n\n", "a", "\n\n", "L", "b"]),
+        (["a", "\n", "\n", "b"], ["L", "a", "\n", "L", "\n", "b"]),
+        (["a", "\n", "\n", "b", "\n", "a"], ["L", "a", "\n", "L", "\n", "b", "\n", "L", "a"]),
+        (["A\n", "b", "A\n"], ["L", "A\n", "L", "b", "A\n", "L"]),
+        # A newline with text after it: the label comes after the token.
+        (["a", "\nQ", "b", "\n"], ["L", "a", "\nQ", "L", "b", "\n", "L"]),
+        (["a", "\nQ", "\n", "b"], ["L", "a", "\nQ", "L", "\n", "b"]),
+        (["\nQ", "b", "\n"], ["L", "\nQ", "b", "\n", "L"]),
+    ],
+)
+@pytest.mark.parametrize("label", [LABELS["token"], LABELS["text"]], ids=["token", "text"])
+def test_a_label_is_read_before_each_step_and_is_no_part_of_the_completion(
+    tokenizer: PreTrainedTokenizerFast, said: list[str], read: list[str], label: tuple[int, ...]
+) -> None:
+    completion, ids_read = act(tokenizer, [*ids_of(*said), EOS], label)
+    assert ids_read == [i for p in read for i in (label if p == "L" else ids_of(p))]
+    assert list(completion.token_ids) == [*ids_of(*said), EOS]
+    assert completion.text == "".join(said)
+    assert completion.finish_reason == "eos"
+    # 50 against 99 zeros: each is as good as certain.
+    assert completion.logprobs == pytest.approx((0.0,) * (len(said) + 1), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("said", "stop", "kept", "read"),
+    [
+        (["a", "\n"], "\n", ["a"], ["L", "a"]),  # the newline ends the completion, not a step
+        (["a", "\n", "\n"], "\n\n", ["a"], ["L", "a", "\n", "L"]),
+        (["a", "\n", "Q", ":"], "\nQ:", ["a"], ["L", "a", "\n", "L", "Q"]),  # across a label
+        (["a", "\n", "b", "Q: "], "Q:", ["a", "\n", "b"], ["L", "a", "\n", "L", "b"]),
+        (["Q", ":"], "Q:", [], ["L", "Q"]),
+    ],
+)
+def test_a_stop_string_ends_a_completion_of_steps(
+    tokenizer: PreTrainedTokenizerFast,
+    said: list[str],
+    stop: str,
+    kept: list[str],
+    read: list[str],
+) -> None:
+    label = LABELS["token"]
+    completion, ids_read = act(tokenizer, ids_of(*said), label, stop=(stop,))
+    assert ids_read == [i for p in read for i in (label if p == "L" else ids_of(p))]
+    assert completion.finish_reason == "stop"
+    assert list(completion.token_ids) == ids_of(*kept)
+    assert completion.text == "".join(kept)
+    assert len(completion.logprobs) == len(kept)
+
+
+@pytest.mark.parametrize("label", LABELS.values(), ids=LABELS)
+def test_max_new_tokens_counts_sampled_tokens_alone(
+    tokenizer: PreTrainedTokenizerFast, label: tuple[int, ...]
+) -> None:
+    completion, _ = act(tokenizer, ids_of("a", "A\n") * 5, label, max_new_tokens=7)
+    assert completion.finish_reason == "length"
+    assert list(completion.token_ids) == ids_of("a", "A\n", "a", "A\n", "a", "A\n", "a")
+    assert len(completion.logprobs) == 7
+
+
+def test_labels_that_eat_the_room_cut_a_completion_where_the_context_ends(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    # The context is 128: 119 of the prompt, then, in the 9 places left for a label and 8 tokens,
+    # L a \n L a \n L a \n. A fourth label has no place.
+    prompt = (BEGIN,) * 119
+    script = ids_of("a", "\n") * 4
+    completion, read = act(tokenizer, script, LABELS["token"], prompt=prompt, max_new_tokens=8)
+    assert completion.finish_reason == "length"
+    assert list(completion.token_ids) == ids_of("a", "\n", "a", "\n", "a", "\n")
+    assert len(completion.logprobs) == 6
+    assert len(prompt) + len(read) + 1 == CONTEXT  # the last token is not read
+
+
+def test_what_ends_in_the_last_place_of_the_context_is_not_cut(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    prompt = (BEGIN,) * 119  # and L a \n L a \n L a [eos]
+    script = [*ids_of("a", "\n", "a", "\n", "a"), EOS]
+    completion, _ = act(tokenizer, script, LABELS["token"], prompt=prompt, max_new_tokens=8)
+    assert completion.finish_reason == "eos"
+    assert list(completion.token_ids) == script
+
+
+@pytest.mark.parametrize("label", LABELS.values(), ids=LABELS)
+def test_where_one_label_fits_a_single_step_is_given_all_its_tokens(
+    tokenizer: PreTrainedTokenizerFast, label: tuple[int, ...]
+) -> None:
+    prompt = (BEGIN,) * (CONTEXT - len(label) - 8)
+    completion, _ = act(tokenizer, ids_of("a") * 8, label, prompt=prompt, max_new_tokens=8)
+    assert list(completion.token_ids) == ids_of("a") * 8
+    assert completion.finish_reason == "length"
+
+
+def test_nothing_is_read_past_the_context(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Not even by rows that are finished: a model may have learnt an embedding per position."""
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=VOCAB, n_positions=40, n_embd=16, n_layer=1, n_head=2,
+                   bos_token_id=None, eos_token_id=EOS, pad_token_id=PAD)
+    ).eval()  # fmt: skip
+    certain = torch.zeros(VOCAB)
+    certain[ids_of("A\n")] = 50.0  # every token ends a step
+    model.lm_head.register_forward_hook(lambda _module, _args, out: 0 * out + certain)
+    # The long one ends at the context's end, and waits for more to end before it is dropped.
+    prompts = [Prompt("long", (BEGIN,) * 22), *(Prompt(f"p{i}", (BEGIN,)) for i in range(30))]
+    params = SamplingParams(1, 0, max_new_tokens=10, step_label=LABELS["text"])
+    completions = TransformersSampler(model, tokenizer).sample(prompts, params, seed=0)
+    # 22 of the prompt, and LLL A\n four times, are 38: the next label has no place.
+    assert [len(c.token_ids) for c in completions] == [4, *[10] * 30]
+
+
+def test_a_prompt_that_leaves_no_room_for_one_label_fails_before_any_computation(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sampler = TransformersSampler(model, tokenizer)
+    fits, too_long = prompts_of([CONTEXT - 8, CONTEXT - 7])
+    params = SamplingParams(1, 1.0, 5, step_label=LABELS["text"])  # 120 + 3 + 5 = 128
+    assert len(sampler.sample([fits], params, seed=0)) == 1
+    monkeypatch.setattr(model, "forward", None)
+    with pytest.raises(
+        UserError, match=r"max_new_tokens=5 must be at most 4 after the 121 .*embeddings=128"
+    ):
+        sampler.sample([fits, too_long], params, seed=0)
+
+
+# Tokens that a policy suppresses.
+
+
+def of_weights(suppressed: list[int] | None, **weights: float) -> PreTrainedModel:
+    """A model whose softmax is in proportion to the pieces' weights, whatever it reads."""
+    model = tiny()
+    bent = torch.full((VOCAB,), -50.0)
+    bent[ids_of(*weights)] = torch.tensor(list(weights.values())).log()
+    model.get_output_embeddings().register_forward_hook(lambda _module, _args, out: 0 * out + bent)
+    model.generation_config.suppress_tokens = suppressed
+    return model
+
+
+def logprobs_of_pieces(completions: Sequence[Completion]) -> dict[str, float]:
+    return {c.text: c.logprobs[0] for c in completions}
+
+
+@pytest.mark.parametrize(
+    ("temperature", "expected"),
+    [
+        # Left are weights 1 and 3: ln(1/4) and ln(3/4).
+        (1.0, {"a": -1.38629, "b": -0.28768}),
+        # At T = 0.5, 1 and 9: ln(1/10) and ln(9/10).
+        (0.5, {"a": -2.30259, "b": -0.10536}),
+        (0.0, {"b": -0.28768}),
+    ],
+)
+def test_a_suppressed_token_is_never_sampled_and_the_others_share_its_probability(
+    tokenizer: PreTrainedTokenizerFast, temperature: float, expected: dict[str, float]
+) -> None:
+    model = of_weights(ids_of("ab", "Q"), a=1.0, b=3.0, ab=1e6)
+    params = SamplingParams(200 if temperature else 1, temperature, max_new_tokens=1)
+    completions = TransformersSampler(model, tokenizer).sample(RAGGED[:1], params, seed=0)
+    assert logprobs_of_pieces(completions) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("suppressed", [None, []])
+def test_nothing_is_suppressed_unless_the_policy_says_so(
+    tokenizer: PreTrainedTokenizerFast, suppressed: list[int] | None
+) -> None:
+    # ln(1/8), ln(3/8), ln(4/8)
+    model = of_weights(suppressed, a=1.0, b=3.0, ab=4.0)
+    sampler = TransformersSampler(model, tokenizer)
+    sampled = sampler.sample(RAGGED[:1], SamplingParams(200, 1.0, 1), seed=0)
+    assert logprobs_of_pieces(sampled) == pytest.approx(
+        {"a": -2.07944, "b": -0.98083, "ab": -0.69315}, abs=1e-5
+    )
+    greedy = sampler.sample(RAGGED[:1], SamplingParams(1, 0, 1), seed=0)
+    assert logprobs_of_pieces(greedy) == pytest.approx({"ab": -0.69315}, abs=1e-5)
+
+
+def test_a_suppressed_token_may_be_read(tokenizer: PreTrainedTokenizerFast) -> None:
+    quiet, loud = of_lines(), of_lines()
+    likelier = torch.zeros(VOCAB)
+    likelier[list(LABELS["text"])] = 50.0
+    loud.get_output_embeddings().register_forward_hook(lambda _module, _args, out: out + likelier)
+    params = SamplingParams(4, 1.0, max_new_tokens=12, step_label=LABELS["text"])
+    sampled = []
+    for model in (quiet, loud):
+        model.generation_config.suppress_tokens = list(LABELS["text"])
+        sampled.append(TransformersSampler(model, tokenizer).sample(RAGGED, params, seed=0))
+    assert sampled[0] == sampled[1]
+    assert not {i for c in sampled[1] for i in c.token_ids} & {*LABELS["text"]}

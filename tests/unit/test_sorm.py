@@ -11,10 +11,17 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from reasonrl import job as job_module
-from reasonrl.algorithms import sorm
+from reasonrl.algorithms import sorm, steps
 from reasonrl.config import TrainConfig
-from reasonrl.continuations import Step
-from tests.unit.test_reward_learning import TRAIN, job_of, sampled, write_rollouts, write_samples
+from reasonrl.continuations import STEPS_FILE, Step
+from tests.unit.test_reward_learning import (
+    TRAIN,
+    job_of,
+    refuse,
+    sampled,
+    write_rollouts,
+    write_samples,
+)
 
 
 def step(number: int, good: bool, token: int = 0) -> Step:
@@ -54,9 +61,9 @@ def test_steps_that_are_balanced_all_stay() -> None:
 
 def test_targets_are_at_the_last_tokens_of_the_steps(tokenizer: PreTrainedTokenizerBase) -> None:
     (rollout,) = sampled(tokenizer, TRAIN[0], ["5\n#### 20"])  # "5", newline, "####", " ", 2, 0
-    steps = [step(0, True, 1), step(1, False, 6)]
-    assert sorm.step_targets(rollout, steps) == (None, 1.0, None, None, None, None, 0.0)
-    assert sorm.step_targets(rollout, steps[1:]) == (None,) * 6 + (0.0,)
+    both = [step(0, True, 1), step(1, False, 6)]
+    assert sorm.step_targets(rollout, both) == (None, 1.0, None, None, None, None, 0.0)
+    assert sorm.step_targets(rollout, both[1:]) == (None,) * 6 + (0.0,)
     assert sorm.step_targets(rollout, []) == (None,) * 7
 
 
@@ -64,14 +71,40 @@ ALL = ("algorithm.sample.num_samples_per_prompt=4", "algorithm.num_solutions_per
 
 
 @pytest.fixture
+def steps_of(
+    configure: Callable[..., TrainConfig],
+    random_policy: str,
+    tmp_path: Path,
+    scripted: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[Path], Path]:
+    """What becomes of the steps of a folder's completions: all that go on from one are lost.
+
+    Whoever reads it samples nothing.
+    """
+
+    def make(rollouts: Path) -> Path:
+        config = configure("algorithm=steps", *ALL, "algorithm.num_continuations=1")
+        sampler = scripted(lambda *_: ["#### 1"])
+        monkeypatch.setattr(job_module, "make_sampler", lambda *_: sampler)
+        with job_of(config, random_policy, tmp_path / "steps", rollouts) as job:
+            steps.run(job)
+        monkeypatch.setattr(job_module, "make_sampler", refuse)
+        return job.run.rollouts / STEPS_FILE
+
+    return make
+
+
+@pytest.fixture
 def given(
     configure: Callable[..., TrainConfig],
     tokenizer: PreTrainedTokenizerBase,
     random_policy: str,
+    steps_of: Callable[[Path], Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., tuple[list, list]]:
-    """What sorm.run gives to learn_reward_model, with continuations that are all lost.
+    """What sorm.run gives to learn_reward_model.
 
     Of each of three problems: two right, a wrong one and a blank one. All have two steps but the
     blank one, which has none.
@@ -83,11 +116,11 @@ def given(
         r for p in TRAIN for r in sampled(tokenizer, p, [t.format(p.answer) for t in texts])
     ]
     write_rollouts(tmp_path / "train.parquet", rollouts)
+    file = steps_of(tmp_path)
 
-    def run(*overrides: str, sampler: Any) -> tuple[list, list]:
-        monkeypatch.setattr(job_module, "make_sampler", lambda *_: sampler)
-        config = configure("algorithm=sorm", *ALL, "algorithm.num_continuations=1", *overrides)
-        with job_of(config, random_policy, tmp_path / "run", tmp_path) as job:
+    def run(*overrides: str) -> tuple[list, list]:
+        config = configure("algorithm=sorm", *ALL, *overrides)
+        with job_of(config, random_policy, tmp_path / "run", tmp_path, steps=file) as job:
             sorm.run(job)
         return received[-1]
 
@@ -98,11 +131,8 @@ def labels(targets: Any) -> list[float]:
     return [target for target in targets if target is not None]
 
 
-def test_steps_are_learnt_from_or_held_out_by_their_question(
-    given: Callable, scripted: Callable
-) -> None:
-    sampler = scripted(lambda *_: ["#### 1"])
-    learnt, held_out = given("algorithm.balanced=false", sampler=sampler)
+def test_steps_are_learnt_from_or_held_out_by_their_question(given: Callable) -> None:
+    learnt, held_out = given("algorithm.balanced=false")
     # One question of three is held out, with its blank completion; blank ones teach nothing.
     assert sorted(labels(one.targets) for one in learnt) == [[0.0, 0.0]] * 2 + [[1.0, 1.0]] * 4
     assert [labels(targets) for _, targets in held_out] == [[1.0, 1.0], [1.0, 1.0], [0.0, 0.0], []]
@@ -110,39 +140,30 @@ def test_steps_are_learnt_from_or_held_out_by_their_question(
     assert aside not in {one.prompt_ids for one in learnt}
 
 
-def test_only_what_is_learnt_from_is_balanced(given: Callable, scripted: Callable) -> None:
-    sampler = scripted(lambda *_: ["#### 1"])
-    learnt, held_out = given("algorithm.balanced=true", sampler=sampler)
+def test_only_what_is_learnt_from_is_balanced(given: Callable) -> None:
+    learnt, held_out = given("algorithm.balanced=true")
     # Two bad steps at each of two numbers, and so two good ones.
     assert Counter(label for one in learnt for label in labels(one.targets)) == {1.0: 4, 0.0: 4}
     assert [len(labels(targets)) for _, targets in held_out] == [2, 2, 2, 0]
 
 
-def test_so_many_completions_of_each_question_are_labelled(
-    given: Callable, scripted: Callable
-) -> None:
-    sampler = scripted(lambda *_: ["#### 1"])
-    _, held_out = given("algorithm.num_solutions_per_prompt=1", sampler=sampler)
+def test_so_many_completions_of_each_question_are_learnt_from(given: Callable) -> None:
+    learnt, held_out = given("algorithm.num_solutions_per_prompt=1", "algorithm.balanced=false")
     assert [r.completion.sample_index for r, _ in held_out] == [0]
-    ((prompts, params, _),) = sampler.calls
-    assert len(prompts) == 3  # a first step of each question
-    assert (params.num_samples_per_prompt, params.temperature) == (1, 1.0)
+    assert len(learnt) == 2  # one of each question that isn't held out
 
 
 def test_a_reward_model_comes_of_it(
     configure: Callable[..., TrainConfig],
     tokenizer: PreTrainedTokenizerBase,
     random_policy: str,
+    steps_of: Callable[[Path], Path],
     tmp_path: Path,
-    scripted: Callable,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sampler = scripted(lambda *_: ["#### 1"])
-    monkeypatch.setattr(job_module, "make_sampler", lambda *_: sampler)
     kinds = (lambda p: f" 2+2=4\n#### {p.answer}", lambda _: " 2+2=4\n#### 1")
     rollouts = write_samples(tmp_path / "rollouts", tokenizer, *kinds)
-    config = configure("algorithm=sorm", *ALL)
-    with job_of(config, random_policy, tmp_path / "run", rollouts) as job:
+    file, config = steps_of(rollouts), configure("algorithm=sorm", *ALL)
+    with job_of(config, random_policy, tmp_path / "run", rollouts, steps=file) as job:
         sorm.run(job)
         assert (job.run.reward_model / "head.safetensors").exists()
         assert (job.run.evaluation / "validation" / "metrics.json").exists()

@@ -1,13 +1,22 @@
 """Where steps end, in characters and in tokens."""
 
 import pytest
+import torch
 from tokenizers import Tokenizer, decoders
 from tokenizers import models as tokenizer_models
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
-from reasonrl.rewards.steps import closing_tokens, step_ends, step_tokens
-from reasonrl.types import Completion
+from reasonrl.sampling import SamplingParams, TransformersSampler
+from reasonrl.sampling.steps import (
+    closing_tokens,
+    ends_step,
+    step_ends,
+    step_starts,
+    step_tokens,
+)
+from reasonrl.sampling.stops import decode
+from reasonrl.types import Completion, Prompt
 
 
 def byte_level(*merges: tuple[str, str]) -> PreTrainedTokenizerFast:
@@ -103,3 +112,142 @@ def test_step_tokens(text: str, merges: tuple[tuple[str, str], ...], last_tokens
     ids = (*ids_of(tokenizer, text), tokenizer.eos_token_id)
     completion = Completion("p", 0, ids, (0.0,) * len(ids), "eos", text)
     assert step_tokens(tokenizer, completion) == last_tokens
+
+
+@pytest.mark.parametrize(
+    ("text", "ended"),
+    [
+        ("", False),
+        ("7", False),
+        ("7\n", True),
+        ("7\n8", True),
+        ("7\n\n", True),
+        ("\n", False),
+        ("\n\n \t\n", False),
+        ("\n7", False),
+        ("\n7\n", True),
+        (" 7 \n", True),
+    ],
+)
+def test_a_step_has_ended_once_a_line_that_is_not_blank_has_its_newline(
+    tokenizer, text: str, ended: bool
+):
+    assert ends_step(tokenizer, ids_of(tokenizer, text)) is ended
+
+
+def test_part_of_a_character_is_text():
+    tokenizer = byte_level()
+    assert not ends_step(tokenizer, ids_of(tokenizer, "é")[:1])
+    assert ends_step(tokenizer, [*ids_of(tokenizer, "é")[:1], *ids_of(tokenizer, "\n")])
+
+
+def completion_of(tokenizer, ids: list[int]) -> Completion:
+    text = decode(tokenizer, ids)
+    return Completion("p", 0, tuple(ids), (0.0,) * len(ids), "eos", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "starts"),
+    [
+        # "3+4=7\n" is 6 tokens, "7*2=14\n" 7, and "####", " ", "1", "4" and EOS are left.
+        ("3+4=7\n7*2=14\n#### 14<eos>", [(0, 0), (6, 1), (13, 2)]),
+        ("7\n8\n9", [(0, 0), (2, 1), (4, 2)]),
+        ("\n\n7\n8<eos>", [(0, 0), (4, 1)]),  # blank lines at the beginning end nothing
+        ("7\n\n8<eos>", [(0, 0), (2, 1)]),  # a blank line is read after the next step's label
+        ("7\n\n \n8\n9", [(0, 0), (2, 1), (7, 2)]),
+        ("7\n8\n<eos>", [(0, 0), (2, 1), (4, 1)]),  # EOS alone counts to the last step
+        ("7\n8\n", [(0, 0), (2, 1)]),
+        ("7\n\n\n<eos>", [(0, 0), (2, 0)]),
+        ("7+8<eos>", [(0, 0)]),
+        ("7", [(0, 0)]),
+        ("7\nQ: 1\n8<eos>", [(0, 0), (2, 0), (7, 0)]),  # after a question of its own: no step
+        ("<eos>", []),
+        (" \n\n<eos>", []),
+        ("", []),
+        ("Q: 1\n8<eos>", []),
+    ],
+)
+def test_step_starts_of_the_tiny_tokenizer(tokenizer, text: str, starts: list[tuple[int, int]]):
+    ids = ids_of(tokenizer, text)
+    assert tokenizer.decode(ids) == text
+    assert step_starts(tokenizer, completion_of(tokenizer, ids)) == starts
+
+
+@pytest.mark.parametrize(
+    ("text", "merges", "tokens", "starts"),
+    [
+        # The label comes after a token that holds a newline and more. The first 8 is read under
+        # the first label; what is next has the last's: the newline of "8" is read, not written.
+        ("7\n8\n9", (("7", "Ċ"), ("7Ċ", "8")), ["7\n8", "\n", "9"], [(0, 0), (1, 2)]),
+        # One token that ends two steps closes one of step_tokens: "9" is number 1.
+        ("7\n8\n9", (("7", "Ċ"), ("7Ċ", "8"), ("7Ċ8", "Ċ")), ["7\n8\n", "9"], [(0, 0), (1, 1)]),
+        ("7\n\n8", (("Ċ", "Ċ"),), ["7", "\n\n", "8"], [(0, 0), (2, 1)]),
+        ("7\n 8", (("Ċ", "Ġ"),), ["7", "\n ", "8"], [(0, 0), (2, 1)]),
+        ("7\n8", (("Ċ", "8"),), ["7", "\n8"], [(0, 0)]),  # EOS is to come: (2, 1) below
+        # é is Ã and ©, and the first half comes with the newline.
+        ("7\né", (("Ċ", "Ã"),), ["7", "\n\ufffd", "\ufffd"], [(0, 0), (2, 1)]),
+        ("é\n😀", (), ["\ufffd", "\ufffd", "\n", *["\ufffd"] * 4], [(0, 0), (3, 1)]),
+    ],
+)
+def test_step_starts_where_tokens_hold_newlines_and_more(
+    text: str, merges: tuple[tuple[str, str], ...], tokens: list[str], starts: list[tuple[int, int]]
+):
+    tokenizer = byte_level(*merges)
+    ids = ids_of(tokenizer, text)
+    assert [tokenizer.decode([i]) for i in ids] == tokens
+    assert step_starts(tokenizer, completion_of(tokenizer, ids)) == starts
+
+
+def test_what_follows_the_last_text_counts_to_the_last_step():
+    tokenizer = byte_level(("Ċ", "8"))
+    ids = [*ids_of(tokenizer, "7\n8"), tokenizer.eos_token_id]  # "7", "\n8", EOS
+    assert step_starts(tokenizer, completion_of(tokenizer, ids)) == [(0, 0), (2, 1)]
+
+
+MERGES = [("7", "Ċ"), ("Ċ", "8"), ("Ċ", "Ċ"), ("Ċ", "Ã"), ("Ċ", "Ġ"), ("7Ċ", "8"), ("7Ċ8", "Ċ")]
+NEWLINES = ["\n", "7\n", "\n8", "\n\n", "\n ", "7\n8", "7\n8\n", "Q", ":", " ", "7", "é", "\u3000"]
+
+
+def acted(tokenizer, make_model) -> list[tuple[Completion, list[int]]]:
+    """Random completions, and before which of their tokens the engine put a label."""
+    vocabulary = len(tokenizer)
+    label = (vocabulary, vocabulary + 1)  # beyond what the tokenizer knows
+    model = make_model(vocab_size=vocabulary + 2)
+    model.generation_config.suppress_tokens = [*label]
+    likelier = torch.zeros(vocabulary + 2)
+    likelier[[i for text in NEWLINES for i in ids_of(tokenizer, text)]] = 4.0
+    likelier[tokenizer.eos_token_id] = 3.0
+    model.get_output_embeddings().register_forward_hook(lambda _module, _args, out: out + likelier)
+    read: list[int] = []
+    model.get_input_embeddings().register_forward_pre_hook(
+        lambda _module, args: read.extend(args[0].flatten().tolist())
+    )
+    params = SamplingParams(1, 1.0, max_new_tokens=24, step_label=label)
+    pairs = []
+    for seed in range(30):
+        read.clear()
+        (completion,) = TransformersSampler(model, tokenizer).sample(
+            [Prompt("p", (5, 6, 7))], params, seed=seed
+        )
+        labels = [i for i, token in enumerate(read[3:]) if token == label[0]]
+        pairs.append((completion, [i - 2 * number for number, i in enumerate(labels)]))
+    return pairs
+
+
+@pytest.mark.parametrize("kind", ["tiny", "bytes", "merges"])
+def test_steps_are_found_to_begin_where_the_engine_put_labels(tokenizer, make_model, kind: str):
+    tokenizer = {"tiny": tokenizer, "bytes": byte_level(), "merges": byte_level(*MERGES)}[kind]
+    pairs = acted(tokenizer, make_model)
+    # A completion without a step has nothing to learn; acting, that is only known at its end.
+    with_steps = [pair for pair in pairs if step_ends(pair[0].text)]
+    assert sum(len(places) for _, places in with_steps) > 50  # else what follows is idle
+    for completion, places in with_steps:
+        starts = step_starts(tokenizer, completion)
+        assert [start for start, _ in starts] == places
+        numbers = [number for _, number in starts]
+        steps = range(len(step_tokens(tokenizer, completion)))
+        assert numbers == sorted(numbers)
+        assert numbers[0] == 0
+        # Where newlines are tokens of their own, every step is given a label.
+        assert {*numbers} == {*steps} if kind == "tiny" else {*numbers} <= {*steps}
+    assert all(step_starts(tokenizer, c) == [] for c, _ in pairs if not step_ends(c.text))

@@ -25,8 +25,10 @@ from reasonrl.supervised import (
     collate,
     fit,
     micro_batches,
+    with_eos,
 )
 from reasonrl.tracking import MetricsLog, read_metrics
+from reasonrl.types import Completion, FinishReason
 
 LEARNER = LearnerConfig(
     epochs=2,
@@ -306,3 +308,113 @@ def test_dropout_depends_on_the_seed_alone(
         run_fit(model, ragged(4), tmp_path / str(attempt))
         hashes.add(weights_hash(model))
     assert len(hashes) == 1
+
+
+def masked(mask: tuple[bool, ...] | None, *, last: int = 0) -> Example:
+    return Example((4,), (1, 2, last), mask)
+
+
+def test_collate_puts_a_loss_mask_where_its_completion_is() -> None:
+    examples = [
+        Example((11, 12), (91, 13, 0), (False, True, True)),
+        Example((21, 22, 23), (92, 24, 93, 0), (False, True, False, False)),
+        Example((31,), (32, 0)),
+    ]
+    batch = collate(examples)
+    assert batch.target_ids.tolist() == [
+        [12, 91, 13, 0, 0, 0],
+        [22, 23, 92, 24, 93, 0],
+        [32, 0, 0, 0, 0, 0],
+    ]
+    assert batch.loss_mask.tolist() == [
+        [False, False, True, True, False, False],
+        [False, False, False, True, False, False],
+        [True, True, False, False, False, False],
+    ]
+    assert [example.num_targets for example in examples] == [2, 1, 2]
+
+
+def test_a_masked_token_is_read_and_not_learnt() -> None:
+    model = Bigram()
+    model.table.data[2, 0] = math.log(4)
+    # Targets: 1 after 4, which is masked; 2 after 1, of 5 equals; 0 after 2, 4 of 8.
+    loss, (gradient,) = gradients(model, [masked((False, True, True))], 100)
+    assert loss == pytest.approx(1.151293, abs=1e-6)  # (ln 5 + ln 2) / 2
+    # (softmax - target) / 2: (1/5) / 2 and (1/5 - 1) / 2; (1/8) / 2 and (1/2 - 1) / 2.
+    expected = torch.zeros(5, 5)
+    expected[1] = torch.tensor([0.1, 0.1, -0.4, 0.1, 0.1])
+    expected[2] = torch.tensor([-0.25, 0.0625, 0.0625, 0.0625, 0.0625])
+    torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-6)
+
+
+def test_every_learnt_token_of_a_step_weighs_the_same_whatever_the_masks() -> None:
+    model = Bigram()
+    model.table.data[2, 0] = math.log(4)
+    examples = [masked((False, False, True)), masked((True, True, False)), masked(None)]
+    # ln 2; ln 5 + ln 5; ln 5 + ln 5 + ln 2: over 1 + 2 + 3 tokens, in one pass or in three.
+    for max_tokens in (100, 1):
+        loss, _ = gradients(model, examples, max_tokens)
+        assert loss == pytest.approx(1.304007, abs=1e-6)  # (4 ln 5 + 2 ln 2) / 6
+
+
+def test_what_a_masked_token_is_does_not_matter_to_what_comes_before_it(
+    make_model: Callable[..., LlamaForCausalLM],
+) -> None:
+    model, mask = make_model(), (True, True, False)
+    loss, gradient = gradients(model, [masked(mask, last=0)], 100)
+    other_loss, other_gradient = gradients(model, [masked(mask, last=7)], 100)
+    assert loss == other_loss
+    for one, other in zip(gradient, other_gradient, strict=True):
+        assert torch.equal(one, other)
+    # A label in front is read: what comes after it is another question then.
+    first, _ = gradients(model, [Example((4,), (1, 2, 0), (False, True, True))], 100)
+    second, _ = gradients(model, [Example((4,), (7, 2, 0), (False, True, True))], 100)
+    assert first != second
+
+
+def test_masked_loss_is_the_mean_over_learnt_tokens_of_a_plain_forward_pass(
+    make_model: Callable[..., LlamaForCausalLM],
+) -> None:
+    model, rng = make_model(), np.random.default_rng(1)
+    examples = [
+        dataclasses.replace(e, loss_mask=(*map(bool, rng.integers(2, size=len(e.completion_ids))),))
+        for e in ragged(6)
+    ]
+    losses = []
+    for example in examples:
+        ids = torch.tensor(example.prompt_ids + example.completion_ids)
+        with torch.no_grad():
+            logprobs = model(input_ids=ids[None]).logits[0].log_softmax(dim=-1)
+        for place, learnt in enumerate(example.loss_mask or (), start=len(example.prompt_ids)):
+            if learnt:
+                losses.append(-logprobs[place - 1, ids[place]].item())
+    assert 0 < len(losses) < sum(len(e.completion_ids) for e in examples)
+    for max_tokens in (1000, 20):
+        loss, _ = gradients(model, examples, max_tokens)
+        assert loss == pytest.approx(sum(losses) / len(losses), abs=1e-5)
+
+
+def test_no_mask_is_a_mask_of_all() -> None:
+    none, every = masked(None), masked((True, True, True))
+    assert none.num_targets == every.num_targets == 3
+    assert torch.equal(collate([none]).loss_mask, collate([every]).loss_mask)
+    loss, (gradient,) = gradients(Bigram(), [none], 100)
+    loss_of_every, (gradient_of_every,) = gradients(Bigram(), [every], 100)
+    assert loss == loss_of_every
+    assert torch.equal(gradient, gradient_of_every)
+
+
+@pytest.mark.parametrize(
+    ("finish_reason", "token_ids", "learnt"),
+    [
+        ("eos", (7, 8, EOS), (7, 8, EOS)),  # it has one
+        ("stop", (7, 8), (7, 8, EOS)),  # a delimiter was its end
+        ("stop", (), (EOS,)),
+        ("length", (7, 8), (7, 8)),  # it was not over
+    ],
+)
+def test_eos_is_learnt_where_a_completion_ended(
+    finish_reason: FinishReason, token_ids: tuple[int, ...], learnt: tuple[int, ...]
+) -> None:
+    completion = Completion("p", 0, token_ids, (0.0,) * len(token_ids), finish_reason, "")
+    assert with_eos(completion, EOS) == learnt

@@ -1,4 +1,4 @@
-"""The steps of a completion, and the tokens that close them."""
+"""The steps of a completion: where they end in its text, which tokens close and begin them."""
 
 from __future__ import annotations
 
@@ -56,3 +56,34 @@ def step_tokens(tokenizer: PreTrainedTokenizerBase, completion: Completion) -> l
     if ends and ends[-1] == len(completion.text):
         closing[-1] = len(completion.token_ids) - 1
     return sorted({*closing})
+
+
+def ends_step(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> bool:
+    """Whether a step that began with the first of ``token_ids`` has ended with the last of them.
+
+    It has once a line that isn't blank has its newline, which is known as soon as that is sampled.
+    """
+    return "\n" in decode(tokenizer, token_ids).lstrip()
+
+
+def step_starts(
+    tokenizer: PreTrainedTokenizerBase, completion: Completion
+) -> list[tuple[int, int]]:
+    """Where a policy that acts step by step begins one: (index of the token, number of the step).
+
+    It begins one with the first token, and after each that ends one (``ends_step``). The number, in
+    the order of ``step_tokens``, is of the step that the next text belongs to; what comes after the
+    last step counts to it. A completion without a step gives [].
+    """
+    closing, ids = step_tokens(tokenizer, completion), completion.token_ids
+    starts = [0] if closing else []
+    for token in range(1, len(ids)):
+        if starts and ends_step(tokenizer, ids[starts[-1] : token]):
+            starts.append(token)
+
+    def number(start: int) -> int:
+        rest = range(start, len(ids))
+        with_text = (t for t in rest if decode(tokenizer, ids[start : t + 1]).strip())
+        return bisect_left(closing, next(with_text, len(ids)))
+
+    return [(start, min(number(start), len(closing) - 1)) for start in starts]

@@ -1,0 +1,227 @@
+"""Return-Conditioned RL (Havrilla et al., 2024, section 2; Chen et al., 2021; Du et al., 2023).
+
+    R ← completions of every training question, sampled from the policy of Expert Iteration
+        (runs of their own); as many right as wrong ones             (solution_ratio)
+    for each step i of each a in R:
+        R_i ← how good the step is, between 0 and 1                  (reasonrl.returns)
+        l_i ← [GOOD] if R_i ≥ 0.5 else [BAD]                         (labels, thresholds)
+    θ ← the pretrained base                                          (restart)
+    θ ← argmin  Σ over steps  −log π_θ(a_i | q, l_1, a_1, …, l_i)    labels are read, not learnt
+    act: put [GOOD] before each step, sample the step, go on
+
+The policy learns from good and bad steps alike which is which, and is then asked for good ones. The
+conditioning gap, its accuracy under the best label minus that under the worst, says whether it has.
+
+Where the paper is silent: labels of earlier steps stay in the context, as in decision transformers,
+in learning and in acting; a step is a line; steps that ``step_ratio`` leaves out are read but not
+learnt; the labels' embeddings are rows of their own that no text encodes to, never sampled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+
+from reasonrl.config import RCRLConfig
+from reasonrl.errors import UserError
+from reasonrl.job import Job
+from reasonrl.policy import DTYPES, Policy, SavedPolicy, add_tokens, save_policy
+from reasonrl.prompts import label_ids
+from reasonrl.returns import keep_ratio, label_number, label_texts, step_returns
+from reasonrl.rollouts import write_table
+from reasonrl.sampling.steps import step_starts
+from reasonrl.seeding import derive_seed
+from reasonrl.supervised import Example, with_eos
+from reasonrl.types import Rollout
+
+LABELS = pa.schema(
+    {
+        "problem_id": pa.string(),
+        "sample_index": pa.int32(),
+        "correct": pa.bool_(),
+        "number": pa.int32(),
+        "return": pa.float64(),
+        "label": pa.string(),
+        "learnt": pa.bool_(),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """All steps of all solutions, one after another: arrays of one length.
+
+    solution: its number among the rollouts. number: in its solution, from 0. value: its return.
+    label: a number of ``label_texts``. learnt: whether it is learnt from.
+    """
+
+    solution: np.ndarray
+    number: np.ndarray
+    value: np.ndarray
+    label: np.ndarray
+    learnt: np.ndarray
+
+
+def run(job: Job) -> SavedPolicy:
+    config = job.config.algorithm
+    assert isinstance(config, RCRLConfig)
+    learner = job.learner(job.base if config.restart else job.init)
+    labels = add_labels(learner, config, derive_seed(job.config.seed, "rcrl", "tokens"))
+    if not job.run.policy.exists():
+        samples = job.samples("train", config.num_solutions_per_prompt)
+        rollouts = [r for r in samples if step_starts(job.tokenizer, r.completion)]
+        returns = step_returns(job, rollouts)
+        steps = choose(
+            returns,
+            [r.correct for r in rollouts],
+            config,
+            derive_seed(job.config.seed, "rcrl", "steps"),
+        )
+        _write_labels(job, rollouts, steps, list(labels))
+        _check_labels(steps, config)
+        examples = make_examples(job, rollouts, steps, list(labels.values()))
+        _learn(job, learner, examples, labels, label_statistics(rollouts, steps, list(labels)))
+    return SavedPolicy(str(job.run.policy), few_shot=False, labels=labels)
+
+
+def add_labels(policy: Policy, config: RCRLConfig, seed: int) -> dict[str, tuple[int, ...]]:
+    """The ids of each label, from the worst; ``label_tokens=own`` gives the policy new ones."""
+    texts = label_texts(config)
+    if config.label_tokens == "text":
+        return label_ids(texts, policy.tokenizer)
+    new = add_tokens(policy, len(texts), seed)
+    return {text: (token,) for text, token in zip(texts, new, strict=True)}
+
+
+def choose(
+    returns: Sequence[Sequence[float]], correct: Sequence[bool], config: RCRLConfig, seed: int
+) -> Steps:
+    """Labels steps by their returns, and chooses those to learn from by the ratios.
+
+    returns: of each solution's steps. correct: of each solution.
+    """
+    solution = np.repeat(np.arange(len(returns)), [len(values) for values in returns])
+    number = np.array([i for values in returns for i in range(len(values))], dtype=int)
+    value = np.array([value for values in returns for value in values])
+    label = np.array([label_number(config, v) for v in value], dtype=int)
+    rng, best = np.random.default_rng(seed), len(label_texts(config)) - 1
+    kept = keep_ratio(correct, config.solution_ratio, rng)[solution]
+    learnt = kept.copy()
+    learnt[kept] = keep_ratio(label[kept] == best, config.step_ratio, rng)
+    if config.shuffle_labels:
+        label[kept] = rng.permutation(label[kept])
+    return Steps(solution, number, value, label, learnt)
+
+
+def _check_labels(steps: Steps, config: RCRLConfig) -> None:
+    """Raises UserError if no step to learn from has the label that will be asked for."""
+    texts = label_texts(config)
+    if not (steps.label[steps.learnt] == len(texts) - 1).any():
+        raise UserError(
+            f"algorithm=rcrl must have steps labelled {texts[-1]} to learn from; got "
+            f"{int(steps.learnt.sum())} steps with other labels, of {len(steps.label)} in all. "
+            "Sample from a better policy, lower the last of algorithm.thresholds, or pass another "
+            f"algorithm.solution_ratio than {config.solution_ratio}."
+        )
+
+
+def make_examples(
+    job: Job, rollouts: Sequence[Rollout], steps: Steps, ids_of: Sequence[tuple[int, ...]]
+) -> list[Example]:
+    """Question, label, step, label, step …: of the solutions with a step to learn from.
+
+    Each step's ids as they were sampled, behind its label's; a label is never learnt.
+    """
+    prompts = job.prompts(job.train, few_shot=False)
+    prompt_ids = {prompt.problem_id: prompt.token_ids for prompt in prompts}
+    eos = job.tokenizer.eos_token_id
+    bounds = np.searchsorted(steps.solution, range(len(rollouts) + 1))
+    examples = []
+    for rollout, (first, last) in zip(rollouts, pairwise(bounds), strict=True):
+        labels, learnt = steps.label[first:last], steps.learnt[first:last]
+        if not learnt.any():
+            continue
+        starts = step_starts(job.tokenizer, rollout.completion)
+        token_ids = with_eos(rollout.completion, eos)
+        ends = [*(start for start, _ in starts[1:]), len(token_ids)]
+        ids: list[int] = []
+        loss_mask: list[bool] = []
+        for (start, number), end in zip(starts, ends, strict=True):
+            label = ids_of[labels[number]]
+            ids += [*label, *token_ids[start:end]]
+            loss_mask += [False] * len(label) + [bool(learnt[number])] * (end - start)
+        question = prompt_ids[rollout.prompt.problem_id]
+        examples.append(Example(question, tuple(ids), tuple(loss_mask)))
+    return examples
+
+
+def _learn(
+    job: Job,
+    learner: Policy,
+    examples: Sequence[Example],
+    labels: Mapping[str, tuple[int, ...]],
+    statistics: Mapping[str, float],
+) -> None:
+    """Fits the learner, validates it under each label, and saves it."""
+    seed = derive_seed(job.config.seed, "rcrl", "learn")
+    steps = job.fit(learner, examples, "policy", seed=seed, description="learning from steps")
+    learner.model.to(DTYPES[job.config.model.compute_dtype])  # type: ignore[arg-type]
+    sampler = job.sampler_of(learner)
+    accuracies = [
+        job.accuracy(
+            sampler,
+            job.validation,
+            few_shot=False,
+            file=job.run.evaluation / "validation" / f"label-{number}.parquet",
+            description=f"validation under {text}",
+            step_label=ids,
+        )
+        for number, (text, ids) in enumerate(labels.items())
+    ]
+    job.log.log(
+        steps,
+        {
+            **{f"rcrl/{name}": value for name, value in statistics.items()},
+            **{f"rcrl/maj@1_{text}": a for text, a in zip(labels, accuracies, strict=True)},
+            "rcrl/conditioning_gap": accuracies[-1] - accuracies[0],
+            "eval/validation_maj@1": accuracies[-1],
+        },
+    )
+    save_policy(learner, job.run.policy, job.config.model.compute_dtype)
+
+
+def label_statistics(
+    rollouts: Sequence[Rollout], steps: Steps, texts: Sequence[str]
+) -> dict[str, float]:
+    """What is learnt from; each label's share of the steps learnt from, and of all there were."""
+    solutions = np.unique(steps.solution[steps.learnt])
+    learnt = np.bincount(steps.label[steps.learnt], minlength=len(texts)) / steps.learnt.sum()
+    sampled = np.bincount(steps.label, minlength=len(texts)) / len(steps.label)
+    return {
+        "solutions": len(solutions),
+        "solutions_right": float(np.mean([rollouts[i].correct for i in solutions])),
+        "steps": int(steps.learnt.sum()),
+        **{f"share_{text}": share for text, share in zip(texts, learnt, strict=True)},
+        **{f"sampled_share_{text}": share for text, share in zip(texts, sampled, strict=True)},
+    }
+
+
+def _write_labels(
+    job: Job, rollouts: Sequence[Rollout], steps: Steps, texts: Sequence[str]
+) -> None:
+    """rollouts/labels.parquet: each step of each solution, its return, its label, its use."""
+    of_step = [rollouts[i] for i in steps.solution]
+    columns = {
+        "problem_id": [rollout.prompt.problem_id for rollout in of_step],
+        "sample_index": [rollout.completion.sample_index for rollout in of_step],
+        "correct": [rollout.correct for rollout in of_step],
+        "number": steps.number,
+        "return": steps.value,
+        "label": [texts[label] for label in steps.label],
+        "learnt": steps.learnt,
+    }
+    write_table(job.run.rollouts / "labels.parquet", pa.table(columns, schema=LABELS))

@@ -1,0 +1,205 @@
+"""The table at the end of a sweep: which runs are in it, under which names, with which gains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from reasonrl.comparison import Comparison, compare, short_names
+from reasonrl.evaluation import Evaluation
+from reasonrl.metrics import Estimate
+from reasonrl.progress import console
+from reasonrl.report.tables import comparison_table
+from reasonrl.train import Result
+
+FOUR = ("p0", "p1", "p2", "p3")
+
+
+def evaluation(
+    greedy: Sequence[float], some: Sequence[float] | None = None, ids: Sequence[str] = FOUR
+) -> Evaluation:
+    """Right or not at once, and among four samples."""
+    among = greedy if some is None else some
+    scores = {"maj@1": greedy, "maj@4": greedy, "pass@1": greedy, "pass@2": among, "pass@4": among}
+    return Evaluation(tuple(ids), {name: np.array(s, float) for name, s in scores.items()}, {})
+
+
+START = evaluation([1, 0, 0, 0])
+EI = Result(START, evaluation([1, 1, 0, 0], [1, 1, 1, 0]), None)
+RCRL = Result(START, evaluation([1, 1, 1, 0], [1, 1, 1, 1]), evaluation([0, 0, 0, 0]))
+
+
+def ended(value: object, *overrides: str, status: JobStatus = JobStatus.COMPLETED) -> Any:
+    config = OmegaConf.create({"hydra": {"overrides": {"task": list(overrides)}}})
+    result = JobReturn(status=status)
+    result.return_value = value
+    return config, result
+
+
+def shown_after(*jobs: Any) -> str:
+    """What is printed once these jobs have ended."""
+    comparison = Comparison()
+    for config, result in jobs:
+        comparison.on_job_end(config=config, job_return=result)
+    with console.capture() as shown:
+        comparison.on_multirun_end(config=OmegaConf.create({}))
+    return shown.get()
+
+
+def values(row: Mapping[str, Estimate]) -> dict[str, float]:
+    return {name: estimate.value for name, estimate in row.items()}
+
+
+# --- what is compared
+
+
+def test_each_run_is_compared_with_its_start_and_with_the_first() -> None:
+    first, second = compare({("algorithm=ei",): EI, ("algorithm=rcrl",): RCRL})
+    # 2 of 4 right, where 1 was; 3 of 4 in four samples, where 1 was.
+    assert values(first) == {
+        "maj@1": 0.5,
+        "gain on: its start": 0.25,
+        "pass@4: gain on start": 0.5,
+    }
+    # 3 of 4, where 1 was, where the first run has 2, and where the worst label gives 0.
+    assert values(second) == {
+        "maj@1": 0.75,
+        "gain on: its start": 0.5,
+        "gain on: the first run": 0.25,
+        "pass@4: gain on start": 0.75,
+        "conditioning: gap": 0.75,
+    }
+
+
+def test_gains_are_paired() -> None:
+    # One more is right, two others are not: +1, -1 and 0 in a mean of -1/4.
+    moved = Result(evaluation([1, 1, 0, 0]), evaluation([0, 0, 1, 0]), None)
+    (row,) = compare({("seed=0",): moved})
+    gain = row["gain on: its start"]
+    assert gain.value == -0.25
+    # Of four draws from -1, -1, 1, 0 all are -1 in 1/16 of cases, more than a fortieth. All are 1
+    # in 1/256 and all but a 0 in 4/256, together less than a fortieth; 2/4 is next.
+    assert (gain.low, gain.high) == (-1.0, 0.5)
+
+
+@pytest.mark.parametrize("ids", [("q0", "q1", "q2", "q3"), FOUR[::-1], FOUR[:3]])
+def test_runs_of_other_problems_are_not_compared_with_the_first(ids: Sequence[str]) -> None:
+    scores = [1, 1, 1, 0][: len(ids)]
+    of_others = evaluation(scores, ids=ids)
+    first, second = compare(
+        {("dataset=stories",): EI, ("dataset=svamp",): Result(of_others, of_others, None)}
+    )
+    assert {*second} == {*first} == {"maj@1", "gain on: its start", "pass@4: gain on start"}
+
+
+def test_without_samples_the_single_one_is_compared() -> None:
+    one = Evaluation(FOUR, {name: np.array([1.0, 0, 0, 0]) for name in ("maj@1", "pass@1")}, {})
+    (row,) = compare({("seed=0",): Result(one, one, None)})
+    assert [*row] == ["maj@1", "gain on: its start", "pass@1: gain on start"]
+
+
+# --- the names of runs
+
+
+@pytest.mark.parametrize(
+    ("runs", "names"),
+    [
+        (
+            [("algorithm=ei", "seed=0"), ("algorithm=ppo", "seed=0")],
+            ["algorithm=ei", "algorithm=ppo"],
+        ),
+        (
+            [("algorithm.kl_coef=0.05", "init=sft"), ("algorithm.kl_coef=0.1", "init=sft")],
+            ["kl_coef=0.05", "kl_coef=0.1"],
+        ),
+        (
+            [("algorithm=ei", "seed=0"), ("algorithm=rcrl", "seed=1")],
+            ["algorithm=ei\nseed=0", "algorithm=rcrl\nseed=1"],
+        ),
+        (
+            [("dataset.prompt='a=b'",), ("dataset.prompt='a.c=b'",)],
+            ["prompt='a=b'", "prompt='a.c=b'"],
+        ),
+    ],
+)
+def test_runs_are_named_by_what_they_do_not_share(
+    runs: list[tuple[str, ...]], names: list[str]
+) -> None:
+    assert short_names(dict.fromkeys(runs)) == names
+
+
+# --- what is printed
+
+
+def test_a_sweep_ends_with_a_row_for_each_run() -> None:
+    shown = shown_after(
+        ended(RCRL, "algorithm=rcrl", "seed=0"), ended(EI, "algorithm=ei", "seed=0")
+    )
+    assert "comparison, by maj@1" in shown
+    assert shown.index("algorithm=rcrl") < shown.index("algorithm=ei")  # as they were run
+    assert "seed=0" not in shown
+    assert "conditioning" in shown
+
+
+def test_nobody_is_compared_with_himself() -> None:
+    assert shown_after() == ""
+    assert shown_after(ended(EI, "algorithm=ei")) == ""
+    # One failed, and one makes no policy: there is still but one.
+    failed = ended(UserWarning("why"), "algorithm=ppo", status=JobStatus.FAILED)
+    assert shown_after(ended(EI, "algorithm=ei"), failed, ended(None, "algorithm=orm")) == ""
+
+
+def test_what_failed_is_left_out() -> None:
+    failed = ended(UserWarning("why"), "algorithm=ppo", status=JobStatus.FAILED)
+    shown = shown_after(ended(EI, "algorithm=ei"), failed, ended(RCRL, "algorithm=rcrl"))
+    assert "algorithm=ei" in shown
+    assert "algorithm=rcrl" in shown
+    assert "ppo" not in shown
+
+
+# --- the table
+
+
+def cells(rows: Mapping[str, Mapping[str, Estimate]]) -> list[list[str]]:
+    """The lines of the table's text, by cell."""
+    plain = Console(width=200)
+    with plain.capture() as shown:
+        plain.print(comparison_table("title", rows))
+    lines = shown.get().replace("┃", "│").splitlines()
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
+
+
+def test_a_table_has_the_columns_of_all_its_rows_and_blanks_where_one_lacks_them() -> None:
+    accuracy, gain = Estimate(0.5, 0.25, 0.75, 4), Estimate(-0.125, -0.5, 0.25, 4)
+    table = cells({"a=[x]": {"maj@1": accuracy}, "b": {"maj@1": accuracy, "gain on: it": gain}})
+    assert table == [
+        ["", "", "gain on"],
+        ["run", "maj@1", "it"],
+        ["a=[x]", "50.0%", ""],
+        ["", "[25.0, 75.0]", ""],
+        ["b", "50.0%", "-12.5%"],
+        ["", "[25.0, 75.0]", "[-50.0, 25.0]"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("column", "estimate", "bold"),
+    [
+        ("gain on: it", Estimate(0.25, 0.125, 0.5, 4), True),
+        ("gain on: it", Estimate(-0.25, -0.5, -0.125, 4), True),
+        ("gain on: it", Estimate(0.25, 0.0, 0.5, 4), False),
+        ("maj@1", Estimate(0.25, 0.125, 0.5, 4), False),  # an accuracy, no gain
+    ],
+)
+def test_what_is_established_is_bold(column: str, estimate: Estimate, bold: bool) -> None:
+    colored = Console(width=200, force_terminal=True, color_system="standard")
+    with colored.capture() as shown:
+        colored.print(comparison_table("title", {"a": {column: estimate}}))
+    row = shown.get().splitlines()[-3]  # the interval stands below, and then the table's edge
+    assert ("\x1b[1m" in row) == bold
