@@ -104,8 +104,8 @@ class Diagnosis:
             f"Explained variance has been 0 or less for {CRITIC_PATIENCE} iterations (now "
             f"{seen['ppo/explained_variance']:.2g}): the critic predicts returns no better than "
             "their mean would, so that advantages are mostly noise. Raise algorithm.value_layers "
-            "or algorithm.value_coef, or pass algorithm.detach_value=false; where it is far below "
-            "0, lower algorithm.learning_rate instead."
+            "or algorithm.value_learning_rate, or pass algorithm.detach_value=false; where it is "
+            "far below 0, lower algorithm.learning_rate instead."
         )
 
     def _scores(self, seen: Mapping[str, float]) -> str | None:

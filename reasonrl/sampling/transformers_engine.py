@@ -35,6 +35,35 @@ def _make_stops(
     return Stops(tokenizer, stop, vocab_size)
 
 
+class _Drafts:
+    """What the rows of a batch have sampled so far."""
+
+    def __init__(self, num_rows: int, max_new_tokens: int) -> None:
+        self.lengths = np.zeros(num_rows, dtype=np.int64)
+        self._token_ids = np.zeros((num_rows, max_new_tokens), dtype=np.int64)
+        self._logprobs = np.zeros((num_rows, max_new_tokens), dtype=np.float32)
+        self._step_starts = np.zeros(num_rows, dtype=np.int64)
+
+    def append(self, rows: np.ndarray, token_ids: np.ndarray, logprobs: np.ndarray) -> None:
+        """A token to each of ``rows``."""
+        places = rows, self.lengths[rows]
+        self._token_ids[places], self._logprobs[places] = token_ids, logprobs
+        self.lengths[rows] += 1
+
+    def so_far(self, row: int) -> tuple[list[int], list[float]]:
+        """Its token ids and their logprobs."""
+        length = self.lengths[row]
+        return self._token_ids[row, :length].tolist(), self._logprobs[row, :length].tolist()
+
+    def step(self, row: int) -> list[int]:
+        """The token ids of the step that it is in."""
+        ids: list[int] = self._token_ids[row, self._step_starts[row] : self.lengths[row]].tolist()
+        return ids
+
+    def begin_step(self, row: int) -> None:
+        self._step_starts[row] = self.lengths[row]
+
+
 class TransformersSampler:
     """A ``Sampler`` for any causal language model of transformers with plain causal attention.
 
@@ -138,11 +167,8 @@ class TransformersSampler:
         logits, positions = logits[copies], positions[copies]
 
         uniform = uniforms(rows, steps, seed=seed).to(device)
-        token_ids = np.zeros((len(rows), steps), dtype=np.int64)
-        logprobs = np.zeros((len(rows), steps), dtype=np.float32)
-        lengths = np.zeros(len(rows), dtype=np.int64)  # tokens sampled so far
-        step_starts = np.zeros(len(rows), dtype=np.int64)  # of the step that a row is in
-        unread = np.zeros(len(rows), dtype=np.int64)  # tokens of a label it reads before it goes on
+        drafts = _Drafts(len(rows), steps)
+        unread = np.zeros(len(rows), dtype=np.int64)  # tokens of a label a row reads before it acts
         flying = np.arange(len(rows))  # the row at each place of the decoder
         alive = np.ones(len(rows), dtype=bool)
         label = torch.tensor(params.step_label, dtype=torch.long, device=device)
@@ -150,31 +176,25 @@ class TransformersSampler:
         worth_a_look = self._worth_a_look(params)
 
         while True:
-            reading = unread[flying] > 0
-            acting = np.flatnonzero(alive & ~reading)
-            row = flying[acting]
-            number = torch.from_numpy(lengths[flying].clip(max=steps - 1)).to(device)
+            number = torch.from_numpy(drafts.lengths[flying].clip(max=steps - 1)).to(device)
             chances = uniform.gather(1, number[:, None])[:, 0]
             drawn, drawn_logprobs = self._draw(logits, chances, params.temperature)
-            token_ids[row, lengths[row]] = drawn.cpu().numpy()[acting]
-            logprobs[row, lengths[row]] = drawn_logprobs.cpu().numpy()[acting]
-            lengths[row] += 1
+            reading = unread[flying] > 0
+            acting = np.flatnonzero(alive & ~reading)
+            newest = drawn.cpu().numpy()[acting]
+            drafts.append(flying[acting], newest, drawn_logprobs.cpu().numpy()[acting])
 
             finished = {}
-            reached = positions.cpu().numpy()[acting] + 1  # place of the newest token
-            full = (lengths[row] == steps) | (reached >= last_place)
-            newest = token_ids[row, lengths[row] - 1]
+            reached = positions.cpu().numpy()[acting] + 1  # the place of the newest token
+            full = (drafts.lengths[flying[acting]] == steps) | (reached >= last_place)
             for i in np.flatnonzero(full | worth_a_look[newest]):
-                own, length = row[i], lengths[row[i]]
-                prompt_index, sample_index = rows[own]
-                ended = bool(params.step_label) and ends_step(
-                    self.tokenizer, token_ids[own, step_starts[own] : length].tolist()
-                )
+                row = flying[acting[i]]
+                prompt_index, sample_index = rows[row]
+                ended = bool(label.numel()) and ends_step(self.tokenizer, drafts.step(row))
                 completion = self._completion(
                     prompts[prompt_index].problem_id,
                     sample_index,
-                    token_ids[own, :length].tolist(),
-                    logprobs[own, :length].tolist(),
+                    *drafts.so_far(row),
                     params,
                     full=bool(full[i] or (ended and reached[i] + len(label) > last_place)),
                 )
@@ -182,7 +202,8 @@ class TransformersSampler:
                     finished[prompt_index, sample_index] = completion
                     alive[acting[i]] = False
                 elif ended:
-                    step_starts[own], unread[own] = length, len(label)
+                    drafts.begin_step(row)
+                    unread[row] = len(label)
             if finished:
                 yield finished
             if not alive.any():

@@ -27,6 +27,7 @@ OVERRIDES = [
     "algorithm.sample.num_samples_per_prompt=2",
     "algorithm.sample.temperature=0.7",
     "algorithm.num_solutions_per_prompt=2",
+    "algorithm.epochs=4",
     "algorithm.learning_rate=1e-3",
     "evaluation.num_samples_per_prompt=1",
 ]

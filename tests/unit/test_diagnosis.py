@@ -198,7 +198,7 @@ def test_every_key_and_value_named_exists():
         "entropy_coef",
         "temperature",
         "value_layers",
-        "value_coef",
+        "value_learning_rate",
         "detach_value",
         "num_samples_per_prompt",
         "truncation_penalty",
