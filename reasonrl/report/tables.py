@@ -44,9 +44,9 @@ def comparison_table(title: str, rows: Mapping[str, Mapping[str, Estimate]]) -> 
     """
     columns = list(dict.fromkeys(column for cells in rows.values() for column in cells))
     table = Table(title=title, title_justify="left", show_lines=True)
-    table.add_column("run", overflow="fold", min_width=10)
+    table.add_column("run", no_wrap=True)  # where it is narrow, the numbers give way
     for column in columns:
-        table.add_column(column.replace(": ", "\n"), justify="right", no_wrap=True)
+        table.add_column(column.replace(": ", "\n"), justify="right", overflow="fold")
     for name, cells in rows.items():
         table.add_row(escape(name), *(_cell(column, cells.get(column)) for column in columns))
     return table

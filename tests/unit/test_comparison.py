@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,11 @@ from reasonrl.report.tables import comparison_table
 from reasonrl.train import Result
 
 FOUR = ("p0", "p1", "p2", "p3")
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "width", 120)
 
 
 def evaluation(
@@ -203,3 +209,16 @@ def test_what_is_established_is_bold(column: str, estimate: Estimate, bold: bool
         colored.print(comparison_table("title", {"a": {column: estimate}}))
     row = shown.get().splitlines()[-3]  # the interval stands below, and then the table's edge
     assert ("\x1b[1m" in row) == bold
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_in_a_narrow_place_all_of_a_table_can_be_read(width: int) -> None:
+    wide = Estimate(-0.304, -0.503, -0.102, 500)
+    columns = ("maj@1", "gain on: its start", "pass@16: gain on start", "conditioning: gap", "a: b")
+    rows = {name: dict.fromkeys(columns, wide) for name in ("solution_ratio=0.3333", "x=1\ny=2")}
+    narrow = Console(width=width, record=True, file=io.StringIO())
+    narrow.print(comparison_table("", rows))
+    shown = narrow.export_text()
+    assert shown.count("-30.4%") == shown.count("[-50.3,") == shown.count("-10.2]") == 10
+    assert "solution_ratio=0.3333" in shown
+    assert "…" not in shown

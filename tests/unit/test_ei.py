@@ -589,7 +589,7 @@ def test_a_learned_reward_s_threshold_and_its_best(
 ) -> None:
     texts = list(JUDGED)
     model = Verdicts(lab.tokenizer, JUDGED)
-    monkeypatch.setattr(Job, "_reward_model", lambda _: model)
+    monkeypatch.setattr(Job, "load_reward_model", lambda _: model)
     more = ("algorithm.num_samples_per_prompt=[4]", "algorithm.rounds=1")
     lab.run(scripted(script({"t0": texts})), PRETRAINED, "reward=orm", *more, *options)
     assert lab.learnt == [[lab.example(TRAIN[0], texts[i]) for i in kept]]
