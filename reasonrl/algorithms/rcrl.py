@@ -33,7 +33,7 @@ from reasonrl.policy import DTYPES, Policy, SavedPolicy, add_tokens, save_policy
 from reasonrl.prompts import label_ids
 from reasonrl.returns import keep_ratio, label_number, label_texts, step_returns
 from reasonrl.rollouts import write_table
-from reasonrl.sampling.steps import step_starts
+from reasonrl.sampling.steps import step_ends, step_starts
 from reasonrl.seeding import derive_seed
 from reasonrl.supervised import Example, with_eos
 from reasonrl.types import Rollout
@@ -73,7 +73,7 @@ def run(job: Job) -> SavedPolicy:
     labels = add_labels(learner, config, derive_seed(job.config.seed, "rcrl", "tokens"))
     if not job.run.policy.exists():
         samples = job.samples("train", config.num_solutions_per_prompt)
-        rollouts = [r for r in samples if step_starts(job.tokenizer, r.completion)]
+        rollouts = [r for r in samples if step_ends(r.completion.text)]
         returns = step_returns(job, rollouts)
         steps = choose(
             returns,
