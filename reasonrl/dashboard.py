@@ -1,6 +1,7 @@
-"""The sweep's workspace in W&B: algorithm × reward × size, defined in code.
+"""What W&B shows of a sweep: a workspace, algorithm × reward × size, and runs after the fact.
 
     python -m reasonrl.dashboard push --entity TEAM
+    python -m reasonrl.dashboard mirror outputs/runs/NAME ...
 
 Imports no torch: it is for login nodes.
 """
@@ -8,13 +9,20 @@ Imports no torch: it is for login nodes.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
+from reasonrl.config import WandbConfig, resolve
 from reasonrl.errors import UserError
 from reasonrl.report.curve import VALIDATION
-from reasonrl.wandb_mirror import logged_in
+from reasonrl.runs import RunFolder, is_done
+from reasonrl.wandb_mirror import logged_in, mirrored
 
 NAME = "algorithm x reward x size"  # W&B takes × for an emoji
 AXES = {"algorithm": "algorithm.name", "reward": "reward.name", "size": "model.name"}
@@ -108,15 +116,42 @@ def push(entity: str | None, project: str) -> str:
         raise UserError(f"push must be taken by W&B's server; got: {reason}") from error
 
 
+def mirror(run: RunFolder, entity: str | None, project: str, group: str | None) -> None:
+    """Shows a finished run in W&B as if it had been all along, offline without a login.
+
+    For runs made without W&B, or whose mirror broke. Raises UserError if the run isn't done.
+    """
+    from reasonrl.problems import load_problems  # slow to import
+
+    if not is_done(run):
+        raise UserError(f"run={run.path} must be done; it isn't. Give its command again.")
+    saved = OmegaConf.load(run.config)
+    assert isinstance(saved, DictConfig)
+    tracking = WandbConfig("wandb", "auto", project, entity, group, tags=[], timeout_seconds=60)
+    config = replace(resolve(saved), tracking=tracking)
+    problems = load_problems(config.dataset, config.evaluation.split)
+    with mirrored(run, config) as mirroring:
+        mirroring.complete({problem.id: problem.question for problem in problems})
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m reasonrl.dashboard")
-    commands = parser.add_subparsers(required=True)
+    commands = parser.add_subparsers(dest="command", required=True)
     pushing = commands.add_parser("push", help="save the workspace in W&B, as a new view")
-    pushing.add_argument("--entity", help="yours, unless given")
-    pushing.add_argument("--project", default="reasonrl")
+    mirroring = commands.add_parser("mirror", help="show finished runs in W&B")
+    mirroring.add_argument("runs", nargs="+", type=Path, help="their folders")
+    mirroring.add_argument("--group", help="the sweep's name")
+    for command in (pushing, mirroring):
+        command.add_argument("--entity", help="yours, unless given")
+        command.add_argument("--project", default="reasonrl")
     given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        print(push(given.entity, given.project))
+        if given.command == "push":
+            print(push(given.entity, given.project))
+        else:
+            for folder in given.runs:
+                mirror(RunFolder(folder), given.entity, given.project, given.group)
     except UserError as error:
         sys.exit(f"error: {error}")
 

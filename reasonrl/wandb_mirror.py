@@ -168,7 +168,7 @@ def _start(run: RunFolder, config: TrainConfig, tracking: WandbConfig) -> Any | 
             logger.warning("W&B: %s. The run goes on offline.", _line(error))
             wandb.teardown()  # its service still holds the id
             started = _init(run, config, tracking, "offline")
-        logger.info("W&B: %s", started.dir if started.offline else started.url)
+        logger.info("W&B: %s", run.path / FOLDER if started.offline else started.url)
         return started
     except Exception as error:
         logger.warning("W&B: %s. The run goes on without.", _line(error))

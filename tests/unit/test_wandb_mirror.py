@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from reasonrl.config import TrainConfig, decisive
+from reasonrl.dashboard import main
 from reasonrl.pipeline import read_config
 from reasonrl.runs import Preempted, RunFolder, identity, running
 from reasonrl.tracking import MetricsLog, read_metrics
@@ -38,7 +39,7 @@ needs_wandb = pytest.mark.skipif(
 # says: "done", or killed behind the step of that number. Its losses are those of a machine whose
 # sums differ in the last digits from one attempt to the next.
 ATTEMPT = """
-import json, os, signal, sys
+import json, os, signal, subprocess, sys
 from pathlib import Path
 from omegaconf import OmegaConf
 from reasonrl.config import resolve
@@ -57,6 +58,8 @@ with running(run), mirrored(run, config) as mirror:
         log.rewind(saved["position"])
         for step in range(saved["step"] + 1, 21):
             log.log(step, {"sft/loss": 1 / step + 1e-12 * read_status(run).attempt})
+            if str(step) == os.environ.get("KILL_SERVICE_AT"):
+                subprocess.run(["pkill", "-P", str(os.getpid()), "wandb-core"], check=True)
             if str(step) == end:
                 os.kill(os.getpid(), signal.SIGKILL)
             if step % 5 == 0:
@@ -342,6 +345,18 @@ def test_w_and_b_breaking_stops_nothing(
     assert json.loads(run.status.read_text())["state"] == "done"
 
 
+@needs_wandb
+def test_its_service_killed_stops_nothing(tracked: Any) -> None:
+    run, _ = tracked()
+    process = attempt(run, "done", KILL_SERVICE_AT="8")
+    assert process.returncode == 0, process.stderr
+    assert "The run goes on without; its folder has all." in process.stderr
+    assert json.loads(run.status.read_text())["state"] == "done"
+    assert len(read_metrics(run.metrics)) == 24
+    main(["mirror", str(run.path)])
+    assert history(run) == read_metrics(run.metrics)
+
+
 def test_without_the_package(
     tracked: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -380,9 +395,12 @@ def test_a_run_from_before_there_was_tracking(tracked: Any) -> None:
 @needs_wandb
 def test_it_can_be_made_again_from_the_folder(tracked: Any) -> None:
     run, config = tracked("tracking.mode=disabled")
+    with pytest.raises(SystemExit, match=r"must be done; it isn't\. Give its command again\."):
+        main(["mirror", str(run.path)])
     log_a_line(run, config)
-    with mirrored(
-        run, replace(config, tracking=replace(config.tracking, mode="offline"))
-    ) as mirror:
-        mirror.complete({})
-    assert history(run) == [{"step": 1, "sft/loss": 0.5}]
+    for _ in range(2):
+        main(["mirror", str(run.path), "--project=p", "--group=sweep-1"])
+        assert history(run) == [{"step": 1, "sft/loss": 0.5}]
+    (told,) = records_of("run", read_back(run))
+    assert (told["project"], told["run_group"]) == ("p", "sweep-1")
+    assert told["run_id"] == wandb_id(run, config)
