@@ -6,8 +6,9 @@ on to send. So a run that was killed at any moment, as often as you like, has ea
 charts' x axis is the line's own ``step``.
 
 Offline, W&B's folder holds exactly metrics.jsonl. Online, a line that was sent, lost to a kill and
-computed again keeps its first version; on a CPU the second is the same but for ``time/``, on a GPU
-its last digits may differ, since the last checkpoint before the kill.
+computed again keeps its first version. On a CPU the second is the same but for ``time/``. On a GPU
+its last digits may differ; and if PPO then ends an iteration at another step, the lines that were
+lost are a mixture of both versions.
 
 Nothing here stops a run: whatever W&B raises ends the mirror of this attempt, with one warning.
 """

@@ -223,7 +223,7 @@ def test_nothing_secret_is_written(tracked: Any, monkeypatch: pytest.MonkeyPatch
     log_a_line(run, config)
 
     files = [file for file in run.path.rglob("wandb/**/*") if file.is_file()]
-    assert {file.suffix for file in files} >= {".wandb", ".log"}
+    assert {file.suffix for file in files} == {".wandb", ".log"}  # no code, metadata, requirements
     for file in files:
         content = file.read_bytes()
         for secret in (KEY, "hunter2", "/home/jane"):
@@ -255,6 +255,7 @@ def test_media_of_a_finished_run(tracked: Any) -> None:
 
     line, media = history(run)
     assert line == {"step": 1, "sft/loss": 0.5}
+    assert "step" not in media  # it would be there twice
     types = {name.removesuffix("._type"): kind for name, kind in media.items() if "._type" in name}
     assert types == {
         "learning_curve": "image-file",
