@@ -223,7 +223,8 @@ def test_nothing_secret_is_written(tracked: Any, monkeypatch: pytest.MonkeyPatch
     log_a_line(run, config)
 
     files = [file for file in run.path.rglob("wandb/**/*") if file.is_file()]
-    assert {file.suffix for file in files} == {".wandb", ".log"}  # no code, metadata, requirements
+    assert {file.suffix for file in files} == {".wandb", ".log"}  # no code, no requirements
+    assert not records_of("environment", read_back(run))  # command line and paths
     for file in files:
         content = file.read_bytes()
         for secret in (KEY, "hunter2", "/home/jane"):
