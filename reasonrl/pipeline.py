@@ -59,6 +59,7 @@ from reasonrl.rewards.reward_model import Description
 from reasonrl.runs import RunFolder, identity, is_done, running
 from reasonrl.tracking import MetricsLog
 from reasonrl.types import Problem
+from reasonrl.wandb_mirror import Mirror, mirrored
 
 BEFORE, AFTER, WORST = "before", "after", "worst"
 CONDITIONING_GAP = "conditioning_gap.json"
@@ -250,12 +251,13 @@ def obtain(planned: Plan, progress: Progress, *, wait: bool = False) -> RunFolde
             obtain(first, progress, wait=True)
         with running(planned.run, wait=wait) as todo:
             if todo:
-                with _logged(planned.run):
-                    _execute(planned, progress)
+                with _logged(planned.run), mirrored(planned.run, planned.config) as mirror:
+                    _execute(planned, progress, mirror)
+                    mirror.complete({p.id: p.question for p in planned.test})
     return planned.run
 
 
-def _execute(planned: Plan, progress: Progress) -> None:
+def _execute(planned: Plan, progress: Progress, mirror: Mirror) -> None:
     config, run = planned.config, planned.run
     torch.set_num_threads(config.runtime.threads or usable_cores())
     write_text(run.config, OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
@@ -263,7 +265,7 @@ def _execute(planned: Plan, progress: Progress) -> None:
     if makes_policy(config.algorithm) and "init" not in planned.prerequisites:
         _evaluate(planned, start, BEFORE, progress)
     if not run.result.exists():
-        result = _carry_out(planned, start, progress)
+        result = _carry_out(planned, start, progress, mirror)
         write_json(run.result, asdict(result) if result else {})
     if (run.path / WORK).exists():
         remove_folder(run.path / WORK)
@@ -289,9 +291,11 @@ def _draw(planned: Plan) -> None:
         )
 
 
-def _carry_out(planned: Plan, start: SavedPolicy, progress: Progress) -> SavedPolicy | None:
+def _carry_out(
+    planned: Plan, start: SavedPolicy, progress: Progress, mirror: Mirror
+) -> SavedPolicy | None:
     config, first = planned.config, planned.prerequisites
-    with MetricsLog(planned.run.metrics) as log:
+    with MetricsLog(planned.run.metrics, on_line=mirror.follow) as log:
         job = Job(
             config=config,
             run=planned.run,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,9 +26,14 @@ class MetricsLog:
     times belong under ``time/``, which comparisons leave out.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Opens for appending; a last line that a killed process left half-written is cut off."""
+    def __init__(self, path: Path, on_line: Callable[[], None] | None = None) -> None:
+        """Opens for appending; a last line that a killed process left half-written is cut off.
+
+        on_line: called after each line. Loops rewind when they begin, before they log anything; so
+            what the file holds then is there to stay, as long as this process lives.
+        """
         self.path = path
+        self._on_line = on_line
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             # Unbuffered: after a failed write nothing is left behind to be written later.
@@ -51,6 +56,8 @@ class MetricsLog:
         with writing(self.path):
             while line:
                 line = line[self._file.write(line) :]
+        if self._on_line:
+            self._on_line()
 
     def position(self) -> int:
         """Bytes logged so far, all of them on the disk: what a checkpoint refers to outlives it."""

@@ -39,6 +39,7 @@ TINY = ROOT / "models" / "tiny"
 
 # A run of seconds: a dozen problems of every split, one step of learning or a few.
 SMALL = [
+    "tracking=none",
     "runtime.threads=1",
     "dataset.train_size=12",
     "dataset.reward_train_size=12",

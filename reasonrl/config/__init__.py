@@ -45,7 +45,9 @@ from reasonrl.config.schemas import (
     StepsConfig,
     StoriesConfig,
     SVAMPConfig,
+    TrackingConfig,
     TrainConfig,
+    WandbConfig,
 )
 
 __all__ = [
@@ -77,7 +79,9 @@ __all__ = [
     "SamplerConfig",
     "StepsConfig",
     "StoriesConfig",
+    "TrackingConfig",
     "TrainConfig",
+    "WandbConfig",
     "asks_for_reward",
     "asks_for_steps",
     "decisive",

@@ -43,6 +43,7 @@ NOT_DECISIVE = {
     "dataset.path",
     "sampler.batch_size",
     "runtime",
+    "tracking",
 }
 SPARSE = RewardConfig(name="sparse", threshold=1.0)  # of runs that come first
 

@@ -37,10 +37,11 @@ def _sections(config: DictConfig, schema: type[EvaluateConfig]) -> dict[str, Any
         isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0,
         f"seed must be a whole number, 0 or more; got seed={seed}.",
     )
-    names = [f.name for f in dataclasses.fields(schema) if f.name != "seed"]
-    for key in {*plain} - {"seed", *names} - OF_ENTRY_POINTS:
+    groups = [f for f in dataclasses.fields(schema) if f.name != "seed"]
+    for key in {*plain} - {"seed", *(f.name for f in groups)} - OF_ENTRY_POINTS:
         raise UserError(f"{key} must be a known key. Remove it; got +{key}.")
-    return {"seed": seed, **{name: section(plain, name) for name in names}}
+    given = [f.name for f in groups if f.default is dataclasses.MISSING or f.name in plain]
+    return {"seed": seed, **{name: section(plain, name) for name in given}}
 
 
 def section(config: DictConfig, key: str) -> Any:

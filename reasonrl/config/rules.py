@@ -25,6 +25,7 @@ from reasonrl.config.schemas import (
     StepsConfig,
     StoriesConfig,
     TrainConfig,
+    WandbConfig,
 )
 from reasonrl.errors import UserError
 
@@ -42,6 +43,7 @@ KL_PENALTIES = ("reward", "loss")
 OLD_LOGPROBS = ("recomputed", "sampler")
 RETURNS = ("value", "solution")
 LABEL_TOKENS = ("own", "text")
+WANDB_MODES = ("auto", "online", "offline", "disabled")
 
 
 def validate_evaluation(config: EvaluateConfig) -> None:
@@ -133,6 +135,8 @@ def validate(config: TrainConfig) -> None:
         case SFTConfig():
             _validate_learner("algorithm", algorithm)
     _validate_reward(config.reward)
+    if isinstance(config.tracking, WandbConfig):
+        _validate_wandb(config.tracking)
 
 
 def _validate_learner(key: str, learner: LearnerConfig) -> None:
@@ -380,6 +384,24 @@ def _validate_dataset(dataset: DatasetConfig) -> None:
             "dataset.train_size, validation_size and test_size must be numbers; got null with "
             "dataset=stories, whose splits have no end.",
         )
+
+
+def _validate_wandb(tracking: WandbConfig) -> None:
+    _require_one_of("tracking.mode", tracking.mode, WANDB_MODES)
+    forbidden = sorted({*tracking.project} & {*"/\\#?%:"})
+    require(
+        1 <= len(tracking.project) <= 128 and not forbidden,
+        f"tracking.project must have 1 to 128 characters, none of them /\\#?%:, as W&B asks; got "
+        f"tracking.project={tracking.project}.",
+    )
+    require(
+        all(1 <= len(tag) <= 64 for tag in tracking.tags),
+        f"tracking.tags must have 1 to 64 characters each, as W&B asks; got {tracking.tags}.",
+    )
+    require(
+        0 < tracking.timeout_seconds < math.inf,
+        f"tracking.timeout_seconds must be above 0; got {tracking.timeout_seconds}.",
+    )
 
 
 def require(holds: bool, message: str) -> None:

@@ -286,6 +286,25 @@ class RuntimeConfig:
 
 
 @dataclass(frozen=True)
+class TrackingConfig:
+    """Where a run is shown while it is made, beside its own folder; never part of what it is."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class WandbConfig(TrackingConfig):
+    """See ``reasonrl.wandb_mirror``."""
+
+    mode: str
+    project: str
+    entity: str | None
+    group: str | None
+    tags: list[str]
+    timeout_seconds: float  # for the network, at a run's start and at its end
+
+
+@dataclass(frozen=True)
 class EvaluateConfig:
     """What decides the evaluation of a policy."""
 
@@ -304,6 +323,7 @@ class TrainConfig(EvaluateConfig):
     init: InitConfig
     algorithm: AlgorithmConfig
     reward: RewardConfig
+    tracking: TrackingConfig = TrackingConfig("none")  # older runs have none
 
 
 # By the name of an option; groups of which any name will do are below.
@@ -328,6 +348,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
     },
     "dataset": {"stories": StoriesConfig, "gsm8k": GSM8KConfig, "svamp": SVAMPConfig},
     "sampler": {"transformers": SamplerConfig},
+    "tracking": {"none": TrackingConfig, "wandb": WandbConfig},
     "evaluation": {},
     "runtime": {},
 }

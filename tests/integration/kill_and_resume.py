@@ -99,8 +99,9 @@ def results(outputs: Path) -> dict[str, bytes]:
 
 def _visible(outputs: Path) -> Iterator[Path]:
     for path in sorted(outputs.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(outputs).parts)
-        if path.is_file() and not hidden and path.name not in ABOUT_THE_PROCESS:
+        parts = path.relative_to(outputs).parts
+        aside = any(part.startswith(".") or part == "wandb" for part in parts)
+        if path.is_file() and not aside and path.name not in ABOUT_THE_PROCESS:
             yield path
 
 

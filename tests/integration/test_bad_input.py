@@ -81,7 +81,7 @@ def only_line(stderr: str) -> str:
             "train",
             "modle=tiny",
             "modle must be a known key. Did you mean model? The keys and groups are algorithm, "
-            "dataset, dry_run, evaluation, init, model, reward, runtime, sampler, seed.",
+            "dataset, dry_run, evaluation, init, model, reward, runtime, sampler, seed, tracking.",
         ),
         (
             "evaluate",

@@ -57,7 +57,7 @@ def test_every_file_is_seen():
     assert FILES >= ENTRY_POINTS | PARTS
     groups = {option.split("/")[0] for option in OPTIONS}
     assert groups == {
-        "model", "init", "algorithm", "reward", "dataset", "sampler", "experiment"
+        "model", "init", "algorithm", "reward", "dataset", "sampler", "tracking", "experiment"
     }  # fmt: skip
 
 
@@ -272,6 +272,14 @@ RULES = [
     ("evaluation.temperature=0", [], "evaluation.temperature must be above 0; got 0.0. maj@1 is "
      "greedy whatever it is."),
     ("sampler.batch_size=0", [], "sampler.batch_size must be 1 or more; got 0."),
+    ("tracking.mode=on", [], "tracking.mode must be one of auto, online, offline, disabled; got "
+     "tracking.mode=on."),
+    ("tracking.project=a/b", [], "tracking.project must have 1 to 128 characters, none of them "
+     "/\\#?%:, as W&B asks; got tracking.project=a/b."),
+    ("tracking.project=''", [], "tracking.project must have 1 to 128 characters"),
+    ("tracking.tags=['']", [], "tracking.tags must have 1 to 64 characters each, as W&B asks; got "
+     "['']."),
+    ("tracking.timeout_seconds=0", [], "tracking.timeout_seconds must be above 0; got 0.0."),
     ("runtime.threads=0", [], "runtime.threads must be null (one for each core) or 1 or more; "
      "got 0."),
     ("seed=-1", [], "seed must be a whole number, 0 or more; got seed=-1."),
@@ -322,6 +330,9 @@ def test_no_schema_for_another_option_s_keys():
         "runtime.outputs=elsewhere",
         "runtime.threads=1",
         "runtime.checkpoint_seconds=0",
+        "tracking=none",
+        "tracking.mode=offline",
+        "tracking.group=a-sweep",
         "dry_run=true",
     ],
 )

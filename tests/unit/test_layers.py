@@ -35,9 +35,9 @@ LAYERS = [
         "returns",
         "reward_learning",
     },
-    {"algorithms", "report"},
+    {"algorithms", "report", "wandb_mirror"},
     {"pipeline", "estimate"},
-    {"cli", "train", "evaluate", "comparison"},
+    {"cli", "train", "evaluate", "comparison", "dashboard"},
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 WITHOUT_TORCH = [
@@ -49,6 +49,8 @@ WITHOUT_TORCH = [
     "atomic",
     "tracking",
     "diagnosis",
+    "wandb_mirror",
+    "dashboard",
 ]
 
 MODULES = sorted(
