@@ -11,16 +11,17 @@ What it does as a large cluster would:
 
 1. Each node is a slurmd of its own, with its own CPUs and 2,000 MB of memory a CPU, of which a job
    gets 1,000 MB unless it asks for more.
-2. A job that takes more memory than it asked for ends as OUT_OF_MEMORY: killed by the kernel where
-   there are memory cgroups (version 1), else by SLURM, which looks once a second.
+2. A job that takes more memory than it asked for is killed: by the kernel, as OUT_OF_MEMORY, where
+   there are memory cgroups (version 1); else by SLURM, which looks once a second, as FAILED 0:9
+   with "exceeded memory limit" in its log.
 3. Partition ``low`` gives way to ``high``, the default: its jobs get their ``--signal`` at once,
    five seconds later they are killed and queued again.
 4. An array's largest index is below MaxArraySize.
-5. A node that crashes is noticed after some seconds; its jobs are queued again, or with
+5. A node that crashes is noticed 12 seconds later; its jobs are queued again, or with
    ``--no-requeue`` end as NODE_FAIL.
 
-Departures: no accounting database, hence no sacct; a job that is queued again starts within seconds
-instead of two minutes; nodes may promise more memory and CPUs than the host has.
+Departures: no accounting database, hence no sacct; a job that is queued again starts six seconds
+later instead of two minutes; nodes may promise more memory and CPUs than the host has.
 """
 
 from __future__ import annotations
@@ -44,8 +45,9 @@ INSTALL = "apt-get update && apt-get install -y --no-install-recommends slurm-wl
 PROGRAMS = ["munged", "slurmctld", "slurmd", "sbatch"]
 SEARCH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
 MEMORY_CGROUPS = Path("/sys/fs/cgroup/memory")
+KERNEL_LIMITS_MEMORY = os.access(MEMORY_CGROUPS, os.W_OK)
 
-# Of a socket's 107 characters, what follows the folder takes 37: /n1f2e-10/n1f2e-10_12345.4294967291
+# A socket's path has 107 characters; after the folder: /n1f2e-10/n1f2e-10_12345.4294967291
 MAX_FOLDER = 70
 
 SLURM_CONF = """\
@@ -55,8 +57,8 @@ SlurmctldPort={port}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
-# A job that is queued again waits until its credential has expired.
-AuthInfo=socket={folder}/munged.socket,cred_expire=3
+# A job that is queued again waits until its credential has expired: by default 120 s, at least 5.
+AuthInfo=socket={folder}/munged.socket,cred_expire=5
 StateSaveLocation={folder}/state
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmctldLogFile={folder}/slurmctld.log
@@ -76,7 +78,7 @@ DefMemPerCPU=1000
 MaxArraySize={max_array_size}
 SchedulerParameters=sched_interval=1,bf_interval=1,sched_min_interval=0,batch_sched_delay=0
 KillWait=2
-# A node that doesn't answer is down after 12 seconds; messages' own timeout has a share in that.
+# After these a node that doesn't answer is down in 12 seconds.
 SlurmdTimeout=5
 MessageTimeout=3
 ReturnToService=2
@@ -88,7 +90,9 @@ SlurmctldParameters=preempt_send_user_signal
 PartitionName=high Nodes=ALL Default=YES PriorityTier=2 PreemptMode=OFF
 PartitionName=low Nodes=ALL PriorityTier=1 PreemptMode=REQUEUE GraceTime=5
 """
-NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory={mb}"
+NODE = (
+    "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory={mb}"
+)
 MEMORY_BY_KERNEL = "TaskPlugin=task/cgroup"
 MEMORY_BY_SLURM = "TaskPlugin=task/none\nJobAcctGatherParams=OverMemoryKill"
 CGROUP_CONF = f"""\
@@ -105,7 +109,7 @@ class ClusterError(RuntimeError):
 class Cluster:
     """The SLURM whose files lie in `folder`: running, stopped, or half of it left by a crash.
 
-    Raises ClusterError where SLURM isn't installed, or a socket's path in `folder` would be too long.
+    Raises ClusterError where SLURM isn't installed, or a path in `folder` is too long for a socket.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -149,13 +153,13 @@ class Cluster:
             self._daemon("slurmctld", "-c", "-f", str(self.conf))
             for node in self.nodes:
                 self.restore(node)
-            self.wait(lambda: set(self.node_states().values()) == {"idle"}, "every node is idle")
+            self.wait(self._idle, "every node is idle")
         except ClusterError as error:
             self.stop()
             raise ClusterError(f"{error}\n{self._last_lines()}") from error
 
     def stop(self) -> None:
-        """End the daemons and the jobs that this folder's pid files and nodes name, and no others."""
+        """End the daemons that the folder's pid files name and the jobs of its nodes, no others."""
         for name in ["slurmctld", *self.nodes, "munged"]:
             self._kill(name)
         for node in self.nodes:
@@ -191,7 +195,7 @@ class Cluster:
         return self.run("sbatch", "--parsable", log, *options, "--wrap", script)
 
     def job(self, job: str) -> dict[str, str]:
-        """The fields of ``scontrol show job``, of an ended job too (for MinJobAge, five minutes)."""
+        """The fields of ``scontrol show job``; of an ended job for five minutes (MinJobAge)."""
         shown = self.run("scontrol", "--oneliner", "show", "job", job)
         return dict(re.findall(r"(\w+)=(\S*)", shown))
 
@@ -218,6 +222,11 @@ class Cluster:
                 raise ClusterError(f"After {timeout:g} s it still isn't so that {what}.")
             time.sleep(0.1)
 
+    def _idle(self) -> bool:
+        with suppress(ClusterError):  # the controller doesn't answer yet
+            return set(self.node_states().values()) == {"idle"}
+        return False
+
     def _configure(self, nodes: int, cpus: int, max_array_size: int) -> None:
         for name in ("state", "jobs"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
@@ -231,14 +240,13 @@ class Cluster:
             lines.append(
                 NODE.format(name=name, host=host, port=node_port, cpus=cpus, mb=2000 * cpus)
             )
-        by_kernel = os.access(MEMORY_CGROUPS, os.W_OK)
         self.conf.write_text(
             SLURM_CONF.format(
                 host=host,
                 port=port,
                 user=pwd.getpwuid(os.getuid()).pw_name,
                 folder=self.folder,
-                memory=MEMORY_BY_KERNEL if by_kernel else MEMORY_BY_SLURM,
+                memory=MEMORY_BY_KERNEL if KERNEL_LIMITS_MEMORY else MEMORY_BY_SLURM,
                 max_array_size=max_array_size,
                 nodes="\n".join(lines),
             )
@@ -256,7 +264,7 @@ class Cluster:
             raise ClusterError(f"{' '.join(command)}: exit status {code}")
 
     def _pid(self, name: str) -> int | None:
-        """The daemon's process, if it lives: a pid file may outlive it, and its number be reused."""
+        """The daemon's process, if it lives: its number in an old pid file may be another's."""
         with suppress(OSError, ValueError):
             pid = int((self.folder / f"{name}.pid").read_text())
             if os.fsencode(self.folder) in Path(f"/proc/{pid}/cmdline").read_bytes():

@@ -1,6 +1,5 @@
 """A real SLURM for the tests of this folder."""
 
-import getpass
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +9,7 @@ from tests.slurm.cluster import Cluster, ClusterError, cluster
 
 @pytest.fixture(scope="session")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Three nodes of two CPUs; an array has at most 101 tasks. Without SLURM the test is skipped."""
+    """Three nodes of two CPUs, arrays of up to 101 tasks. Skips where SLURM isn't installed."""
     folder = tmp_path_factory.mktemp("slurm")
     try:
         Cluster(folder)
@@ -24,4 +23,4 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def empty_queue(slurm: Cluster) -> Iterator[None]:
     """What a test leaves in the queue, above all one that fails, must not hold up the next."""
     yield
-    slurm.run("scancel", f"--user={getpass.getuser()}")
+    slurm.run("scancel", "--me")
