@@ -15,7 +15,7 @@ What it does as a large cluster would:
    there are memory cgroups (version 1); else by SLURM, which looks once a second, as FAILED 0:9
    with "exceeded memory limit" in its log.
 3. Partition ``low`` gives way to ``high``, the default: its jobs get their ``--signal`` at once,
-   five seconds later they are killed and queued again.
+   five seconds later SIGTERM, two more later SIGKILL, and are queued again.
 4. An array's largest index is below MaxArraySize.
 5. A node that crashes is noticed 12 seconds later; its jobs are queued again, or with
    ``--no-requeue`` end as NODE_FAIL.
@@ -109,7 +109,7 @@ class ClusterError(RuntimeError):
 class Cluster:
     """The SLURM whose files lie in `folder`: running, stopped, or half of it left by a crash.
 
-    Raises ClusterError where SLURM isn't installed, or a path in `folder` is too long for a socket.
+    Raises ClusterError where SLURM isn't installed or can't do with the folder's name.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -117,8 +117,10 @@ class Cluster:
         if missing:
             raise ClusterError(f"SLURM isn't installed ({', '.join(missing)}). Run: {INSTALL}")
         self.folder = folder.resolve()
-        if len(str(self.folder)) > MAX_FOLDER:
-            raise ClusterError(f"{self.folder} must have at most {MAX_FOLDER} characters.")
+        if len(str(self.folder)) > MAX_FOLDER or " " in str(self.folder):
+            raise ClusterError(
+                f"{self.folder} must have at most {MAX_FOLDER} characters and no spaces."
+            )
         self.conf = self.folder / "slurm.conf"
         # An enclosing job's variables would become options of sbatch and srun.
         outer = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH"))}
@@ -252,6 +254,7 @@ class Cluster:
             )
         )
         (self.folder / "cgroup.conf").write_text(CGROUP_CONF)
+        (self.folder / "start.log").write_text("")
         key = self.folder / "munged.key"
         key.touch(mode=0o600)
         key.write_bytes(os.urandom(128))
