@@ -167,7 +167,8 @@ class Cluster:
         for node in self.nodes:
             self._kill_jobs(node)
             for cgroup in sorted(MEMORY_CGROUPS.glob(f"slurm_{node}/**"), reverse=True):
-                cgroup.rmdir()
+                with suppress(OSError):  # a process that cleared its environment lives on in it
+                    cgroup.rmdir()
 
     def crash(self, node: str) -> None:
         """The node's daemons and jobs are gone at once, with nobody left to report it."""

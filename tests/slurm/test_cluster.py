@@ -127,7 +127,7 @@ def test_stop_ends_what_is_left_after_a_crash(tmp_path: Path) -> None:
     assert not other.running
     other.stop()
     commands = [file.read_bytes() for file in Path("/proc").glob("[0-9]*/cmdline")]
-    assert not [line for line in commands if bytes(tmp_path) in line or b"1234" in line]
+    assert not [line for line in commands if bytes(tmp_path) in line or b"sleep\x001234" in line]
 
 
 def test_a_cluster_that_does_not_start_says_why_and_leaves_nothing(
@@ -143,5 +143,5 @@ def test_without_slurm_the_error_says_how_to_install_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.slurm.cluster.SEARCH", "")
-    with pytest.raises(ClusterError, match="apt-get install .* slurm-wlm munge"):
+    with pytest.raises(ClusterError, match=r"apt-get install .* slurm-wlm munge"):
         Cluster(tmp_path)
