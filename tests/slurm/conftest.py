@@ -1,6 +1,7 @@
 """A real SLURM for the tests of this folder."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -24,3 +25,9 @@ def empty_queue(slurm: Cluster) -> Iterator[None]:
     """What a test leaves in the queue, above all one that fails, must not hold up the next."""
     yield
     slurm.run("scancel", "--me")
+
+
+@pytest.fixture
+def short_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for a cluster: with the test's name in it, a socket's path would be too long."""
+    return tmp_path_factory.mktemp("c")

@@ -114,34 +114,34 @@ def test_a_thousand_waiting_tasks_are_listed_at_once(slurm: Cluster) -> None:
     assert len(shown.splitlines()) == 1000
 
 
-def test_stop_ends_what_is_left_after_a_crash(tmp_path: Path) -> None:
+def test_stop_ends_what_is_left_after_a_crash(short_path: Path) -> None:
     command = [sys.executable, "-m", "tests.slurm.cluster"]
-    started = subprocess.run([*command, "start", tmp_path], capture_output=True, text=True)
-    assert f'export SLURM_CONF="{tmp_path}/slurm.conf"' in started.stdout
-    again = subprocess.run([*command, "start", tmp_path], capture_output=True, text=True)
+    started = subprocess.run([*command, "start", short_path], capture_output=True, text=True)
+    assert f'export SLURM_CONF="{short_path}/slurm.conf"' in started.stdout
+    again = subprocess.run([*command, "start", short_path], capture_output=True, text=True)
     assert (again.stdout, again.stderr) == (started.stdout, "Already running, with 3 nodes.\n")
-    other = Cluster(tmp_path)
+    other = Cluster(short_path)
     sleeper = other.submit(script="exec sleep 1234")
     other.wait_for(sleeper, "RUNNING")
     other._kill("slurmctld")
     assert not other.running
     other.stop()
     commands = [file.read_bytes() for file in Path("/proc").glob("[0-9]*/cmdline")]
-    assert not [line for line in commands if bytes(tmp_path) in line or b"sleep\x001234" in line]
+    assert not [line for line in commands if bytes(short_path) in line or b"sleep\x001234" in line]
 
 
 def test_a_cluster_that_does_not_start_says_why_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.slurm.cluster.SLURM_CONF", "NoSuchKey=1\n" + SLURM_CONF)
     with pytest.raises(ClusterError, match="unrecognized key: NoSuchKey"):
-        Cluster(tmp_path).start()
-    assert not list(tmp_path.glob("*.pid"))
+        Cluster(short_path).start()
+    assert not list(short_path.glob("*.pid"))
 
 
 def test_without_slurm_the_error_says_how_to_install_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.slurm.cluster.SEARCH", "")
     with pytest.raises(ClusterError, match=r"apt-get install .* slurm-wlm munge"):
-        Cluster(tmp_path)
+        Cluster(short_path)
