@@ -57,7 +57,7 @@ SlurmctldPort={port}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
-# A job that is queued again waits until its credential has expired: by default 120 s, at least 5.
+# A job that is queued again waits until its credential has expired: at least 5 s; 120 by default.
 AuthInfo=socket={folder}/munged.socket,cred_expire=5
 StateSaveLocation={folder}/state
 SlurmctldPidFile={folder}/slurmctld.pid
