@@ -14,14 +14,14 @@ from reasonrl.errors import UserError
 from reasonrl.evaluation import Evaluation
 from reasonrl.evaluation import evaluate as evaluate_policy
 from reasonrl.metrics import paired_difference
-from reasonrl.pipeline import base_model, read_config, read_result, reward_model_of, usable_cores
+from reasonrl.pipeline import base_model, read_result, reward_model_of, usable_cores
 from reasonrl.policy import SavedPolicy, device_of
 from reasonrl.predictions import grade_predictions
 from reasonrl.problems import load_problems
 from reasonrl.progress import Progress, console
 from reasonrl.report.tables import estimates_table, gains_table
 from reasonrl.rewards.reward_model import RewardModel
-from reasonrl.runs import RunFolder, identity
+from reasonrl.runs import RunFolder, identity, read_config
 
 
 def evaluate(config: DictConfig) -> None:

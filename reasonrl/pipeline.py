@@ -15,10 +15,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import torch
-from omegaconf import DictConfig, OmegaConf
 
 from reasonrl.algorithms import ALGORITHMS
-from reasonrl.atomic import remove_folder, write_json, write_text, writing
+from reasonrl.atomic import remove_folder, write_json, writing
 from reasonrl.config import (
     EvaluateConfig,
     LearnedConfig,
@@ -28,11 +27,8 @@ from reasonrl.config import (
     StepsConfig,
     TrainConfig,
     asks_for_reward,
-    decisive,
     makes_policy,
     prerequisites,
-    readable_name,
-    resolve,
     training_set,
 )
 from reasonrl.continuations import STEPS_FILE
@@ -56,28 +52,13 @@ from reasonrl.report.curve import draw_learning_curve
 from reasonrl.returns import label_texts
 from reasonrl.reward_learning import VALIDATION, VERDICTS
 from reasonrl.rewards.reward_model import Description
-from reasonrl.runs import RunFolder, identity, is_done, running
+from reasonrl.runs import RunFolder, is_done, read_config, run_folder, running, write_config
 from reasonrl.tracking import MetricsLog
 from reasonrl.types import Problem
 from reasonrl.wandb_mirror import Mirror, mirrored
 
 BEFORE, AFTER, WORST = "before", "after", "worst"
 CONDITIONING_GAP = "conditioning_gap.json"
-
-
-def run_folder(config: TrainConfig) -> RunFolder:
-    """``<outputs>/runs/ei-sparse-tiny-sft-stories-s0-1a2b3c4d``."""
-    name = f"{readable_name(config)}-{identity(decisive(config))}"
-    return RunFolder(Path(config.runtime.outputs) / "runs" / name)
-
-
-def read_config(run: RunFolder) -> TrainConfig:
-    """The configuration a run was made with. Raises UserError if there is no such run."""
-    if not run.config.exists():
-        raise UserError(f"run={run.path} must be a run's folder; there is no {run.config}.")
-    config = OmegaConf.load(run.config)
-    assert isinstance(config, DictConfig)
-    return resolve(config)
 
 
 def read_result(run: RunFolder) -> SavedPolicy:
@@ -260,7 +241,7 @@ def obtain(planned: Plan, progress: Progress, *, wait: bool = False) -> RunFolde
 def _execute(planned: Plan, progress: Progress, mirror: Mirror) -> None:
     config, run = planned.config, planned.run
     torch.set_num_threads(config.runtime.threads or usable_cores())
-    write_text(run.config, OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
+    write_config(run, config)
     start = _starting_policy(planned)
     if makes_policy(config.algorithm) and "init" not in planned.prerequisites:
         _evaluate(planned, start, BEFORE, progress)

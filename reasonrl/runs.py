@@ -8,26 +8,24 @@ it: what a cluster's scheduler reports is wrong in both directions.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import logging
 import os
-import platform
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from filelock import FileLock, Timeout
+from omegaconf import DictConfig, OmegaConf
 
-from reasonrl.atomic import write_json, writing
+from reasonrl.atomic import write_json, write_text, writing
+from reasonrl.config import TrainConfig, decisive, readable_name, resolve
 from reasonrl.errors import UserError
+from reasonrl.provenance import add_attempt, now
 
 logger = logging.getLogger(__name__)
 
@@ -35,17 +33,6 @@ State = Literal["queued", "running", "preempted", "failed", "done"]
 
 HEARTBEAT_SECONDS = 10.0
 NOTICE_SECONDS = 60.0
-PACKAGES = (
-    "torch",
-    "transformers",
-    "tokenizers",
-    "safetensors",
-    "numpy",
-    "hydra-core",
-    "omegaconf",
-    "accelerate",
-    "vllm",
-)
 
 
 class Preempted(Exception):
@@ -126,8 +113,8 @@ class Status:
     @classmethod
     def here(cls, state: State, attempt: int) -> Status:
         """A status written now by this process."""
-        now = _now()
-        return cls(state, attempt, socket.gethostname(), os.getpid(), started=now, heartbeat=now)
+        time = now()
+        return cls(state, attempt, socket.gethostname(), os.getpid(), started=time, heartbeat=time)
 
 
 def identity(decisive: Mapping[str, Any]) -> str:
@@ -138,6 +125,25 @@ def identity(decisive: Mapping[str, Any]) -> str:
     """
     canonical = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+
+def run_folder(config: TrainConfig) -> RunFolder:
+    """``<outputs>/runs/ei-sparse-tiny-sft-stories-s0-1a2b3c4d``."""
+    name = f"{readable_name(config)}-{identity(decisive(config))}"
+    return RunFolder(Path(config.runtime.outputs) / "runs" / name)
+
+
+def write_config(run: RunFolder, config: TrainConfig) -> None:
+    write_text(run.config, OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
+
+
+def read_config(run: RunFolder) -> TrainConfig:
+    """The configuration a run is made with. Raises UserError if there is no such run."""
+    if not run.config.exists():
+        raise UserError(f"run={run.path} must be a run's folder; there is no {run.config}.")
+    config = OmegaConf.load(run.config)
+    assert isinstance(config, DictConfig)
+    return resolve(config)
 
 
 def read_status(run: RunFolder) -> Status | None:
@@ -190,7 +196,7 @@ def running(run: RunFolder, *, wait: bool = False, poll: float = 1.0) -> Iterato
         status = Status.here("running", attempt=previous.attempt + 1 if previous else 1)
         write_status(run, status)
         try:
-            write_provenance(run)
+            add_attempt(run.provenance)
             with _heartbeat(run, status):
                 yield True
         except BaseException as error:
@@ -199,30 +205,7 @@ def running(run: RunFolder, *, wait: bool = False, poll: float = 1.0) -> Iterato
             except UserError as unwritable:  # a full disk must not hide what went wrong first
                 logger.error("%s", unwritable)
             raise
-        write_status(run, replace(status, state="done", heartbeat=_now()))
-
-
-def write_provenance(run: RunFolder) -> None:
-    """Adds this attempt to provenance.json: ``{"attempts": [...]}``, oldest first.
-
-    An attempt says with which code (commit, dirty, SHA-256 of the diff against it; null where the
-    code isn't in a git repository), packages (null if absent), machine and command line it ran.
-    """
-    try:
-        attempts = json.loads(run.provenance.read_bytes())["attempts"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        attempts = []
-    attempt = {
-        "started": _now(),
-        "command": sys.argv,
-        **_code_version(Path(__file__)),
-        "python": platform.python_version(),
-        "packages": {name: _package_version(name) for name in PACKAGES},
-        "platform": platform.platform(),
-        "host": socket.gethostname(),
-        "cpu_count": os.cpu_count(),
-    }
-    write_json(run.provenance, {"attempts": [*attempts, attempt]})
+        write_status(run, replace(status, state="done", heartbeat=now()))
 
 
 @contextmanager
@@ -255,7 +238,7 @@ def _heartbeat(run: RunFolder, status: Status) -> Iterator[None]:
     def beat() -> None:
         while not stop.wait(HEARTBEAT_SECONDS):
             try:
-                write_status(run, replace(status, heartbeat=_now()))
+                write_status(run, replace(status, heartbeat=now()))
             except UserError as error:  # a missed beat is no reason to stop the work
                 logger.warning("%s", error)
 
@@ -270,49 +253,16 @@ def _heartbeat(run: RunFolder, status: Status) -> Iterator[None]:
 
 def _ended(status: Status, error: BaseException) -> Status:
     if isinstance(error, Preempted):
-        return replace(status, state="preempted", heartbeat=_now())
+        return replace(status, state="preempted", heartbeat=now())
     if isinstance(error, KeyboardInterrupt):
         text = "interrupted"
     elif isinstance(error, UserError):
         text = str(error)
     else:
         text = f"{type(error).__name__}: {error}"
-    return replace(status, state="failed", heartbeat=_now(), error=" ".join(text.split()))
+    return replace(status, state="failed", heartbeat=now(), error=" ".join(text.split()))
 
 
 def _owner(run: RunFolder) -> str:
     status = read_status(run)
     return f"host={status.host} pid={status.pid}" if status else "another process"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _code_version(file: Path) -> dict[str, Any]:
-    # A copy of the code inside some other repository must not pass for that repository's commit.
-    if _git(file.parent, "ls-files", "--error-unmatch", file.name) is None:
-        return {"commit": None, "dirty": None, "diff_sha256": None}
-    commit = _git(file.parent, "rev-parse", "HEAD")
-    changes = _git(file.parent, "status", "--porcelain")
-    diff = _git(file.parent, "diff", "--binary", "--full-index", "--no-ext-diff", "HEAD")
-    return {
-        "commit": commit.decode().strip() if commit else None,
-        "dirty": bool(changes),
-        "diff_sha256": hashlib.sha256(diff).hexdigest() if diff else None,
-    }
-
-
-def _git(folder: Path, *arguments: str) -> bytes | None:
-    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
-    try:
-        return subprocess.run(command, capture_output=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _package_version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None

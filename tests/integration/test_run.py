@@ -17,9 +17,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from reasonrl import evaluation, job
 from reasonrl.config import TrainConfig
 from reasonrl.evaluate import evaluate as evaluate_py
-from reasonrl.pipeline import Plan, evaluations, obtain, plan, read_config, read_result
+from reasonrl.pipeline import Plan, evaluations, obtain, plan, read_result
 from reasonrl.progress import Progress
-from reasonrl.runs import RunFolder, read_status
+from reasonrl.runs import RunFolder, read_config, read_status
 from reasonrl.tracking import read_metrics
 from tests.conftest import ROOT, small_config
 from tests.integration.kill_and_resume import snapshot

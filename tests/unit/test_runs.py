@@ -1,6 +1,5 @@
 """Identity, status, ownership and provenance of runs."""
 
-import hashlib
 import json
 import os
 import signal
@@ -24,7 +23,6 @@ from reasonrl.runs import (
     is_done,
     read_status,
     running,
-    write_provenance,
     write_status,
 )
 
@@ -196,7 +194,7 @@ def test_kill_9_of_the_owner_frees_the_run(run, owner):
 
 def test_the_heart_beats_while_the_work_goes_on_and_then_stops(run, monkeypatch):
     clock = iter(f"t{i}" for i in range(1000))
-    monkeypatch.setattr(runs, "_now", lambda: next(clock))
+    monkeypatch.setattr(runs, "now", lambda: next(clock))
     monkeypatch.setattr(runs, "HEARTBEAT_SECONDS", 0.01)
     with running(run):
         first = read_status(run)
@@ -242,64 +240,6 @@ def test_a_missed_beat_does_not_stop_the_work(run, monkeypatch, caplog):
         assert failures.wait(5)
     assert is_done(run)
     assert "disk full" in caplog.text
-
-
-def test_provenance_has_an_entry_for_each_attempt(run, monkeypatch):
-    for command in (["train.py", "seed=0"], ["train.py", "seed=0", "resumed"]):
-        monkeypatch.setattr(sys, "argv", command)
-        write_provenance(run)
-    first, second = json.loads(run.provenance.read_text())["attempts"]
-    assert (first["command"], second["command"][-1]) == (["train.py", "seed=0"], "resumed")
-    assert first["host"] == HERE
-    assert first["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert set(first["packages"]) == set(runs.PACKAGES)
-    assert first["packages"]["torch"][0].isdigit()
-    assert set(first) == {
-        *("started", "command", "commit", "dirty", "diff_sha256", "python", "packages"),
-        *("platform", "host", "cpu_count"),
-    }
-
-
-def test_a_damaged_provenance_starts_over(run):
-    run.path.mkdir(parents=True)
-    run.provenance.write_text("{")
-    write_provenance(run)
-    assert len(json.loads(run.provenance.read_text())["attempts"]) == 1
-
-
-def test_code_version_of_a_repository(tmp_path):
-    def git(*arguments):
-        author = ["-c", "user.name=n", "-c", "user.email=e", "-c", "init.defaultBranch=main"]
-        subprocess.run(["git", "-C", tmp_path, *author, *arguments], check=True)
-
-    nothing = {"commit": None, "dirty": None, "diff_sha256": None}
-    code = tmp_path / "code.py"
-    code.write_text("a = 1\n")
-    assert runs._code_version(code) == nothing
-    git("init", "--quiet")
-    assert runs._code_version(code) == nothing  # another project's repository
-    git("add", "code.py")
-    git("commit", "--quiet", "-m", "first")
-    commit = (tmp_path / ".git" / "refs" / "heads" / "main").read_text().strip()
-    assert runs._code_version(code) == {"commit": commit, "dirty": False, "diff_sha256": None}
-    code.write_text("a = 2\n")
-    # The index line names the blobs: printf 'a = 1\n' | git hash-object --stdin, then 'a = 2\n'.
-    diff = (
-        "diff --git a/code.py b/code.py\n"
-        "index 1337a530cbc1bd7d20aee2d80f1f174a9182417d"
-        "..e7cabca986b0365ccfa4624eed67117c1b9b5f0c 100644\n"
-        "--- a/code.py\n+++ b/code.py\n@@ -1 +1 @@\n-a = 1\n+a = 2\n"
-    )
-    assert runs._code_version(code) == {
-        "commit": commit,
-        "dirty": True,
-        "diff_sha256": hashlib.sha256(diff.encode()).hexdigest(),
-    }
-
-
-def test_without_git_the_code_version_is_null(monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert runs._code_version(Path(runs.__file__))["commit"] is None
 
 
 def test_runs_imports_no_torch():

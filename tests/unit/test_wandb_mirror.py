@@ -24,8 +24,7 @@ from omegaconf import OmegaConf
 
 from reasonrl.config import TrainConfig, decisive
 from reasonrl.dashboard import main
-from reasonrl.pipeline import read_config
-from reasonrl.runs import Preempted, RunFolder, identity, running
+from reasonrl.runs import Preempted, RunFolder, identity, read_config, running
 from reasonrl.tracking import MetricsLog, read_metrics
 from reasonrl.wandb_mirror import mirrored, wandb_id
 from tests.unit.fake_wandb import Server, serving
