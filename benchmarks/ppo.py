@@ -195,7 +195,7 @@ def iterate(ppo: PPO) -> int:
     """One iteration; returns how many tokens were sampled."""
     ppo.trainer.state.iteration += 1
     ppo.trainer.state.taken = 0
-    rollouts = ppo.explore()
+    rollouts = ppo.explore(ppo.trainer.state.iteration)
     ppo.learn(ppo.assess(rollouts))
     return sum(len(rollout.completion.token_ids) for rollout in rollouts)
 

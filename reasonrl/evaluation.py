@@ -35,6 +35,7 @@ from reasonrl.metrics import (
     weighted_vote,
 )
 from reasonrl.policy import SavedPolicy, context_of, device_of, load_policy, load_tokenizer
+from reasonrl.preemption import heeding
 from reasonrl.progress import Progress
 from reasonrl.prompts import build_prompts, check_lengths
 from reasonrl.rewards.reward_model import RewardModel
@@ -220,7 +221,7 @@ def _choose(
             probabilities = model.final(
                 [r.completion for r in samples],
                 [problem_of[r.completion.problem_id] for r in samples],
-                advance,
+                heeding(advance),
             )
         rows = {
             "problem_id": [r.completion.problem_id for r in samples],

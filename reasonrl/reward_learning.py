@@ -26,6 +26,7 @@ from reasonrl.metrics import (
     expected_calibration_error,
 )
 from reasonrl.policy import DTYPES
+from reasonrl.preemption import heeding
 from reasonrl.rewards.dense import first_wrong_step
 from reasonrl.rewards.reward_model import RewardModel, question_hash
 from reasonrl.rewards.reward_network import (
@@ -133,10 +134,12 @@ def _learn(
         job.run.reward_model, job.tokenizer, job.config.dataset.prompt, questions, network
     )
     problem_of = {problem.id: problem for problem in job.train}
-    logits = reward_model.token_logits(
-        [rollout.completion for rollout, _ in held_out],
-        [problem_of[rollout.prompt.problem_id] for rollout, _ in held_out],
-    )
+    with job.progress.task(f"{config.name}: calibrating", len(held_out)) as advance:
+        logits = reward_model.token_logits(
+            [rollout.completion for rollout, _ in held_out],
+            [problem_of[rollout.prompt.problem_id] for rollout, _ in held_out],
+            heeding(advance),
+        )
     pairs = [
         (logit, target)
         for (_, targets), of_tokens in zip(held_out, logits, strict=True)
@@ -164,7 +167,7 @@ def report(job: Job, reward_model: RewardModel) -> None:
     problems = [problem_of[rollout.prompt.problem_id] for rollout in rollouts]
     with job.progress.task("judging validation samples", len(rollouts)) as advance:
         probabilities = reward_model.token_probabilities(
-            [rollout.completion for rollout in rollouts], problems, advance
+            [rollout.completion for rollout in rollouts], problems, heeding(advance)
         )
     verdicts = [
         _verdict(job, *judged) for judged in zip(rollouts, problems, probabilities, strict=True)

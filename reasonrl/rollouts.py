@@ -1,8 +1,8 @@
 """Rollouts in the making and on disk.
 
-They are collected in shards, each a Parquet file written at once: a killed run has lost at most one
-shard. A row is a completion with its verdict; the prompt is joined again by the problem's id, since
-the run's configuration determines it.
+They are collected in shards, each a Parquet file written at once: a run that is killed or told to
+stop has lost at most one shard. A row is a completion with its verdict; the prompt is joined again
+by the problem's id, since the run's configuration determines it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reasonrl.atomic import remove_folder, write_bytes
+from reasonrl.preemption import boundary, heeding
 from reasonrl.rewards import Reward
 from reasonrl.rewards.sparse import is_correct, read_answer
 from reasonrl.sampling import Sampler, SamplingParams
@@ -113,6 +114,7 @@ def collect_rollouts(
     problems, prompts: one prompt for each problem, in the same order.
     file: where the rollouts go, by way of shards beside it. What is there already is read, not
         sampled again.
+    Raises Preempted before a shard and as its completions finish, if told to stop.
     """
     num_samples = params.num_samples_per_prompt
     shards = file.with_suffix(".shards")
@@ -127,8 +129,12 @@ def collect_rollouts(
         if shard.exists():
             on_progress(len(prompts[part]) * num_samples)
         else:
+            boundary()
             completions = sampler.sample(
-                prompts[part], params, seed=derive_seed(seed, number), on_progress=on_progress
+                prompts[part],
+                params,
+                seed=derive_seed(seed, number),
+                on_progress=heeding(on_progress),
             )
             places = [i for i in range(part.start, part.stop) for _ in range(num_samples)]
             write_rollouts(

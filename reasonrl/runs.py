@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from reasonrl.atomic import write_json, write_text, writing
 from reasonrl.config import TrainConfig, decisive, readable_name, resolve
 from reasonrl.errors import UserError
+from reasonrl.preemption import Preempted, boundary
 from reasonrl.provenance import add_attempt, now
 
 logger = logging.getLogger(__name__)
@@ -33,10 +36,6 @@ State = Literal["queued", "running", "preempted", "failed", "done"]
 
 HEARTBEAT_SECONDS = 10.0
 NOTICE_SECONDS = 60.0
-
-
-class Preempted(Exception):
-    """Raised by a loop that was told to stop and has saved: its run goes on at the next attempt."""
 
 
 @dataclass(frozen=True)
@@ -209,22 +208,42 @@ def running(run: RunFolder, *, wait: bool = False, poll: float = 1.0) -> Iterato
 
 
 @contextmanager
+def note_failure(run: RunFolder) -> Iterator[None]:
+    """Keeps in the status what goes wrong before `running`, or between two attempts, and raises it.
+
+    So that the run says itself what became of it, whatever that was.
+    """
+    before = read_status(run)
+    try:
+        yield
+    except Preempted:
+        raise
+    except BaseException as error:
+        if read_status(run) == before:  # nobody has said anything since
+            attempt = before.attempt + 1 if before else 1
+            write_status(run, _ended(Status.here("failed", attempt), error))
+        raise
+
+
+@contextmanager
 def _lease(run: RunFolder, *, wait: bool, poll: float) -> Iterator[None]:
     with writing(run.path):
         run.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(run.path / ".lock")
-        timeout = 0.0
+        noticed = -math.inf
         while not lock.is_locked:
             try:
-                lock.acquire(timeout=timeout, poll_interval=poll)
+                lock.acquire(timeout=poll if noticed > 0 else 0.0, poll_interval=poll)
             except Timeout:
                 if not wait:
                     raise UserError(
                         f"run={run.path} must have one process at a time; got {_owner(run)}. "
                         "Wait for it or stop it."
                     ) from None
-                logger.info("waiting for %s, held by %s", run.path, _owner(run))
-                timeout = NOTICE_SECONDS
+                boundary()
+                if time.monotonic() - noticed >= NOTICE_SECONDS:
+                    logger.info("waiting for %s, held by %s", run.path, _owner(run))
+                    noticed = time.monotonic()
     try:
         yield
     finally:

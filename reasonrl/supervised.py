@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,6 +26,7 @@ from reasonrl.checkpoint import Checkpoints
 from reasonrl.config import LearnerConfig
 from reasonrl.functional import masked_sum, token_logprobs
 from reasonrl.policy import DTYPES, autocast
+from reasonrl.preemption import boundary
 from reasonrl.tracking import MetricsLog
 from reasonrl.types import Completion
 
@@ -173,6 +175,7 @@ def fit(
     log_prefix, first_step: metrics are logged as ``<prefix>/loss`` and so on, at this offset.
     log_start: position of ``log`` where this fit's lines begin; what a kill left there goes.
     on_step: called with the number of optimizer steps just finished (several after a resume).
+    Raises Preempted after a step, with a checkpoint of it, if told to stop.
     """
     torch.manual_seed(seed)  # dropout: not to depend on what this process drew before
     add_gradients: Gradients = gradients or accumulate_gradients
@@ -187,9 +190,15 @@ def fit(
         if on_step:
             on_step(start)
     log.rewind(log_start)
+    saved = time.monotonic()
+
+    def save(steps: int) -> None:
+        nonlocal saved
+        state = {"scheduler": scheduler.state_dict(), "log_position": log.position()}
+        checkpoints.save(steps, model=model, optimizer=optimizer, state=state)
+        saved = time.monotonic()
 
     model.train()
-    saved = time.monotonic()
     for step, batch in enumerate(minibatches(examples, learner.epochs, learner.batch_size, seed)):
         if step < start:
             continue
@@ -209,10 +218,7 @@ def fit(
         )
         if on_step:
             on_step(1)
-        if time.monotonic() - saved >= checkpoint_seconds:
-            state = {"scheduler": scheduler.state_dict(), "log_position": log.position()}
-            checkpoints.save(step + 1, model=model, optimizer=optimizer, state=state)
-            saved = time.monotonic()
+        boundary(partial(save, step + 1), due=time.monotonic() - saved >= checkpoint_seconds)
     model.eval()
 
 

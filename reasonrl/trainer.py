@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -20,6 +21,7 @@ from reasonrl.errors import UserError
 from reasonrl.experience import Experience, Moments, token_data
 from reasonrl.job import Job
 from reasonrl.policy import Policy, save_policy
+from reasonrl.preemption import boundary, saving
 from reasonrl.sampling import Sampler
 from reasonrl.seeding import derive_seed
 from reasonrl.supervised import make_optimizer, num_steps
@@ -29,13 +31,15 @@ from reasonrl.supervised import make_optimizer, num_steps
 class State:
     """Where a run is: what a checkpoint holds beside weights, optimizer and experience.
 
-    iteration: the last one begun; 0 before the first. taken: optimizer steps in it; steps: in all.
+    iteration: the last one explored; 0 before the first. taken: optimizer steps in it; steps: in
+    all. validated: the last iteration validated.
     scores: of all rollouts learnt from. best: the iteration after which the policy was best, by
     validation.
     """
 
     kl_coef: float
     iteration: int = 0
+    validated: int = -1
     taken: int = 0
     steps: int = 0
     scores: Moments = field(default_factory=Moments)
@@ -86,9 +90,16 @@ class Trainer:
         return checkpoint.buffer()
 
     def save_if_due(self, experience: Sequence[Experience] = ()) -> None:
-        """A checkpoint, if the last one is older than runtime.checkpoint_seconds."""
-        if time.monotonic() - self._saved < self.job.config.runtime.checkpoint_seconds:
-            return
+        """A checkpoint, if the last one is older than runtime.checkpoint_seconds.
+
+        experience: what is being learnt from. Raises Preempted, with a checkpoint, if told to stop.
+        """
+        age = time.monotonic() - self._saved
+        due = age >= self.job.config.runtime.checkpoint_seconds
+        boundary(partial(self.save, experience), due=due)
+
+    def save(self, experience: Sequence[Experience] = ()) -> None:
+        """A checkpoint."""
         self._checkpoints.save(
             self.state.steps,
             model=self.model,
@@ -134,7 +145,7 @@ class Trainer:
     def end_iteration(
         self, experience: Sequence[Experience], sampling: float, learning: float
     ) -> None:
-        """Validates where it is time, and takes the learning rate to where the iteration ends.
+        """Takes the learning rate to where the iteration ends.
 
         An iteration that stopped early, or had less to learn from, took fewer steps than planned.
         sampling, learning: seconds.
@@ -151,9 +162,15 @@ class Trainer:
             warnings.simplefilter("ignore")
             while self._scheduler.last_epoch < self.state.iteration * self._steps_per_iteration:
                 self._scheduler.step()
-        last = self.state.iteration == self.config.iterations
-        if last or self.state.iteration % self.config.validate_every == 0:
-            self.validate()
+
+    def validate_if_due(self) -> None:
+        """Before the first iteration, after every ``validate_every`` and after the last."""
+        state, config = self.state, self.config
+        due = state.iteration % config.validate_every == 0 or state.iteration == config.iterations
+        if due and state.validated < state.iteration:
+            with saving(self.save):
+                self.validate()
+            state.validated = state.iteration
 
     def validate(self) -> None:
         """maj@1 on the validation questions; the policy is kept if it is the best that has learnt.

@@ -28,7 +28,8 @@ import pyarrow.parquet as pq
 
 from reasonrl.atomic import remove_folder
 from reasonrl.config import TrainConfig, WandbConfig, asks_for_reward, decisive
-from reasonrl.runs import Preempted, RunFolder, identity
+from reasonrl.preemption import Preempted
+from reasonrl.runs import RunFolder, identity
 
 logger = logging.getLogger(__name__)
 

@@ -59,6 +59,7 @@ from reasonrl.functional import (
 )
 from reasonrl.job import Job
 from reasonrl.policy import DTYPES, SavedPolicy
+from reasonrl.preemption import saving
 from reasonrl.rollouts import collect_rollouts
 from reasonrl.seeding import derive_seed, next_in_stream
 from reasonrl.supervised import micro_batches, minibatches
@@ -89,19 +90,22 @@ class PPO:
     def train(self) -> None:
         trainer, config = self.trainer, self.config
         experience = self.resume()
-        if trainer.state.iteration == 0:
-            trainer.validate()
+        if not experience:
+            trainer.validate_if_due()
         while experience or trainer.state.iteration < config.iterations:
             started = time.monotonic()
             if not experience:
+                with saving(trainer.save):
+                    rollouts = self.explore(trainer.state.iteration + 1)
                 trainer.state.iteration += 1
                 trainer.state.taken = 0
-                experience = self.assess(self.explore())
+                experience = self.assess(rollouts)
             explored = time.monotonic()
             self.learn(experience)
             trainer.end_iteration(experience, explored - started, time.monotonic() - explored)
             experience = []
             trainer.save_if_due()
+            trainer.validate_if_due()
         trainer.finish()
 
     def resume(self) -> list[Experience]:
@@ -111,12 +115,13 @@ class PPO:
             self.diagnosis.check(record)
         if not tokens:
             return []
-        learnt = learnt_from(self.explore(), mask_truncated=self.config.mask_truncated)
+        rollouts = self.explore(self.trainer.state.iteration)
+        learnt = learnt_from(rollouts, mask_truncated=self.config.mask_truncated)
         return experiences(learnt, tokens)
 
-    def explore(self) -> list[Rollout]:
+    def explore(self, iteration: int) -> list[Rollout]:
         """N completions of each of the iteration's questions, from the policy as it is."""
-        job, config, iteration = self.job, self.config, self.trainer.state.iteration
+        job, config = self.job, self.config
         count = config.rollouts_per_iteration // config.num_samples_per_prompt
         problems = next_in_stream(job.train, (iteration - 1) * count, count, job.config.seed)
         description = f"iteration {iteration} of {config.iterations}: sampling"
@@ -197,11 +202,11 @@ class PPO:
         with self.job.progress.task(description, len(steps)) as advance:
             advance(state.taken)
             for minibatch in steps[state.taken :]:
+                self.trainer.save_if_due(experience)
                 approx_kl = self.step(minibatch)
                 advance(1)
                 if config.max_approx_kl is not None and approx_kl > config.max_approx_kl:
                     break
-                self.trainer.save_if_due(experience)
 
     def step(self, minibatch: Sequence[Experience]) -> float:
         """One optimizer step; returns how far the policy had moved before it, in nats per token."""

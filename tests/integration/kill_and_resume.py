@@ -3,6 +3,8 @@ with one that was left alone.
 
     python tests/integration/kill_and_resume.py --kills 10 --seed 0 -- [overrides of train.py]
 
+With ``--signal USR2`` it is told to stop instead, by a signal that it listens to.
+
 Exits with 1 if anything differs but times, processes and paths.
 """
 
@@ -25,8 +27,20 @@ ROOT = Path(__file__).parents[2]
 ABOUT_THE_PROCESS = {"status.json", "provenance.json", "train.log"}
 
 
-def start(outputs: Path, overrides: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "train.py", f"runtime.outputs={outputs}", *overrides]
+# train.py by itself leaves signals to do what they do.
+LISTENING = """
+import runpy
+from reasonrl.preemption import listening
+with listening():
+    runpy.run_path("train.py", run_name="__main__")
+"""
+
+
+def start(
+    outputs: Path, overrides: Sequence[str], log: Path, *, listening: bool = False
+) -> subprocess.Popen[bytes]:
+    program = ["-c", LISTENING] if listening else ["train.py"]
+    command = [sys.executable, *program, f"runtime.outputs={outputs}", *overrides]
     with open(log, "ab") as output:
         return subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
 
@@ -51,24 +65,31 @@ def run_straight(outputs: Path, overrides: Sequence[str]) -> float:
 
 
 def run_killed(
-    outputs: Path, overrides: Sequence[str], *, kills: int, seed: int, seconds: float
+    outputs: Path,
+    overrides: Sequence[str],
+    *,
+    kills: int,
+    seed: int,
+    seconds: float,
+    number: signal.Signals = signal.SIGKILL,
 ) -> list[str]:
     """Kills a run of ``seconds`` as often as asked, then lets it end; returns what it was doing."""
     rng = random.Random(seed)
     phases: list[str] = []
+    log, listening = outputs.with_suffix(".log"), number != signal.SIGKILL
     while len(phases) < kills:
-        process = start(outputs, overrides, outputs.with_suffix(".log"))
+        process = start(outputs, overrides, log, listening=listening)
         if not wait_for_work(process, outputs):
             break  # it was done before the last kill
         try:
             # So that the kills spread over the whole run, though some of the work is lost each time
             process.wait(rng.uniform(0, 2 * seconds / (kills + 1)))
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
+            process.send_signal(number)
             process.wait()
             phases.append(_newest(outputs))
             print(f"kill {len(phases)}: newest was {phases[-1]}", flush=True)
-    _must_succeed(start(outputs, overrides, outputs.with_suffix(".log")), outputs)
+    _must_succeed(start(outputs, overrides, log), outputs)
     return phases
 
 
@@ -125,6 +146,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
+    parser.add_argument("--signal", choices=("KILL", "USR2", "TERM"), default="KILL")
     parser.add_argument("overrides", nargs="*", help="of train.py")
     arguments = parser.parse_args()
 
@@ -133,7 +155,12 @@ def main() -> int:
     seconds = run_straight(straight, arguments.overrides)
     print(f"left alone: {seconds:.0f} s of work in {straight}", flush=True)
     run_killed(
-        killed, arguments.overrides, kills=arguments.kills, seed=arguments.seed, seconds=seconds
+        killed,
+        arguments.overrides,
+        kills=arguments.kills,
+        seed=arguments.seed,
+        seconds=seconds,
+        number=signal.Signals[f"SIG{arguments.signal}"],
     )
     different = differences(straight, killed)
     print(f"{len(results(straight))} files compared with {killed}, {len(different)} differ")

@@ -23,8 +23,9 @@ LAYERS = [
         "metrics",
         "config",
         "diagnosis",
+        "provenance",
     },
-    {"problems", "prompts", "policy", "checkpoint", "tracking", "runs", "progress"},
+    {"problems", "prompts", "policy", "checkpoint", "tracking", "runs", "progress", "preemption"},
     {"sampling", "rewards", "rollouts", "supervised", "actor_critic", "experience"},
     {
         "job",
@@ -37,7 +38,7 @@ LAYERS = [
     },
     {"algorithms", "report", "wandb_mirror"},
     {"pipeline", "estimate"},
-    {"cli", "train", "evaluate", "comparison", "dashboard"},
+    {"cli", "train", "evaluate", "comparison", "dashboard", "worker", "sweep"},
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 WITHOUT_TORCH = [
@@ -48,9 +49,12 @@ WITHOUT_TORCH = [
     "errors",
     "atomic",
     "tracking",
+    "preemption",
     "diagnosis",
     "wandb_mirror",
     "dashboard",
+    "sweep",
+    "worker",
 ]
 
 MODULES = sorted(

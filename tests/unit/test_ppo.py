@@ -31,7 +31,7 @@ from reasonrl.job import Job
 from reasonrl.policy import Policy, SavedPolicy, load_policy, save_policy
 from reasonrl.progress import Progress
 from reasonrl.runs import RunFolder
-from reasonrl.sampling import Sampler
+from reasonrl.sampling import Sampler, SamplingParams
 from reasonrl.seeding import next_in_stream
 from reasonrl.tracking import MetricsLog, read_metrics
 from reasonrl.trainer import Trainer
@@ -233,7 +233,7 @@ def test_the_score_is_every_sampled_token_s_return(lab: Lab, scripted: Callable)
         (0.0,) * (len(c.token_ids) - 1) + (scores[c.finish_reason],) for c in completions
     ]
     ppo.trainer.state.iteration = 1
-    rollouts = ppo.explore()
+    rollouts = ppo.explore(1)
     (experience,) = ppo.assess(rollouts)
     assert [r.completion.finish_reason for r in rollouts] == ["eos", "length", "stop", "eos"]
     lengths = [len(r.completion.token_ids) for r in rollouts]
@@ -823,7 +823,13 @@ def test_a_run_killed_everywhere_ends_as_if_left_alone(
 
     def make_mortal(*given: Any) -> Sampler:
         sampler = make_sampler(*given)
-        reaper.watch(monkeypatch, sampler, "sample")
+        real = sampler.sample
+
+        def dying(prompts: Any, params: SamplingParams, **options: Any) -> list[Completion]:
+            reaper.pass_by("explore" if params.temperature else "validate")
+            return real(prompts, params, **options)
+
+        monkeypatch.setattr(sampler, "sample", dying)
         return sampler
 
     monkeypatch.setattr(job_module, "make_sampler", make_mortal)
@@ -833,7 +839,8 @@ def test_a_run_killed_everywhere_ends_as_if_left_alone(
     assert steps >= 4
     killed_at = [(name, taken) for name, _, taken in reaper.seen]
     assert [taken for name, taken in killed_at if name == "step"] == list(range(steps))
-    assert sum(name == "sample" for name, _ in killed_at) == 5  # 3 validations, 2 explorations
+    assert sum(name == "validate" for name, _ in killed_at) == 3
+    assert sum(name == "explore" for name, _ in killed_at) == 2
     assert sum(name == "remove_folder" for name, _ in killed_at) == (second > 0.3)
     assert hash_of(lab.run.policy) == hash_of(straight.run.policy)
     found, expected = (

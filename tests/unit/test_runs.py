@@ -15,8 +15,8 @@ import pytest
 from reasonrl import runs
 from reasonrl.atomic import write_json
 from reasonrl.errors import UserError
+from reasonrl.preemption import Preempted
 from reasonrl.runs import (
-    Preempted,
     RunFolder,
     Status,
     identity,

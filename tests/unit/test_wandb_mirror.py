@@ -24,7 +24,8 @@ from omegaconf import OmegaConf
 
 from reasonrl.config import TrainConfig, decisive
 from reasonrl.dashboard import main
-from reasonrl.runs import Preempted, RunFolder, identity, read_config, running
+from reasonrl.preemption import Preempted
+from reasonrl.runs import RunFolder, identity, read_config, running
 from reasonrl.tracking import MetricsLog, read_metrics
 from reasonrl.wandb_mirror import mirrored, wandb_id
 from tests.unit.fake_wandb import Server, serving

@@ -1,0 +1,100 @@
+"""A run that is told to stop saves where it is and raises ``Preempted``; its next attempt goes on.
+
+Clusters announce the end of a job's time by a signal: SIGUSR2 (a time limit ahead) or SIGTERM
+(a preemption, or scancel). Inside ``listening`` these only leave a note. Loops look at it at their
+boundaries, where all they have done can be kept:
+
+- learning, after each optimizer step: a checkpoint is written, however young the last one is;
+- sampling, whenever completions finish: all whole shards are on disk (``rollouts.SHARD_SIZE``), the
+  shard in work is given up;
+- a reward model's judging, after each forward pass, which starts over.
+
+So from the signal to the exit it takes as long as one optimizer step, or the sampling until a
+completion ends, or PPO's assessment of an iteration's rollouts; then a checkpoint; and what W&B's
+mirror takes to close. Lost are at most the shard in work and, where sampling or judging that
+follows a fit is interrupted, the fit's steps since its last periodic checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+logger = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
+
+_received: signal.Signals | None = None
+
+
+class Preempted(Exception):
+    """Raised by a loop that was told to stop and has saved: its run goes on at the next attempt."""
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Inside, SIGUSR2 and SIGTERM ask to stop; after, they do what they did before.
+
+    For the main thread: Python has no signal handlers elsewhere (ValueError).
+    """
+    global _received
+    _received = None
+    before = {number: signal.signal(number, _note) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _received = None
+
+
+def _note(number: int, _: FrameType | None) -> None:
+    """Nothing else: it may run between any two instructions, in the midst of a log line too."""
+    global _received
+    _received = _received or signal.Signals(number)
+
+
+def received() -> signal.Signals | None:
+    """The signal that asked to stop; of several the first."""
+    return _received
+
+
+def requested() -> bool:
+    """Whether a signal has asked to stop."""
+    return _received is not None
+
+
+def boundary(save: Callable[[], None] | None = None, *, due: bool = False) -> None:
+    """Where a loop can stop. Raises Preempted if that was asked for.
+
+    save: keeps what was done so far; called before that, and also if it is ``due``.
+    """
+    stop = _received  # once: a signal that comes while saving is for the next boundary
+    if save and (stop or due):
+        save()
+    if stop:
+        logger.info("told to stop by %s: the next attempt goes on from here", stop.name)
+        raise Preempted(stop.name)
+
+
+@contextmanager
+def saving(save: Callable[[], None]) -> Iterator[None]:
+    """Around boundaries that don't keep what was done before them: ``save`` does if one stops."""
+    try:
+        yield
+    except Preempted:
+        save()
+        raise
+
+
+def heeding(on_progress: Callable[[int], None]) -> Callable[[int], None]:
+    """``on_progress``, and a boundary after it."""
+
+    def call(n: int) -> None:
+        on_progress(n)
+        boundary()
+
+    return call
