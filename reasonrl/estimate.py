@@ -1,4 +1,4 @@
-"""How much work a plan is, and about how long it takes on this machine."""
+"""How much work a plan is, about how long it takes on this machine, and what it needs of a GPU."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from reasonrl.config import (
     ORMConfig,
     PPOConfig,
     RCRLConfig,
+    RewardModelConfig,
     SampleConfig,
     SFTConfig,
     SORMConfig,
@@ -32,6 +33,10 @@ from reasonrl.supervised import Example, accumulate_gradients
 FORWARD_COST = 1 / 3
 TIMED_EXAMPLES = 16
 MICRO_BATCH_TOKENS = 2048
+# Bytes of a parameter.
+FLOAT32 = 4
+LEARNT = 4 * FLOAT32  # the weight, its gradient, and Adam's two moments
+GB = 1e9
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,29 @@ def _rcrl(planned: Plan, algorithm: RCRLConfig) -> Work:
         completions=labels * len(planned.validation) + per_problem * len(planned.test),
         examples=algorithm.epochs * algorithm.num_solutions_per_prompt * len(planned.train),
     )
+
+
+def gpu_gigabytes(planned: Plan) -> float | None:
+    """What a run holds of the model in GPU memory at the same time, in GB of 10⁹ bytes.
+
+    The least it needs: without activations, value layers, adapters and a reward model's head. None
+    where ``model.num_parameters`` isn't known.
+    """
+    model, algorithm = planned.config.model, planned.config.algorithm
+    if model.num_parameters is None:
+        return None
+    match algorithm:
+        case SampleConfig() | StepsConfig():
+            per_parameter = DTYPES[model.compute_dtype].itemsize
+        case PPOConfig(trainable="all"):
+            per_parameter = LEARNT + FLOAT32  # the reference
+        case PPOConfig():
+            per_parameter = 2 * FLOAT32  # to sample, a copy
+        case RewardModelConfig(trainable="head" | "lora"):
+            per_parameter = FLOAT32
+        case _:
+            per_parameter = LEARNT
+    return per_parameter * model.num_parameters / GB
 
 
 def remaining_work(planned: Plan) -> Work:

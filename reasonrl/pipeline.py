@@ -8,17 +8,20 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pyarrow.parquet as pq
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from reasonrl.algorithms import ALGORITHMS
 from reasonrl.atomic import remove_folder, write_json, writing
 from reasonrl.config import (
+    DatasetConfig,
     EvaluateConfig,
     LearnedConfig,
     PPOConfig,
@@ -40,10 +43,12 @@ from reasonrl.policy import (
     check_num_layers,
     context_of,
     device_of,
+    find_folder,
     load_tokenizer,
     local_folder,
     num_layers_of,
 )
+from reasonrl.preemption import boundary
 from reasonrl.problems import load_problems
 from reasonrl.progress import Progress
 from reasonrl.prompts import build_prompts, check_lengths, label_ids
@@ -56,6 +61,8 @@ from reasonrl.runs import RunFolder, is_done, read_config, run_folder, running, 
 from reasonrl.tracking import MetricsLog
 from reasonrl.types import Problem
 from reasonrl.wandb_mirror import Mirror, mirrored
+
+T = TypeVar("T")
 
 BEFORE, AFTER, WORST = "before", "after", "worst"
 CONDITIONING_GAP = "conditioning_gap.json"
@@ -86,8 +93,12 @@ def usable_cores() -> int:
 
 
 def base_model(config: EvaluateConfig) -> str:
-    """The pretrained model, as a folder or hub id."""
-    return local_folder(config.model, Path(config.runtime.outputs) / "models")
+    """The pretrained model's folder. Raises UserError if it can't be had."""
+    return local_folder(config.model, _models(config))
+
+
+def _models(config: EvaluateConfig) -> Path:
+    return Path(config.runtime.outputs) / "models"
 
 
 @dataclass(frozen=True)
@@ -95,7 +106,8 @@ class Plan:
     """A run and what it needs, found to be possible before anything is computed.
 
     prerequisites: the runs that must be there first, by what they give (``config.prerequisites``).
-    base: the pretrained model, as a folder or hub id.
+    base: the pretrained model's folder; of a plan without the model, which can't be carried out,
+        its ``model.path``. has_model: whether it is there.
     test: the problems of ``evaluation.split``.
     """
 
@@ -103,6 +115,7 @@ class Plan:
     run: RunFolder
     prerequisites: dict[str, Plan]
     base: str
+    has_model: bool
     train: list[Problem]
     validation: list[Problem]
     exemplars: list[Problem]
@@ -119,44 +132,100 @@ class Plan:
         yield self
 
 
-def plan(config: TrainConfig) -> Plan:
-    """Checks what can be checked without computing. Raises UserError."""
-    return _plan(config, {})
+def plan(config: TrainConfig, *, fetch: bool = True) -> Plan:
+    """``Planner(fetch=fetch).plan(config)``."""
+    return Planner(fetch=fetch).plan(config)
 
 
-def _plan(config: TrainConfig, known: dict[RunFolder, Plan]) -> Plan:
-    """known: what several runs need is planned once."""
-    run = run_folder(config)
-    if run in known:
-        return known[run]
-    dataset = config.dataset
-    device_of(config.model)
-    if config.init.run is not None:
-        _check_init_run(config)
-    validation = load_problems(dataset, "validation")
-    first = {gives: _plan(one, known) for gives, one in prerequisites(config).items()}
-    # A reward model's questions are those that its completions answer.
-    samples = first.get("rollouts")
-    planned = Plan(
-        config=config,
-        run=run,
-        prerequisites=first,
-        base=base_model(config),
-        train=samples.train if samples else load_problems(training_set(config), "train"),
-        validation=validation[dataset.num_exemplars :],
-        exemplars=validation[: dataset.num_exemplars],
-        test=load_problems(dataset, config.evaluation.split),
-    )
-    if not planned.validation:
-        raise UserError(
-            f"dataset.num_exemplars={dataset.num_exemplars} must leave problems of the validation "
-            f"split to validate on; got {len(validation)} in all. Lower it."
+class Planner:
+    """Plans runs; what several of them have in common is planned, read and checked once.
+
+    fetch: whether a model that isn't on this machine is downloaded or converted, and an error where
+        it can't be; else such a run is planned without it: what asks its tokenizer isn't checked.
+    here: whether the runs are made on this machine, which then must have their device.
+    """
+
+    def __init__(self, *, fetch: bool = True, here: bool = True) -> None:
+        self._fetch, self._here = fetch, here
+        self._plans: dict[RunFolder, Plan] = {}
+        self._known: dict[str, Any] = {}
+
+    def plan(self, config: TrainConfig) -> Plan:
+        """Checks what can be checked without computing. Raises UserError."""
+        run = run_folder(config)
+        if run not in self._plans:
+            self._plans[run] = self._plan(config, run)
+        return self._plans[run]
+
+    def _plan(self, config: TrainConfig, run: RunFolder) -> Plan:
+        model, init, dataset = config.model, config.init, config.dataset
+        if self._here:
+            self._once(("device", model), lambda: device_of(model))
+        if init.run is not None:
+            self._once(("init", init.run, model.name), lambda: _check_init_run(config))
+        exemplars, validation = self._once(("validation", dataset), lambda: _validation(dataset))
+        first = {gives: self.plan(one) for gives, one in prerequisites(config).items()}
+        base = self._once(("model", model, config.runtime.outputs), lambda: self._base(config))
+        planned = Plan(
+            config=config,
+            run=run,
+            prerequisites=first,
+            base=base or model.path,
+            has_model=base is not None,
+            train=self._problems(training_set(config), "train"),
+            validation=validation,
+            exemplars=exemplars,
+            test=self._problems(dataset, config.evaluation.split),
         )
-    _check_prompts(planned)
-    _check_layers(planned)
-    _check_reward_run(planned)
-    known[run] = planned
-    return planned
+        if planned.has_model:
+            self._check(planned)
+        return planned
+
+    def _problems(self, dataset: DatasetConfig, split: str) -> list[Problem]:
+        return self._once(("problems", dataset, split), lambda: load_problems(dataset, split))
+
+    def _base(self, config: TrainConfig) -> str | None:
+        return base_model(config) if self._fetch else find_folder(config.model, _models(config))
+
+    def _check(self, planned: Plan) -> None:
+        """What the model has a say in."""
+        config, base = planned.config, planned.base
+        algorithm, reward = config.algorithm, config.reward
+        data = (training_set(config), config.evaluation.split)
+        tokenizer = self._once(("tokenizer", base), lambda: load_tokenizer(base))
+        few_shot, longest = config.init.name == "pretrained", _longest(config, tokenizer)
+        self._once(
+            ("prompts", base, *data, few_shot, longest),
+            lambda: _check_prompts(planned, tokenizer, longest),
+        )
+        if isinstance(algorithm, PPOConfig):
+            num_layers = self._once(("layers", base), lambda: num_layers_of(base))
+            for key in ("value_layers", "trainable_layers"):
+                check_num_layers(key, getattr(algorithm, key), num_layers)
+        if asks_for_reward(algorithm) and isinstance(reward, LearnedConfig) and reward.run:
+            run = RunFolder(Path(reward.run))
+            self._once(
+                ("reward", base, *data, run), lambda: _check_reward_run(planned, tokenizer, run)
+            )
+
+    def _once(self, key: tuple[object, ...], compute: Callable[[], T]) -> T:
+        """What ``compute`` gives, which the key decides. By value: configurations hold lists."""
+        text = repr(key)
+        if text not in self._known:
+            self._known[text] = compute()
+        known: T = self._known[text]
+        return known
+
+
+def _validation(dataset: DatasetConfig) -> tuple[list[Problem], list[Problem]]:
+    """The exemplars of the validation split, and its other problems."""
+    problems, number = load_problems(dataset, "validation"), dataset.num_exemplars
+    if len(problems) <= number:
+        raise UserError(
+            f"dataset.num_exemplars={number} must leave problems of the validation split to "
+            f"validate on; got {len(problems)} in all. Lower it."
+        )
+    return problems[:number], problems[number:]
 
 
 def _check_init_run(config: TrainConfig) -> None:
@@ -174,17 +243,11 @@ def _check_init_run(config: TrainConfig) -> None:
         )
 
 
-def _check_reward_run(planned: Plan) -> None:
+def _check_reward_run(planned: Plan, tokenizer: PreTrainedTokenizerBase, run: RunFolder) -> None:
     """Of a reward model that is named by its run: may it be asked about this policy?"""
-    reward = planned.config.reward
-    if (
-        asks_for_reward(planned.config.algorithm)
-        and isinstance(reward, LearnedConfig)
-        and reward.run
-    ):
-        model = Description.read(reward_model_of(RunFolder(Path(reward.run)), "reward.run"))
-        model.check_tokenizer(load_tokenizer(planned.base))
-        model.check_not_trained_on([*planned.validation, *planned.test])
+    model = Description.read(reward_model_of(run, "reward.run"))
+    model.check_tokenizer(tokenizer)
+    model.check_not_trained_on([*planned.validation, *planned.test])
 
 
 def reward_model_of(run: RunFolder, key: str) -> Path:
@@ -198,28 +261,24 @@ def reward_model_of(run: RunFolder, key: str) -> Path:
     return run.reward_model
 
 
-def _check_prompts(planned: Plan) -> None:
-    dataset, algorithm = planned.config.dataset, planned.config.algorithm
-    tokenizer, context = load_tokenizer(planned.base), context_of(planned.base)
-    exemplars = planned.exemplars if planned.config.init.name == "pretrained" else []
-    max_new_tokens = dataset.max_new_tokens
+def _longest(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many tokens may follow a prompt."""
+    algorithm, max_new_tokens = config.algorithm, config.dataset.max_new_tokens
     if isinstance(algorithm, StepsConfig):  # completions that go on from almost whole ones
-        max_new_tokens *= 2
+        return 2 * max_new_tokens
     if isinstance(algorithm, RCRLConfig):
         as_text = algorithm.label_tokens == "text"
         labels = label_ids(label_texts(algorithm), tokenizer).values() if as_text else [(0,)]
-        max_new_tokens += max(map(len, labels))
+        return max_new_tokens + max(map(len, labels))
+    return max_new_tokens
+
+
+def _check_prompts(planned: Plan, tokenizer: PreTrainedTokenizerBase, longest: int) -> None:
+    template, context = planned.config.dataset.prompt, context_of(planned.base)
+    exemplars = planned.exemplars if planned.config.init.name == "pretrained" else []
     for problems in (planned.train, planned.validation, planned.test):
-        prompts = build_prompts(problems, tokenizer, dataset.prompt, exemplars)
-        check_lengths(prompts, max_new_tokens, context)
-
-
-def _check_layers(planned: Plan) -> None:
-    algorithm = planned.config.algorithm
-    if isinstance(algorithm, PPOConfig):
-        num_layers = num_layers_of(planned.base)
-        for key in ("value_layers", "trainable_layers"):
-            check_num_layers(key, getattr(algorithm, key), num_layers)
+        prompts = build_prompts(problems, tokenizer, template, exemplars)
+        check_lengths(prompts, longest, context)
 
 
 def obtain(planned: Plan, progress: Progress, *, wait: bool = False) -> RunFolder:
@@ -230,6 +289,7 @@ def obtain(planned: Plan, progress: Progress, *, wait: bool = False) -> RunFolde
     if not is_done(planned.run):
         for first in planned.prerequisites.values():
             obtain(first, progress, wait=True)
+        boundary()  # a signal that came late in a prerequisite begins no attempt at this run
         with running(planned.run, wait=wait) as todo:
             if todo:
                 with _logged(planned.run), mirrored(planned.run, planned.config) as mirror:

@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 from filelock import FileLock
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -34,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PACKAGE = "package:"
+HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # no pickles
+HUB_TIMEOUT_SECONDS = 5.0
 # What transformers raises for a folder that is no model, or a damaged one.
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, AttributeError, ImportError, SafetensorError)
 
@@ -84,13 +88,53 @@ def device_of(model: ModelConfig) -> torch.device:
     return device
 
 
-def local_folder(model: ModelConfig, models: Path) -> str:
-    """The folder or hub id from which transformers loads the model by itself.
+def find_folder(model: ModelConfig, models: Path) -> str | None:
+    """``local_folder``, if it is on this machine already; never asks the network.
 
-    A GGUF file is converted once, into ``models / model.name``: reading one takes a minute.
+    Raises UserError for a path that is no hub id, so must be a folder, and isn't there.
     """
-    if not (model.path.startswith(PACKAGE) or model.path.endswith(".gguf")):
+    if _is_gguf(model.path):
+        folder = models / model.name
+        return str(folder) if folder.exists() else None
+    if Path(model.path).is_dir():
         return model.path
+    try:
+        snapshot = snapshot_download(model.path, local_files_only=True)
+    except LocalEntryNotFoundError:
+        return None
+    except HFValidationError:
+        raise _no_folder(model.path, "it is no hub id") from None
+    return snapshot if any(Path(snapshot).glob("*.safetensors")) else None
+
+
+def local_folder(model: ModelConfig, models: Path) -> str:
+    """The folder from which transformers loads the model by itself.
+
+    A hub id's is in the hub's cache, downloaded where it isn't there or is out of date: by folder
+    nothing asks the hub again, as transformers does for every file, retrying without a network.
+    A GGUF file is converted once, into ``models / model.name``: reading one takes a minute.
+
+    Raises UserError if there is no such model.
+    """
+    if _is_gguf(model.path):
+        return _converted(model, models)
+    if Path(model.path).is_dir():
+        return model.path
+    try:
+        return snapshot_download(
+            model.path, allow_patterns=HUB_FILES, etag_timeout=HUB_TIMEOUT_SECONDS
+        )
+    except HFValidationError:
+        raise _no_folder(model.path, "it is no hub id") from None
+    except LOADING_ERRORS as error:
+        raise _no_folder(model.path, f"the hub didn't give it: {_reason(error)}") from None
+
+
+def _is_gguf(path: str) -> bool:
+    return path.startswith(PACKAGE) or path.endswith(".gguf")
+
+
+def _converted(model: ModelConfig, models: Path) -> str:
     file = _gguf_file(model.path)
     folder = models / model.name
     with writing(models):
@@ -250,11 +294,21 @@ def add_tokens(policy: Policy, count: int, seed: int) -> list[int]:
 
 
 def _not_a_model(path: str, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())[:300].rstrip(".")
     return UserError(
         f"model.path={path} must be a folder or hub id of a causal language model with "
-        f"safetensors; got {reason}. Pass another model.path."
+        f"safetensors; got {_reason(error)}. Pass another model.path."
     )
+
+
+def _no_folder(path: str, why: str) -> UserError:
+    return UserError(
+        f"model.path={path} must be a folder or hub id of a causal language model with "
+        f"safetensors; there is no such folder, and {why}. Pass another model.path."
+    )
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:300].rstrip(".")
 
 
 def save_policy(policy: Policy, folder: Path, dtype: str = "float32") -> None:

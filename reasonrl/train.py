@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from omegaconf import DictConfig
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from reasonrl import estimate
@@ -30,6 +32,8 @@ from reasonrl.returns import label_texts
 from reasonrl.reward_learning import VALIDATION
 from reasonrl.runs import is_done, read_status
 
+LARGEST_GPU_GB = 141  # an H200's; most have 24 to 80
+
 
 @dataclass(frozen=True)
 class Result:
@@ -48,15 +52,19 @@ def train(config: DictConfig) -> Result | None:
     Returns None if there is no policy to evaluate, or for a dry run.
     """
     resolved = resolve(config)
-    planned = plan(resolved)
+    planned = plan(resolved, fetch=not config.dry_run)
     progress = Progress()
     if is_done(planned.run) and not config.dry_run:
         console.print(f"done: {planned.run.path}", soft_wrap=True)
     else:
-        seconds = estimate.seconds(planned)  # loads the model: an error comes before the plan
+        # Loads the model: an error comes before the plan.
+        seconds = estimate.seconds(planned) if planned.has_model else None
         console.print(plan_table(planned))
-        console.print(f"about {_duration(seconds)} on this machine")
+        if seconds is not None:
+            console.print(f"about {_duration(seconds)} on this machine")
     if config.dry_run:
+        for line in needs(planned):
+            console.print(line, soft_wrap=True)
         return None
     obtain(planned, progress)
     return show_result(planned, progress)
@@ -82,6 +90,38 @@ def plan_table(planned: Plan) -> Table:
             f"  about {work.completions:,} completions to sample, {work.examples:,} to learn from"
         )
     return table
+
+
+def needs(planned: Plan) -> Iterator[str]:
+    """What a run of the plan asks of a cluster, what it needs of a GPU, and what isn't known."""
+    model = planned.config.model
+    asked = model.resources
+    gpus = f"{_count(asked.gpus, 'GPU')}, " if asked.gpus else ""
+    yield (
+        f"on a cluster each run asks for {gpus}{_count(asked.cpus, 'CPU')}, {asked.memory_gb} GB "
+        f"of memory and {_count(asked.hours, 'hour')}"
+    )
+    runs = [one for one in planned.in_order() if not is_done(one.run)]
+    held = max((gigabytes for one in runs if (gigabytes := estimate.gpu_gigabytes(one))), default=0)
+    if held and asked.gpus:
+        yield (
+            f"{model.num_parameters:,} parameters: of its GPU's memory at least {held:.3g} GB, and "
+            "activations"
+        )
+    if held > LARGEST_GPU_GB:
+        yield (
+            f"[bold yellow]warning:[/] a run has one GPU, and an H200 has {LARGEST_GPU_GB} GB. "
+            "Pass a smaller model, or init=pretrained algorithm=ppo algorithm.trainable=lora"
+        )
+    if not planned.has_model:
+        yield (
+            f"{escape(model.path)} isn't ready on this machine: not checked whether prompts fit "
+            "its context, not known how long it takes"
+        )
+
+
+def _count(number: float, unit: str) -> str:
+    return f"{number:g} {unit}{'' if number == 1 else 's'}"
 
 
 def _outline(planned: Plan) -> str:
@@ -151,10 +191,17 @@ def _show_reward_model(planned: Plan) -> None:
     console.print(f"reliability diagram: {folder / 'calibration.png'}", soft_wrap=True)
 
 
+def result_of(planned: Plan, progress: Progress) -> Result:
+    """The evaluations of a finished run that makes a policy, from what they left on disk."""
+    before, after = evaluations(planned, progress)
+    asked = isinstance(planned.config.algorithm, RCRLConfig)
+    return Result(before, after, under_the_worst_label(planned, progress) if asked else None)
+
+
 def _show_policy(planned: Plan, progress: Progress) -> Result:
     """The table of before and after, and of the conditioning gap where there is one."""
-    worst = None
-    before, after = evaluations(planned, progress)
+    result = result_of(planned, progress)
+    before, after, worst = result.before, result.after, result.worst
     config = planned.config
     started = f"{config.model.name}, init={config.init.name}"
     title = (
@@ -162,8 +209,8 @@ def _show_policy(planned: Plan, progress: Progress) -> Result:
         f"{len(after.problem_ids)} {config.evaluation.split} problems"
     )
     console.print(gains_table(title, before.estimates(), after.estimates(), after.gain_on(before)))
-    if isinstance(config.algorithm, RCRLConfig):
-        worst = under_the_worst_label(planned, progress)
+    if worst is not None:
+        assert isinstance(config.algorithm, RCRLConfig)
         labels = label_texts(config.algorithm)
         console.print(
             gains_table(
@@ -176,4 +223,4 @@ def _show_policy(planned: Plan, progress: Progress) -> Result:
         )
     console.print(f"policy: {planned.run.policy}", soft_wrap=True)
     console.print(f"learning curve: {planned.run.learning_curve}", soft_wrap=True)
-    return Result(before, after, worst)
+    return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from reasonrl.config.schemas import (
 # What doesn't change the result of a run and so is no part of its identity.
 NOT_DECISIVE = {
     "model.device",
+    "model.num_parameters",
+    "model.resources",
     *(
         f"{learner}.micro_batch_tokens"
         for learner in (
@@ -71,7 +74,7 @@ def asks_for_steps(config: TrainConfig) -> bool:
 
 def decisive(config: EvaluateConfig) -> dict[str, Any]:
     """What decides a run's or an evaluation's result, as plain values: its identity's input."""
-    values = _without(dataclasses.asdict(config), NOT_DECISIVE)
+    values = _values(config, NOT_DECISIVE)
     if isinstance(config, TrainConfig):
         if config.init.run is not None:
             values["init"]["run"] = Path(config.init.run).name
@@ -83,11 +86,12 @@ def decisive(config: EvaluateConfig) -> dict[str, Any]:
     return values
 
 
-def _without(values: dict[str, Any], keys: set[str], prefix: str = "") -> dict[str, Any]:
+def _values(config: Any, without: set[str], prefix: str = "") -> dict[str, Any]:
+    """As ``dataclasses.asdict``, whose copies of all the values a sweep would wait for."""
     return {
-        key: _without(value, keys, f"{prefix}{key}.") if isinstance(value, dict) else value
-        for key, value in values.items()
-        if f"{prefix}{key}" not in keys
+        key: _values(value, without, f"{prefix}{key}.") if is_dataclass(value) else value
+        for key, value in vars(config).items()
+        if f"{prefix}{key}" not in without
     }
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from functools import lru_cache
 from typing import Any, get_args, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
@@ -30,8 +32,8 @@ def resolve_evaluation(config: DictConfig) -> EvaluateConfig:
 
 
 def _sections(config: DictConfig, schema: type[EvaluateConfig]) -> dict[str, Any]:
-    plain = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
-    assert isinstance(plain, DictConfig)
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
     seed = plain.get("seed")
     require(
         isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0,
@@ -41,15 +43,16 @@ def _sections(config: DictConfig, schema: type[EvaluateConfig]) -> dict[str, Any
     for key in {*plain} - {"seed", *(f.name for f in groups)} - OF_ENTRY_POINTS:
         raise UserError(f"{key} must be a known key. Remove it; got +{key}.")
     given = [f.name for f in groups if f.default is dataclasses.MISSING or f.name in plain]
-    return {"seed": seed, **{name: section(plain, name) for name in given}}
+    return {"seed": seed, **{name: _section(name, json.dumps(plain.get(name))) for name in given}}
 
 
-def section(config: DictConfig, key: str) -> Any:
-    """One config group as its dataclass.
+@lru_cache(maxsize=1024)  # the configurations of a sweep have most of their groups in common
+def _section(key: str, values: str) -> Any:
+    """One config group, given as JSON, as its dataclass.
 
     Raises UserError for an unknown name, key or type.
     """
-    node = config.get(key)
+    node = OmegaConf.create({key: json.loads(values)})[key]
     if node is None:
         raise UserError(f"{key} must be set; got {key}=null.")
     schema = ANY_NAME.get(key)
@@ -86,7 +89,10 @@ def _typed(schema: type, node: DictConfig, key: str) -> Any:
         full_key = f"{key}.{error.key}" if error.key else key
         raise UserError(f"{full_key}: {reason.rstrip('.')}. {key} has the keys {known}.") from None
     parts = {}
+    default = {f.name: f.default for f in dataclasses.fields(schema)}
     for name, inner in nested.items():
+        if name not in node and default[name] is not dataclasses.MISSING:
+            continue
         part = node.get(name)
         if part is None and inner is hints[name]:
             raise UserError(f"{key}.{name} must be set; got {key}.{name}=null.")

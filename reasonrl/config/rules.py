@@ -12,6 +12,7 @@ from reasonrl.config.schemas import (
     EvaluateConfig,
     LearnedConfig,
     LearnerConfig,
+    ModelConfig,
     ORMConfig,
     ORMRewardConfig,
     PPOConfig,
@@ -54,6 +55,7 @@ def validate_evaluation(config: EvaluateConfig) -> None:
         f"model.compute_dtype must be one of {', '.join(COMPUTE_DTYPES)}; got "
         f"{config.model.compute_dtype}.",
     )
+    _validate_resources(config.model)
     _validate_dataset(dataset)
     splits = SPLITS[dataset.name]
     require(
@@ -350,6 +352,22 @@ def _validate_reward(reward: RewardConfig) -> None:
             _validate_ei("reward.policy", reward.policy)
     if isinstance(reward, ORMRewardConfig | SORMRewardConfig):
         _validate_reward_model("reward.model", reward.model)
+
+
+def _validate_resources(model: ModelConfig) -> None:
+    require(
+        model.num_parameters is None or model.num_parameters >= 1,
+        f"model.num_parameters must be null (not known) or 1 or more; got {model.num_parameters}.",
+    )
+    resources = model.resources
+    require(resources.gpus >= 0, f"model.resources.gpus must be 0 or more; got {resources.gpus}.")
+    for name in ("cpus", "memory_gb"):
+        value = getattr(resources, name)
+        require(value >= 1, f"model.resources.{name} must be 1 or more; got {value}.")
+    require(
+        0 < resources.hours < math.inf,
+        f"model.resources.hours must be above 0; got {resources.hours}.",
+    )
 
 
 def _validate_dataset(dataset: DatasetConfig) -> None:

@@ -6,11 +6,24 @@ from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True)
+class ResourcesConfig:
+    """What a cluster is asked for, for one run. It says nothing about a run that isn't on one."""
+
+    gpus: int
+    cpus: int
+    memory_gb: int  # of the machine, not of its GPUs
+    hours: float
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     name: str
     path: str  # folder, hub id, .gguf file, or package:NAME for the .gguf inside a Python package
     compute_dtype: str  # of sampling, and of the learner's matrix products; weights stay float32
     device: str
+    # Older runs have neither of these.
+    num_parameters: int | None = None  # for a plan without the weights; None: not known
+    resources: ResourcesConfig = ResourcesConfig(gpus=1, cpus=8, memory_gb=64, hours=24.0)
 
 
 @dataclass(frozen=True)

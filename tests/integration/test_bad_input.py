@@ -71,7 +71,12 @@ def only_line(stderr: str) -> str:
     ("name", "override", "message"),
     [
         # An unknown option lists the options, a mistyped key or group suggests the right one.
-        ("train", "model=huge", "model=huge must be one of small, smollm2-135m, tiny."),
+        (
+            "train",
+            "model=huge",
+            "model=huge must be one of 13b, 7b, llama-3.2-1b, qwen2.5-0.5b, qwen2.5-1.5b, small, "
+            "smollm2-135m, smollm2-360m, tiny.",
+        ),
         (
             "train",
             "algorithm=grpo",
@@ -93,7 +98,7 @@ def only_line(stderr: str) -> str:
             "train",
             "model.pth=x",
             "model.pth must be a known key. Did you mean path? model has the keys compute_dtype, "
-            "device, path.",
+            "device, num_parameters, path, resources.",
         ),
         ("train", "init.sft.epohcs=3", "init.sft.epohcs must be a known key. Did you mean epochs?"),
         ("train", "runtime.zzz=3", "runtime.zzz must be a known key. runtime has the keys"),
@@ -109,6 +114,7 @@ def only_line(stderr: str) -> str:
             "dataset.max_new_tokens=500 must fit after the prompt; got",
         ),
         ("evaluate", "dataset.max_new_tokens=500", "dataset.max_new_tokens=500 must fit after"),
+        ("train", "model.path=./modles/tiny", "model.path=./modles/tiny must be a folder or hub"),
         ("train", "model.path=no-such-folder", "model.path=no-such-folder must be a folder or hub"),
         ("evaluate", "model.path=no-such-folder", "model.path=no-such-folder must be a folder or"),
         ("train", "model.path=x.gguf", "model.path=x.gguf must be a file that exists."),
@@ -267,7 +273,7 @@ def test_outputs_that_cannot_be_written(
         (["train.py", "modle=tiny"], "modle must be a known key. Did you mean model?"),
         (["train.py", "seed=zero"], "seed must be a whole number, 0 or more; got seed=zero."),
         (["evaluate.py", "run=none"], "run=none must be a run's folder; there is no none/.hydra"),
-        (["train.py", "-m", "seed=0,1", "model=tiny,huge"], "model=huge must be one of small,"),
+        (["train.py", "-m", "seed=0,1", "model=tiny,huge"], "model=huge must be one of 13b, 7b,"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -31,6 +31,7 @@ PARTS = {  # what the others include
     "learner/sorm",
     "hydra/help/train",
     "hydra/help/evaluate",
+    "hydra/launcher/sweep",
 }
 OPTIONS = sorted(FILES - ENTRY_POINTS - PARTS)
 EVALUATE_GROUPS = {"model", "dataset", "sampler"}
@@ -53,7 +54,7 @@ def evaluation(*overrides: str) -> EvaluateConfig:
 def test_every_file_is_seen():
     on_disk = [p for p in CONF.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
     assert len(on_disk) == len(FILES)  # nothing but YAML, no two of a name
-    assert len(OPTIONS) + 7 == len(FILES) >= 29
+    assert len(OPTIONS) + 8 == len(FILES) >= 35
     assert FILES >= ENTRY_POINTS | PARTS
     groups = {option.split("/")[0] for option in OPTIONS}
     assert groups == {
@@ -295,7 +296,17 @@ RULES = [
     ("algorithm.name=dpo", [], "algorithm.name must be one of sft, ei, ppo, rcrl, sample, steps, "
      "orm, sorm; got algorithm.name=dpo."),
     ("+model.colour=red", [], "model.colour: Key 'colour' not in 'ModelConfig'. model has the keys "
-     "name, path, compute_dtype, device."),
+     "name, path, compute_dtype, device, num_parameters, resources."),
+    ("+model.resources.nodes=2", [], "model.resources.nodes: Key 'nodes' not in 'ResourcesConfig'. "
+     "model.resources has the keys gpus, cpus, memory_gb, hours."),
+    ("model.resources=null", [], "model.resources must be set; got model.resources=null."),
+    ("model.resources.memory_gb=1.5", [], "model.resources.memory_gb: Value '1.5' of type 'float'"),
+    ("model.resources.gpus=-1", [], "model.resources.gpus must be 0 or more; got -1."),
+    *((f"model.resources.{key}=0", [], f"model.resources.{key} must be 1 or more; got 0.")
+      for key in ("cpus", "memory_gb")),
+    *((f"model.resources.hours={hours}", [], "model.resources.hours must be above 0; got")
+      for hours in ("0", "inf", "nan")),
+    ("model.num_parameters=0", [], "model.num_parameters must be null (not known) or 1 or more"),
     ("+init.sft.rounds=3", [], "init.sft.rounds: Key 'rounds' not in 'SFTConfig'."),
     ("~model", [], "model must be set; got model=null."),
     ("+modle.name=tiny", [], "modle must be a known key. Remove it; got +modle."),
@@ -324,6 +335,9 @@ def test_no_schema_for_another_option_s_keys():
     "override",
     [
         "model.device=meta",
+        "model.num_parameters=null",
+        "model.resources.gpus=8",
+        "model.resources.hours=0.5",
         "algorithm.micro_batch_tokens=1",
         "init.sft.micro_batch_tokens=1",
         "sampler.batch_size=1",

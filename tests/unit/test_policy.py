@@ -21,6 +21,7 @@ from reasonrl.policy import (
     add_tokens,
     context_of,
     device_of,
+    find_folder,
     load_policy,
     load_tokenizer,
     local_folder,
@@ -167,10 +168,40 @@ def test_devices():
             device_of(described("x", device=device))
 
 
-def test_folders_and_hub_ids_stay_as_they_are(tmp_path: Path):
-    for path in ("models/tiny", "owner/name", str(tmp_path)):
-        assert local_folder(described(path), tmp_path / "models") == path
+def test_folders_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path("own/model").mkdir(parents=True)
+    for path in ("own/model", str(tmp_path)):
+        for find in (local_folder, find_folder):
+            assert find(described(path), tmp_path / "models") == path
     assert not (tmp_path / "models").exists()
+
+
+def test_a_hub_id_is_its_folder_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With and without a network: nothing asks the hub for each file."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    folder = tmp_path / "models--owner--name" / "snapshots" / "abc"
+    folder.mkdir(parents=True)
+    (tmp_path / "models--owner--name" / "refs").mkdir()
+    (tmp_path / "models--owner--name" / "refs" / "main").write_text("abc")
+    assert find_folder(described("owner/name"), tmp_path / "models") is None  # weights are missing
+    (folder / "model.safetensors").write_bytes(b"")
+    for find in (local_folder, find_folder):
+        assert find(described("owner/name"), tmp_path / "models") == str(folder)
+
+
+@pytest.mark.parametrize("path", ["./modles/tiny", "/modles/tiny", "modles/tiny/", "a/b/c", "~/x"])
+def test_a_path_that_is_no_hub_id_must_be_a_folder(tmp_path: Path, path: str):
+    for find in (local_folder, find_folder):
+        with pytest.raises(UserError, match="there is no such folder, and it is no hub id"):
+            find(described(path), tmp_path / "models")
+
+
+def test_a_hub_id_that_cannot_be_had(tmp_path: Path):
+    described_so = described("modles/tiny")
+    with pytest.raises(UserError, match="no such folder, and the hub didn't give it: Cannot find"):
+        local_folder(described_so, tmp_path / "models")
+    assert find_folder(described_so, tmp_path / "models") is None
 
 
 def test_gguf_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -185,6 +216,7 @@ def test_gguf_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match=r"must name a package with one \.gguf file; got 0"):
         local_folder(described("package:model_package"), models)
+    assert find_folder(described("package:model_package"), models) is None
     assert not models.exists()
 
 
@@ -201,7 +233,9 @@ def test_gguf_is_converted_once(
         return Policy(make_model(), tokenizer)
 
     monkeypatch.setattr(policy_module, "_load", read)
+    assert find_folder(described(file), tmp_path / "models") is None
     folders = [local_folder(described(file), tmp_path / "models") for _ in range(2)]
+    assert find_folder(described(file), tmp_path / "models") == folders[0]
     assert folders == [str(tmp_path / "models" / "some")] * 2
     assert reads == [(str(tmp_path), "model.gguf")]
     monkeypatch.undo()
