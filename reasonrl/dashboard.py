@@ -1,5 +1,6 @@
-"""What W&B shows of a sweep: a workspace, algorithm × reward × size, and runs after the fact.
+"""What people look at of many runs: a page of a sweep, and Weights & Biases.
 
+    python -m reasonrl.dashboard html outputs/sweeps/NAME
     python -m reasonrl.dashboard push --entity TEAM
     python -m reasonrl.dashboard mirror outputs/runs/NAME ...
 
@@ -12,108 +13,44 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from reasonrl.atomic import write_text
 from reasonrl.config import WandbConfig, resolve
 from reasonrl.errors import UserError
-from reasonrl.report.curve import VALIDATION
+from reasonrl.report.page import page
+from reasonrl.report.sweep_data import read_run
+from reasonrl.report.workspace import push
 from reasonrl.runs import RunFolder, is_done
-from reasonrl.wandb_mirror import logged_in, mirrored
+from reasonrl.sweep.manifest import Sweep
+from reasonrl.wandb_mirror import mirrored
 
-NAME = "algorithm x reward x size"  # W&B takes × for an emoji
-AXES = {"algorithm": "algorithm.name", "reward": "reward.name", "size": "model.name"}
-MATRIX = ("after_maj@1", "after_pass@1", "before_maj@1")
-LEARNING = ("sft/loss", "ei/loss", "rcrl/loss", "orm/loss", "sorm/loss")
-PPO = (
-    "rollout/correct",
-    "ppo/kl",
-    "ppo/entropy",
-    "ppo/explained_variance",
-    "ppo/clip_fraction",
-    "ppo/approx_kl",
-    "rollout/mean_length",
-    "rollout/finish_length",
-)
-EI = ("ei/new_solutions", "ei/problems_solved", "rollout/correct")
-MEDIA = ("learning_curve", "calibration")
+PAGE = "index.html"
 
 
-def workspace(entity: str, project: str) -> Any:
-    """A ``wandb_workspaces.workspaces.Workspace``, in this process only until it is saved.
+def write_page(folder: Path, output: Path | None) -> Path:
+    """Makes the page of a sweep, however far it is; returns the file, ``index.html`` in its folder
+    unless another is given.
 
-    Runs are grouped by algorithm, reward and model, so a bar or a line is a cell of the matrix with
-    its seeds together.
+    Raises UserError if there is no sweep in the folder.
     """
-    import wandb_workspaces.reports.v2 as wr
-    import wandb_workspaces.workspaces as ws
-
-    def lines(names: tuple[str, ...], x: str) -> list[Any]:
-        return [wr.LinePlot(title=name, x=x, y=[name]) for name in names]
-
-    matrix = [
-        wr.BarPlot(title=f"test {name}", metrics=[f"eval/{name}"], range_x=(0, 1))
-        for name in MATRIX
-    ]
-    by_axis = [
-        wr.BarPlot(
-            title=f"test maj@1 by {axis}",
-            metrics=["eval/after_maj@1"],
-            groupby=wr.Config(key),
-            range_x=(0, 1),
+    sweep = Sweep.read(folder)
+    with ThreadPoolExecutor() as pool:  # a cluster's file system answers slowly, but many at once
+        runs = list(
+            pool.map(
+                lambda run: read_run(sweep.run(run.name), run.overrides, run.needs), sweep.runs
+            )
         )
-        for axis, key in AXES.items()
-    ]
-    validation = [
-        wr.LinePlot(title=f"validation over {x}", x=x, y=[VALIDATION], range_y=(0, 1))
-        for x in ("step", "ei/rollouts", "ppo/rollouts")
-    ]
-    completions = wr.WeavePanelSummaryTable(table_name="completions")
-    pictures = [wr.MediaBrowser(title=name, media_keys=[name]) for name in MEDIA]
-    sections = {
-        NAME: [*matrix, *by_axis],
-        "validation": [*validation, *lines(("rcrl/conditioning_gap",), "step")],
-        "learning": lines(LEARNING, "step"),
-        "PPO": lines(PPO, "ppo/rollouts"),
-        "Expert Iteration": lines(EI, "ei/rollouts"),
-        "completions and pictures": [completions, *pictures],
-    }
-    return ws.Workspace(
-        entity=entity,
-        project=project,
-        name=NAME,
-        sections=[
-            ws.Section(name=name, panels=panels, is_open=name in (NAME, "validation"))
-            for name, panels in sections.items()
-        ],
-        settings=ws.WorkspaceSettings(x_axis="step", max_runs=100),
-        runset_settings=ws.RunsetSettings(groupby=[ws.Config(key) for key in AXES.values()]),
-    )
-
-
-def push(entity: str | None, project: str) -> str:
-    """Saves the workspace as a new view of the project; returns its address.
-
-    Raises UserError without W&B's packages, a login, or a server that takes it.
-    """
-    try:
-        import wandb
-        import wandb_workspaces  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"push must have W&B's packages; got {error}. pip install wandb wandb-workspaces."
-        ) from error
-    if not logged_in():
-        raise UserError("push must have a W&B login; got none. Run wandb login.")
-    try:
-        view = workspace(entity or str(wandb.Api().default_entity), project)
-        return str(view.save().url)
-    except wandb.Error as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"push must be taken by W&B's server; got: {reason}") from error
+    made = datetime.now(UTC).isoformat(timespec="seconds")
+    file = output or folder / PAGE
+    title = folder.resolve().name
+    write_text(file, page(title, sweep.command, sweep.created, made, runs))
+    return file
 
 
 def mirror(run: RunFolder, entity: str | None, project: str, group: str | None) -> None:
@@ -135,23 +72,37 @@ def mirror(run: RunFolder, entity: str | None, project: str, group: str | None) 
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m reasonrl.dashboard")
-    commands = parser.add_subparsers(dest="command", required=True)
-    pushing = commands.add_parser("push", help="save the workspace in W&B, as a new view")
-    mirroring = commands.add_parser("mirror", help="show finished runs in W&B")
-    mirroring.add_argument("runs", nargs="+", type=Path, help="their folders")
-    mirroring.add_argument("--group", help="the sweep's name")
+    parser = argparse.ArgumentParser(
+        prog="python -m reasonrl.dashboard", description="Look at many runs side by side."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    text = "write a page of a sweep that any browser opens, also offline"
+    html = commands.add_parser("html", help=text, description=text.capitalize())
+    html.add_argument("sweep", type=Path, metavar="SWEEP", help="its folder, outputs/sweeps/NAME")
+    html.add_argument("--output", type=Path, metavar="FILE", help=f"instead of SWEEP/{PAGE}")
+
+    text = "save a workspace for these runs in W&B, as a new view"
+    pushing = commands.add_parser("push", help=text, description=text.capitalize())
+
+    text = "show finished runs in W&B that were made without it"
+    mirroring = commands.add_parser("mirror", help=text, description=text.capitalize())
+    mirroring.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="its folder")
+    mirroring.add_argument("--group", metavar="NAME", help="the sweep's name")
+
     for command in (pushing, mirroring):
-        command.add_argument("--entity", help="yours, unless given")
-        command.add_argument("--project", default="reasonrl")
+        command.add_argument("--entity", metavar="TEAM", help="you, unless given")
+        command.add_argument("--project", default="reasonrl", metavar="NAME", help="%(default)s")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        if given.command == "push":
+        if given.command == "html":
+            print(write_page(given.sweep, given.output))
+        elif given.command == "push":
             print(push(given.entity, given.project))
         else:
-            for folder in given.runs:
-                mirror(RunFolder(folder), given.entity, given.project, given.group)
+            for run in given.runs:
+                mirror(RunFolder(run), given.entity, given.project, given.group)
     except UserError as error:
         sys.exit(f"error: {error}")
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from reasonrl.dashboard import AXES, NAME, push, workspace
 from reasonrl.errors import UserError
+from reasonrl.report.workspace import AXES, NAME, push, workspace
 from tests.conftest import small_config
 from tests.unit.fake_wandb import serving
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 SOURCES = "\n".join(
     file.read_text()
     for file in (Path(__file__).parents[2] / "reasonrl").rglob("*.py")
-    if file.name != "dashboard.py"
+    if file.name != "workspace.py"
 )
 FINAL = ("eval/before_maj@1", "eval/after_maj@1", "eval/after_pass@1")
 

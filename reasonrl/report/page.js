@@ -1,0 +1,375 @@
+"use strict";
+// Every text of a run reaches the page as a text node, never as HTML.
+
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const RUNS = DATA.runs;
+const COLORS = ["#3b78e0", "#e8710a", "#12a150", "#d33a4a", "#8e5bd0",
+                "#8a6d52", "#d957a8", "#6b7683", "#a3a31c", "#16a5bd"];
+const DASHES = ["solid", "dash", "dot"];  // with the next ten runs, with the ten after that
+const TICKED_AT_FIRST = 40;  // more lines tell nothing, and a browser takes its time
+const MOST_IN_LEGEND = 12;  // the table, and the pointer on a line, tell it too
+const MAIN = "after/maj@1";
+
+const $ = id => document.getElementById(id);
+const distinct = values => [...new Set(values)];
+
+function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name in made) made[name] = value; else made.setAttribute(name, value);
+  }
+  made.append(...children);
+  return made;
+}
+
+// As Python sorts: 10 after 9, and what isn't there comes last, whichever way.
+function compare(a, b, descending) {
+  if (a === b) return 0;
+  if (a === null || a === undefined || a === "") return 1;
+  if (b === null || b === undefined || b === "") return -1;
+  const order = typeof a === "number" && typeof b === "number"
+    ? a - b : String(a).localeCompare(String(b), undefined, {numeric: true});
+  return descending ? -order : order;
+}
+const sorted = values => [...values].sort((a, b) => compare(a, b, false));
+
+// ---------------------------------------------------------------- numbers
+
+const percent = value => value === null ? "?" : (100 * value).toFixed(1).replace(/^-(0\.0)$/, "$1");
+const interval = e => `[${percent(e.low)}, ${percent(e.high)}]`;
+const exact = e => `${e.value}, 95% interval ${e.low} to ${e.high}, of ${e.n} questions`;
+const isDifference = key => /^(gain|gap)\//.test(key);
+const established = e => e.n > 1 && (e.low > 0 || e.high < 0);
+
+function estimateCell(key, e) {
+  const cell = element("td", {className: "number"});
+  if (!e) return cell;
+  const bold = isDifference(key) && established(e);
+  const colour = bold ? (e.value > 0 ? "right" : "wrong") : "";
+  cell.append(element(bold ? "b" : "span", {className: colour}, `${percent(e.value)}%`), " ",
+              element("small", {}, interval(e)));
+  cell.title = exact(e);
+  return cell;
+}
+
+// ---------------------------------------------------------------- the runs and which are chosen
+
+const asked = RUNS.filter(run => run.overrides !== null);
+const ticked = new Set((asked.length ? asked : RUNS).slice(0, TICKED_AT_FIRST).map(r => r.name));
+const index = new Map(RUNS.map((run, i) => [run.name, i]));
+const color = run => COLORS[index.get(run.name) % COLORS.length];
+const dash = run => DASHES[Math.floor(index.get(run.name) / COLORS.length) % DASHES.length];
+
+function swatch(run) {
+  const made = element("span", {className: `swatch ${dash(run)}`});
+  made.style.borderColor = color(run);
+  return made;
+}
+const overridesOf = run => run.overrides === null ? "needed by others" : run.overrides.join(" ");
+
+const FILTERS = ["algorithm", "reward", "model"];
+const selects = {};
+for (const part of FILTERS) {
+  selects[part] = element("select", {name: part, onchange: filtersChanged},
+    element("option", {value: ""}, `any ${part}`),
+    ...sorted(distinct(RUNS.map(run => run[part]).filter(Boolean)))
+      .map(name => element("option", {value: name}, name)));
+  $("all").before(selects[part]);
+}
+$("text").oninput = filtersChanged;
+
+function isListed(run) {
+  const text = [run.name, overridesOf(run), run.state, run.error, run.init, run.dataset,
+                `seed=${run.seed}`].join(" ").toLowerCase();
+  return $("text").value.toLowerCase().split(/\s+/).every(word => text.includes(word))
+    && FILTERS.every(part => !selects[part].value || run[part] === selects[part].value);
+}
+
+function filtersChanged() { showTable(); drawAll(); }
+
+function tickListed(on) {
+  for (const run of RUNS.filter(isListed)) on ? ticked.add(run.name) : ticked.delete(run.name);
+  showTable();
+  drawAll();
+}
+$("all").onclick = () => tickListed(true);
+$("none").onclick = () => tickListed(false);
+
+// ---------------------------------------------------------------- the table
+
+// Of what is estimated, the columns; the rest unfolds. Of pass@k the first and the last k.
+function estimateColumns() {
+  const keys = new Set();
+  for (const run of RUNS) {
+    const names = Object.keys(run.estimates);
+    for (const kind of ["after", "before"]) {
+      const ks = names.filter(n => n.startsWith(`${kind}/pass@`)).map(n => +n.split("@")[1]);
+      for (const k of [Math.min(...ks), Math.max(...ks)]) keys.add(`${kind}/pass@${k}`);
+      for (const n of names) if (n.startsWith(`${kind}/maj@`)) keys.add(n);
+    }
+    for (const n of ["gain/maj@1", "gap/maj@1"]) keys.add(n);
+    for (const n of ["auroc", "accuracy", "calibration_error"]) keys.add(`validation/${n}`);
+  }
+  const order = ["after/maj@1", "gain/maj@1", "before/maj@1", "after/maj", "after/pass",
+                 "before/maj", "before/pass", "gap", "validation"];
+  const rank = key => order.findIndex(start => key.startsWith(start));
+  return [...keys].filter(key => RUNS.some(run => key in run.estimates))
+    .sort((a, b) => rank(a) - rank(b) || compare(a, b, false));
+}
+
+const PARTS = ["algorithm", "reward", "model", "init", "dataset", "seed"];
+const COLUMNS = [
+  {key: "name", value: run => run.name, cell: nameCell},
+  {key: "state", value: run => run.state, cell: stateCell},
+  ...estimateColumns().map(key => ({
+    key, value: run => run.estimates[key]?.value, cell: run => estimateCell(key, run.estimates[key]),
+    descending: true,
+  })),
+  ...PARTS.map(part => ({key: part, value: run => run[part]})),
+  {key: "attempt", value: run => run.attempt || null},
+  {key: "overrides", value: overridesOf,
+   cell: run => element("td", {className: run.overrides === null ? "none" : ""},
+                        overridesOf(run))},
+];
+let order = {column: null, descending: false};  // at first as the sweep has them
+const unfolded = new Set();
+
+function nameCell(run) {
+  const tick = element("input", {type: "checkbox", checked: ticked.has(run.name),
+    ariaLabel: `plot ${run.name}`,
+    onchange: () => {
+      tick.checked ? ticked.add(run.name) : ticked.delete(run.name);
+      showCount();
+      drawAll();
+    }});
+  const unfold = element("button", {type: "button", onclick: () => {
+    unfolded.has(run.name) ? unfolded.delete(run.name) : unfolded.add(run.name);
+    showTable();
+  }}, `${unfolded.has(run.name) ? "▾" : "▸"} ${run.name}`);
+  return element("td", {className: "name"}, tick, swatch(run), unfold);
+}
+
+function stateMark(state, text = state) {
+  return element("span", {className: `state ${state.replace(" ", "-")}`}, text);
+}
+
+function stateCell(run) {
+  const cell = element("td", {className: run.error ? "wide" : ""}, stateMark(run.state));
+  if (run.heartbeat) cell.title = `last sign of life ${run.heartbeat}`;
+  if (run.error) cell.append(element("div", {className: "error", title: run.error}, run.error));
+  return cell;
+}
+
+function showTable() {
+  const head = COLUMNS.map(column => element("th", {
+    className: column.key === "name" ? "name" : "", scope: "col",
+    ariaSort: order.column !== column ? "none" : order.descending ? "descending" : "ascending",
+    onclick: () => {
+      const again = order.column === column;
+      order = {column, descending: again ? !order.descending : Boolean(column.descending)};
+      showTable();
+    },
+  }, column.key.replace("/", " "),
+     order.column !== column ? "" : order.descending ? " ▼" : " ▲"));
+  $("runs").tHead.replaceChildren(element("tr", {}, ...head));
+
+  const listed = RUNS.filter(isListed);
+  if (order.column) {
+    const {column, descending} = order;
+    listed.sort((a, b) => compare(column.value(a), column.value(b), descending));
+  }
+  const rows = [];
+  for (const run of listed) {
+    const cells = COLUMNS.map(column => column.cell
+      ? column.cell(run) : element("td", {}, String(column.value(run) ?? "")));
+    rows.push(element("tr", {className: "run", id: `run-${run.name}`}, ...cells));
+    if (unfolded.has(run.name)) rows.push(details(run));
+  }
+  $("runs").tBodies[0].replaceChildren(...rows);
+  showCount();
+}
+
+function showCount() {
+  const listed = RUNS.filter(isListed);
+  const plotted = listed.filter(run => ticked.has(run.name)).length;
+  $("count").textContent = `${listed.length} of ${RUNS.length} listed, ${plotted} of them ticked`;
+}
+
+function details(run) {
+  const estimates = Object.keys(run.estimates).map(key => element("tr", {},
+    element("td", {}, key.replace("/", " ")), estimateCell(key, run.estimates[key])));
+  const completions = run.completions.map(c => element("tr", {},
+    element("td", {}, c.problem_id), element("td", {}, element("pre", {}, c.text)),
+    element("td", {className: c.correct ? "right" : "wrong"},
+            `${c.correct ? "✓" : "✗"} ${c.answer ?? "no answer"}`)));
+  const error = run.error ? [element("div", {className: "error"}, run.error)] : [];
+  const parts = [
+    ...error,
+    element("div", {}, element("h3", {}, "estimates"), estimates.length
+      ? element("table", {}, ...estimates) : element("p", {className: "none"}, "none yet")),
+    element("div", {className: "completions"},
+      element("h3", {}, "first greedy completions"), completions.length
+        ? element("table", {}, ...completions) : element("p", {className: "none"}, "none")),
+  ];
+  return element("tr", {className: "details"},
+    element("td", {colSpan: COLUMNS.length}, element("div", {className: "parts"}, ...parts)));
+}
+
+// ---------------------------------------------------------------- the matrices
+
+// A table for each model and dataset: algorithms × rewards. A row tells where its runs started if
+// not all of that algorithm started alike.
+function showMatrices() {
+  const runs = RUNS.filter(run => run.makes_policy);
+  const inits = run => distinct(runs.filter(r => r.algorithm === run.algorithm).map(r => r.init));
+  const row = run => inits(run).length > 1 ? `${run.algorithm} from ${run.init}` : run.algorithm;
+  const place = run => `${run.model} · ${run.dataset}`;
+  $("results").hidden = !runs.length;
+  for (const where of distinct(runs.map(place))) {
+    const here = runs.filter(run => place(run) === where);
+    const all = here.map(run => run.estimates[MAIN]?.value).filter(Number.isFinite);
+    const [least, most] = [Math.min(...all), Math.max(...all)];
+    const rewards = sorted(distinct(here.map(run => run.reward)));
+    const head = rewards.map(reward => element("th", {}, reward ?? "no reward"));
+    const body = sorted(distinct(here.map(row))).map(name => element("tr", {},
+      element("th", {}, name),
+      ...rewards.map(reward => matrixCell(
+        here.filter(run => row(run) === name && run.reward === reward), least, most))));
+    $("matrices").append(element("div", {}, element("h3", {}, where), element("table", {},
+      element("thead", {}, element("tr", {}, element("th"), ...head)),
+      element("tbody", {}, ...body))));
+  }
+}
+
+function matrixCell(runs, least, most) {
+  const cell = element("td");
+  const known = runs.filter(run => Number.isFinite(run.estimates[MAIN]?.value));
+  const values = known.map(run => run.estimates[MAIN].value);
+  if (values.length) {
+    const mean = values.reduce((a, b) => a + b) / values.length;
+    const e = known[0].estimates[MAIN];
+    cell.append(element("b", {}, `${percent(mean)}%`), element("small", {}, values.length === 1
+      ? interval(e)
+      : `${values.length} runs, ${percent(Math.min(...values))} to ${percent(Math.max(...values))}`));
+    const share = most > least ? (mean - least) / (most - least) : 0.5;
+    cell.style.background = `color-mix(in srgb, var(--accent) ${5 + 35 * share}%, var(--back))`;
+    cell.title = known.map(run => `${run.name}: ${exact(run.estimates[MAIN])}`).join("\n");
+  }
+  for (const state of distinct(runs.filter(run => !known.includes(run)).map(run => run.state))) {
+    const n = runs.filter(run => !known.includes(run) && run.state === state).length;
+    cell.append(stateMark(state, n > 1 ? `${n} ${state}` : state));
+  }
+  return cell;
+}
+
+// ---------------------------------------------------------------- the plots
+
+const METRICS = sorted(distinct(RUNS.flatMap(run => Object.keys(run.curves))));
+const FIRST = METRICS.includes(DATA.validation) ? DATA.validation : METRICS[0];
+const DEFAULTS = distinct([FIRST, METRICS.find(name => /\/(loss|policy_loss)$/.test(name))])
+  .filter(Boolean);
+const plots = [];
+
+const hasRollouts = RUNS.some(run => Object.values(run.curves).some(curve => curve.rollouts));
+for (const name of hasRollouts ? ["step", "rollouts"] : ["step"]) {
+  $("x").append(element("option", {value: name}, name));
+}
+
+// An exponential moving average that starts unbiased; a gap stays a gap.
+function smooth(values, weight) {
+  if (!weight) return values;
+  let sum = 0, norm = 0;
+  return values.map(value => {
+    if (value === null) return null;
+    sum = weight * sum + (1 - weight) * value;
+    norm = weight * norm + (1 - weight);
+    return sum / norm;
+  });
+}
+
+function addPlot(metric) {
+  const select = element("select", {ariaLabel: "metric", onchange: () => draw(plot)},
+    ...METRICS.map(name => element("option", {value: name}, name)));
+  select.value = metric;
+  const log = element("input", {type: "checkbox", onchange: () => draw(plot)});
+  const note = element("span", {className: "quiet"});
+  const close = element("button", {type: "button", title: "close this plot", onclick: () => {
+    plots.splice(plots.indexOf(plot), 1);
+    Plotly.purge(plot.chart);
+    plot.box.remove();
+  }}, "×");
+  const chart = element("div", {className: "chart"}), legend = element("div", {className: "legend"});
+  const box = element("div", {className: "plot"},
+    element("div", {className: "controls"}, select, element("label", {}, log, " log"), note, close),
+    chart, legend);
+  const plot = {select, log, note, chart, legend, box};
+  plots.push(plot);
+  $("plots").append(box);
+  draw(plot);
+  new ResizeObserver(() => plots.includes(plot) && Plotly.Plots.resize(chart)).observe(chart);
+}
+
+function draw(plot) {
+  const metric = plot.select.value, x = $("x").value, weight = +$("smoothing").value;
+  const chosen = RUNS.filter(run => ticked.has(run.name) && isListed(run));
+  const shown = chosen.filter(run => run.curves[metric]?.[x]);
+  const traces = shown.map(run => {
+    const curve = run.curves[metric];
+    const sparse = curve.values.length <= 60 || curve.values.includes(null);
+    return {
+      type: "scatter", mode: sparse ? "lines+markers" : "lines", name: run.name,
+      x: curve[x], y: smooth(curve.values, weight),
+      line: {color: color(run), dash: dash(run), width: 1.6}, marker: {size: 5},
+      hovertemplate: `<b>%{y}</b><br>${x} %{x}<br>%{fullData.name}<extra></extra>`,
+    };
+  });
+  const missing = chosen.length - shown.length;
+  plot.note.textContent = missing
+    ? `${missing} of the ${chosen.length} ${missing === 1 ? "has" : "have"} no such curve` : "";
+  plot.legend.replaceChildren(...(shown.length > MOST_IN_LEGEND ? [] : shown).map(
+    run => element("span", {}, swatch(run), run.name)));
+  const style = getComputedStyle(document.body);
+  const [front, line] = [style.color, style.getPropertyValue("--line")];
+  const axis = {gridcolor: line, linecolor: line, zeroline: false, automargin: true};
+  Plotly.react(plot.chart, traces, {
+    margin: {l: 52, r: 12, t: 12, b: 42},
+    paper_bgcolor: "transparent", plot_bgcolor: "transparent",
+    font: {family: "system-ui, sans-serif", size: 12, color: front},
+    hovermode: "closest", hoverlabel: {namelength: -1, align: "left"},
+    showlegend: false,
+    xaxis: {...axis, title: {text: x}},
+    yaxis: {...axis, type: plot.log.checked ? "log" : "linear"},
+    uirevision: `${metric} ${x} ${plot.log.checked}`,  // a zoom outlives ticks and smoothing
+  }, {displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"]});
+}
+
+function drawAll() { for (const plot of plots) draw(plot); }
+
+$("x").onchange = drawAll;
+$("smoothing").oninput = () => {
+  $("smoothness").textContent = +$("smoothing").value ? $("smoothing").value : "none";
+  drawAll();
+};
+$("add").onclick = () =>
+  addPlot(METRICS.find(name => !plots.some(plot => plot.select.value === name)) ?? FIRST);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+
+// ---------------------------------------------------------------- the rest
+
+$("command").textContent = DATA.command.join(" ");
+for (const time of ["created", "made"]) {
+  $(time).textContent = DATA[time].replace("T", " ").replace(/\+00:00$/, " UTC");
+}
+if (DATA.points_per_line) {
+  $("thinned").textContent = `· lines of more than ${DATA.points_per_line} points are thinned to `
+    + "their first, last, lowest and highest ones";
+}
+for (const state of distinct(RUNS.map(run => run.state))) {
+  const n = RUNS.filter(run => run.state === state).length;
+  $("states").append(stateMark(state, `${n} ${state}`));
+}
+showMatrices();
+showTable();
+if (METRICS.length) DEFAULTS.forEach(addPlot);
+else $("plots").append(element("p", {className: "none"}, "No run has logged anything yet."));
+$("add").disabled = !METRICS.length;

@@ -1,0 +1,225 @@
+"""What a page of a sweep shows, read from the runs' folders: they may be at any stage."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import yaml
+
+from reasonrl.errors import UserError
+from reasonrl.metrics import paired_difference
+from reasonrl.runs import RunFolder, read_status
+from reasonrl.tracking import read_metrics
+
+NOT_BEGUN = "not begun"
+MAKE_POLICIES = ("sft", "ei", "ppo", "rcrl")
+ASK_FOR_REWARD = ("ei", "ppo", "rcrl")
+ROLLOUTS = ("ppo/rollouts", "ei/rollouts")
+GREEDY = "greedy.parquet"
+NUM_COMPLETIONS = 8
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A metric of a run: one entry of each list for each line of metrics.jsonl that has it.
+
+    rollouts: sampled so far; a line that doesn't say belongs to the one before it. None for a run
+    that says it nowhere. values: None, for NaN and ±inf, is a gap.
+    """
+
+    step: list[int]
+    rollouts: list[int | None] | None
+    values: list[float | None]
+
+    def thinned(self, limit: int) -> Curve:
+        """At most so many points, all of them points of this curve.
+
+        Kept are the first, the last, and of each of (limit - 2) / 3 stretches of equally many
+        points the lowest, the highest and the first gap.
+        """
+        n = len(self.values)
+        if n <= limit:
+            return self
+        values = np.array([math.nan if v is None else v for v in self.values])
+        kept = {0, n - 1}
+        for part in np.array_split(np.arange(n), max(1, (limit - 2) // 3)):
+            gaps = np.isnan(values[part])
+            if gaps.any():
+                kept.add(int(part[gaps.argmax()]))
+            if not gaps.all():
+                kept |= {int(part[np.nanargmin(values[part])])}
+                kept |= {int(part[np.nanargmax(values[part])])}
+        at = sorted(kept)
+        return Curve(
+            [self.step[i] for i in at],
+            None if self.rollouts is None else [self.rollouts[i] for i in at],
+            [self.values[i] for i in at],
+        )
+
+
+@dataclass(frozen=True)
+class RunData:
+    """A run of a sweep. What isn't there yet is None or empty.
+
+    overrides: None for a run that only others need.
+    state: by the run's own word, or ``not begun``. heartbeat: its last sign of life.
+    error: why it failed, or what of its folder can't be read.
+    reward: None where the algorithm asks for none.
+    estimates: ``after/maj@1`` and so on: value, low, high, n. The folders of evaluation/, and
+        gain: after on before, paired; gap: between the best and the worst label.
+    completions: the first of those evaluated after: problem_id, text, answer, correct.
+    """
+
+    name: str
+    overrides: list[str] | None
+    state: str = NOT_BEGUN
+    attempt: int = 0
+    heartbeat: str | None = None
+    error: str | None = None
+    algorithm: str | None = None
+    reward: str | None = None
+    model: str | None = None
+    init: str | None = None
+    dataset: str | None = None
+    seed: int | None = None
+    estimates: dict[str, dict[str, Any]] = field(default_factory=dict)
+    curves: dict[str, Curve] = field(default_factory=dict)
+    completions: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def makes_policy(self) -> bool:
+        return self.algorithm in MAKE_POLICIES
+
+
+def read_run(run: RunFolder, overrides: list[str] | None, needs: Sequence[str]) -> RunData:
+    """Never raises for a run that is unfinished or damaged.
+
+    needs: the names of the runs that it needs directly.
+    """
+    data = RunData(run.path.name, overrides, **_parts(_config(run)))
+    if (status := read_status(run)) is not None:
+        data = replace(
+            data,
+            state=status.state,
+            attempt=status.attempt,
+            heartbeat=status.heartbeat,
+            error=status.error,
+        )
+    start = _start(run, needs)
+    read: dict[str, Callable[[], Any]] = {
+        "curves": lambda: read_curves(run.metrics),
+        "estimates": lambda: _estimates(run, start),
+        "gain": lambda: _gain(run, start),
+        "completions": lambda: _completions(run),
+    }
+    found, errors = {}, [data.error] if data.error else []
+    for name, reading in read.items():
+        try:
+            found[name] = reading()
+        except (UserError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            errors.append(f"its {name} can't be read: {' '.join(str(error).split())[:200]}")
+    found["estimates"] = found.get("estimates", {}) | found.pop("gain", {})
+    return replace(data, error="; ".join(errors) or None, **found)
+
+
+def read_curves(path: Path) -> dict[str, Curve]:
+    """By the name of the metric. Raises UserError for a line that isn't JSON."""
+    records = read_metrics(path)
+    says_rollouts = any(name in record for record in records for name in ROLLOUTS)
+    curves: dict[str, Curve] = {}
+    rollouts = None
+    for record in records:
+        rollouts = next((record[name] for name in ROLLOUTS if name in record), rollouts)
+        for name, value in record.items():
+            if name == "step" or isinstance(value, str):
+                continue
+            if name not in curves:
+                curves[name] = Curve([], [] if says_rollouts else None, [])
+            curve = curves[name]
+            curve.step.append(record["step"])
+            curve.values.append(_finite(value))
+            if curve.rollouts is not None:
+                curve.rollouts.append(rollouts)
+    return curves
+
+
+def _config(run: RunFolder) -> dict[str, Any]:
+    # OmegaConf takes fifteen times as long, and here nothing is left to be resolved.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        values = yaml.load(run.config.read_bytes(), loader)
+    except (OSError, yaml.YAMLError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _parts(config: dict[str, Any]) -> dict[str, Any]:
+    groups = ("algorithm", "reward", "model", "init", "dataset")
+    parts = {group: (config.get(group) or {}).get("name") for group in groups}
+    if parts["algorithm"] not in ASK_FOR_REWARD:
+        parts["reward"] = None
+    return {**parts, "seed": config.get("seed")}
+
+
+def _start(run: RunFolder, needs: Sequence[str]) -> Path:
+    """The evaluation of the policy that a run starts from: its own, or that of another run."""
+    before = run.evaluation / "before"
+    if before.exists():
+        return before
+    earlier = ((_config(run).get("init") or {}).get("run"), *needs)
+    for other in (RunFolder(run.path.parent / Path(name).name) for name in earlier if name):
+        if _parts(_config(other))["algorithm"] in MAKE_POLICIES:
+            return other.evaluation / "after"
+    return before
+
+
+def _estimates(run: RunFolder, start: Path) -> dict[str, dict[str, Any]]:
+    files = {file.parent.name: file for file in sorted(run.evaluation.glob("*/metrics.json"))}
+    files |= {"before": start / "metrics.json", "gap": run.evaluation / "conditioning_gap.json"}
+    return {
+        f"{kind}/{name}": {key: _finite(value) for key, value in estimate.items()}
+        for kind, file in files.items()
+        if file.exists()
+        for name, estimate in json.loads(file.read_bytes())["estimates"].items()
+    }
+
+
+def _gain(run: RunFolder, start: Path) -> dict[str, dict[str, Any]]:
+    """As it is printed at a run's end. Empty if the two evaluations ask different questions."""
+    after = run.evaluation / "after"
+    if not all((folder / "metrics.json").exists() for folder in (start, after)):
+        return {}
+    earlier, later = _greedy(start), _greedy(after)
+    if earlier.keys() != later.keys():
+        return {}
+    scores = [np.array([each[name] for name in earlier], float) for each in (earlier, later)]
+    return {"gain/maj@1": asdict(paired_difference(*scores))}
+
+
+def _greedy(evaluation: Path) -> dict[str, bool]:
+    """Whether right, by the problem's id."""
+    table = pq.read_table(evaluation / GREEDY, columns=["problem_id", "correct"])
+    return dict(zip(table["problem_id"].to_pylist(), table["correct"].to_pylist(), strict=True))
+
+
+def _completions(run: RunFolder) -> list[dict[str, Any]]:
+    file = run.evaluation / "after" / GREEDY
+    if not file.exists():
+        return []
+    columns = ["problem_id", "text", "answer", "correct"]
+    rows: list[dict[str, Any]] = (
+        pq.read_table(file, columns=columns).slice(0, NUM_COMPLETIONS).to_pylist()
+    )
+    return rows
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no ±inf."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

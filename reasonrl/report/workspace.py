@@ -1,0 +1,100 @@
+"""The workspace that W&B shows a project in: algorithm × reward × size, curves, completions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reasonrl.errors import UserError
+from reasonrl.report.curve import VALIDATION
+from reasonrl.wandb_mirror import logged_in
+
+NAME = "algorithm x reward x size"  # W&B takes × for an emoji
+AXES = {"algorithm": "algorithm.name", "reward": "reward.name", "size": "model.name"}
+MATRIX = ("after_maj@1", "after_pass@1", "before_maj@1")
+LEARNING = ("sft/loss", "ei/loss", "rcrl/loss", "orm/loss", "sorm/loss")
+PPO = (
+    "rollout/correct",
+    "ppo/kl",
+    "ppo/entropy",
+    "ppo/explained_variance",
+    "ppo/clip_fraction",
+    "ppo/approx_kl",
+    "rollout/mean_length",
+    "rollout/finish_length",
+)
+EI = ("ei/new_solutions", "ei/problems_solved", "rollout/correct")
+MEDIA = ("learning_curve", "calibration")
+
+
+def workspace(entity: str, project: str) -> Any:
+    """A ``wandb_workspaces.workspaces.Workspace``, in this process only until it is saved.
+
+    Runs are grouped by algorithm, reward and model, so a bar or a line is a cell of the matrix with
+    its seeds together.
+    """
+    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.workspaces as ws
+
+    def lines(names: tuple[str, ...], x: str) -> list[Any]:
+        return [wr.LinePlot(title=name, x=x, y=[name]) for name in names]
+
+    matrix = [
+        wr.BarPlot(title=f"test {name}", metrics=[f"eval/{name}"], range_x=(0, 1))
+        for name in MATRIX
+    ]
+    by_axis = [
+        wr.BarPlot(
+            title=f"test maj@1 by {axis}",
+            metrics=["eval/after_maj@1"],
+            groupby=wr.Config(key),
+            range_x=(0, 1),
+        )
+        for axis, key in AXES.items()
+    ]
+    validation = [
+        wr.LinePlot(title=f"validation over {x}", x=x, y=[VALIDATION], range_y=(0, 1))
+        for x in ("step", "ei/rollouts", "ppo/rollouts")
+    ]
+    completions = wr.WeavePanelSummaryTable(table_name="completions")
+    pictures = [wr.MediaBrowser(title=name, media_keys=[name]) for name in MEDIA]
+    sections = {
+        NAME: [*matrix, *by_axis],
+        "validation": [*validation, *lines(("rcrl/conditioning_gap",), "step")],
+        "learning": lines(LEARNING, "step"),
+        "PPO": lines(PPO, "ppo/rollouts"),
+        "Expert Iteration": lines(EI, "ei/rollouts"),
+        "completions and pictures": [completions, *pictures],
+    }
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name=NAME,
+        sections=[
+            ws.Section(name=name, panels=panels, is_open=name in (NAME, "validation"))
+            for name, panels in sections.items()
+        ],
+        settings=ws.WorkspaceSettings(x_axis="step", max_runs=100),
+        runset_settings=ws.RunsetSettings(groupby=[ws.Config(key) for key in AXES.values()]),
+    )
+
+
+def push(entity: str | None, project: str) -> str:
+    """Saves the workspace as a new view of the project; returns its address.
+
+    Raises UserError without W&B's packages, a login, or a server that takes it.
+    """
+    try:
+        import wandb
+        import wandb_workspaces  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"push must have W&B's packages; got {error}. pip install wandb wandb-workspaces."
+        ) from error
+    if not logged_in():
+        raise UserError("push must have a W&B login; got none. Run wandb login.")
+    try:
+        view = workspace(entity or str(wandb.Api().default_entity), project)
+        return str(view.save().url)
+    except wandb.Error as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"push must be taken by W&B's server; got: {reason}") from error
