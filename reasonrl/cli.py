@@ -22,7 +22,7 @@ from reasonrl.progress import console
 def run_app(main: Callable[[], None]) -> None:
     """Runs a Hydra entry point, with `one_line_errors` for what Hydra itself raises."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises instead of printing
-    _set_up_logging()
+    set_up_logging()
     with one_line_errors():
         main()
 
@@ -47,10 +47,11 @@ def one_line_errors() -> Iterator[None]:
     sys.exit(2)
 
 
-def _set_up_logging() -> None:
+def set_up_logging() -> None:
+    """What is logged goes to the terminal, without the chatter of libraries."""
     handler = RichHandler(console=console, show_path=False, show_time=False)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
-    for noisy in ("httpx", "datasets", "filelock", "matplotlib", "fsspec"):
+    for noisy in ("httpx", "datasets", "filelock", "matplotlib", "fsspec", "submitit"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -63,7 +64,8 @@ def _explain(error: Exception) -> str:
         return f"{group}={option} must be one of {', '.join(error.options)}."
     unknown = error.__cause__
     if not isinstance(unknown, (ConfigAttributeError, ConfigKeyError)):
-        return " ".join(str(error).split())
+        cause = f": {unknown.msg}" if isinstance(unknown, OmegaConfBaseException) else ""
+        return " ".join(f"{error}{cause}".split())
     keys = sorted({*unknown.parent_node} - {"name", "hydra"})
     close = difflib.get_close_matches(str(unknown.key), keys, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""

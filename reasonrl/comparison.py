@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 
-from hydra.core.utils import JobReturn, JobStatus
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
-
+from reasonrl.config import makes_policy
 from reasonrl.metrics import Estimate
-from reasonrl.progress import console
+from reasonrl.pipeline import Plan
+from reasonrl.progress import Progress, console
 from reasonrl.report.tables import comparison_table
-
-if TYPE_CHECKING:  # torch is slow to import, and a sweep that is refused doesn't need it
-    from reasonrl.train import Result
+from reasonrl.train import Result, result_of
 
 METRIC = "maj@1"
+MAX_ROWS = 40  # of more there is the sweep's page
 
 
-class Comparison(Callback):
-    """Hydra tells it when a job of a multirun has ended, and when all have."""
-
-    def __init__(self) -> None:
-        self._results: dict[tuple[str, ...], Result] = {}
-
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        if job_return.status == JobStatus.COMPLETED and job_return.return_value is not None:
-            self._results[tuple(config.hydra.overrides.task)] = job_return.return_value
-
-    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:  # noqa: ARG002 (Hydra's)
-        if len(self._results) > 1:
-            rows = dict(zip(short_names(self._results), compare(self._results), strict=True))
-            console.print(comparison_table("comparison, by maj@1; gains are paired", rows))
+def show_comparison(plans: Mapping[tuple[str, ...], Plan]) -> None:
+    """Prints a table of finished runs, by what their command said, that make a policy."""
+    progress = Progress()
+    policies = {o: p for o, p in plans.items() if makes_policy(p.config.algorithm)}
+    if 1 < len(policies) <= MAX_ROWS:
+        results = {o: result_of(planned, progress) for o, planned in policies.items()}
+        rows = dict(zip(short_names(results), compare(results), strict=True))
+        console.print(comparison_table("comparison, by maj@1; gains are paired", rows))
 
 
 def short_names(overrides: Mapping[tuple[str, ...], object]) -> list[str]:

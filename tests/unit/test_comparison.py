@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import OmegaConf
 from rich.console import Console
 
-from reasonrl.comparison import Comparison, compare, short_names
+from reasonrl import comparison
+from reasonrl.comparison import compare, short_names, show_comparison
 from reasonrl.evaluation import Evaluation
 from reasonrl.metrics import Estimate
 from reasonrl.progress import console
@@ -41,21 +41,21 @@ EI = Result(START, evaluation([1, 1, 0, 0], [1, 1, 1, 0]), None)
 RCRL = Result(START, evaluation([1, 1, 1, 0], [1, 1, 1, 1]), evaluation([0, 0, 0, 0]))
 
 
-def ended(value: object, *overrides: str, status: JobStatus = JobStatus.COMPLETED) -> Any:
-    config = OmegaConf.create({"hydra": {"overrides": {"task": list(overrides)}}})
-    result = JobReturn(status=status)
-    result.return_value = value
-    return config, result
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[tuple[str, ...], Any]], str]:
+    """What is printed of runs with these results; None: of a run that makes no policy."""
+    monkeypatch.setattr(comparison, "makes_policy", lambda result: result is not None)
+    monkeypatch.setattr(comparison, "result_of", lambda planned, _: planned.config.algorithm)
 
+    def show(results: Mapping[tuple[str, ...], Any]) -> str:
+        plans = {
+            o: SimpleNamespace(config=SimpleNamespace(algorithm=r)) for o, r in results.items()
+        }
+        with console.capture() as printed:
+            show_comparison(plans)
+        return printed.get()
 
-def shown_after(*jobs: Any) -> str:
-    """What is printed once these jobs have ended."""
-    comparison = Comparison()
-    for config, result in jobs:
-        comparison.on_job_end(config=config, job_return=result)
-    with console.capture() as shown:
-        comparison.on_multirun_end(config=OmegaConf.create({}))
-    return shown.get()
+    return show
 
 
 def values(row: Mapping[str, Estimate]) -> dict[str, float]:
@@ -143,30 +143,30 @@ def test_runs_are_named_by_what_they_do_not_share(
 # --- what is printed
 
 
-def test_a_sweep_ends_with_a_row_for_each_run() -> None:
-    shown = shown_after(
-        ended(RCRL, "algorithm=rcrl", "seed=0"), ended(EI, "algorithm=ei", "seed=0")
-    )
-    assert "comparison, by maj@1" in shown
-    assert shown.index("algorithm=rcrl") < shown.index("algorithm=ei")  # as they were run
-    assert "seed=0" not in shown
-    assert "conditioning" in shown
+def test_a_sweep_has_a_row_for_each_run(shown: Any) -> None:
+    table = shown({("algorithm=rcrl", "seed=0"): RCRL, ("algorithm=ei", "seed=0"): EI})
+    assert "comparison, by maj@1" in table
+    assert table.index("algorithm=rcrl") < table.index("algorithm=ei")  # as they were asked for
+    assert "seed=0" not in table
+    assert "conditioning" in table
 
 
-def test_nobody_is_compared_with_himself() -> None:
-    assert shown_after() == ""
-    assert shown_after(ended(EI, "algorithm=ei")) == ""
-    # One failed, and one makes no policy: there is still but one.
-    failed = ended(UserWarning("why"), "algorithm=ppo", status=JobStatus.FAILED)
-    assert shown_after(ended(EI, "algorithm=ei"), failed, ended(None, "algorithm=orm")) == ""
+def test_nobody_is_compared_with_himself(shown: Any) -> None:
+    assert shown({}) == ""
+    assert shown({("algorithm=ei",): EI}) == ""
+    assert shown({("algorithm=ei",): EI, ("algorithm=orm",): None}) == ""
 
 
-def test_what_failed_is_left_out() -> None:
-    failed = ended(UserWarning("why"), "algorithm=ppo", status=JobStatus.FAILED)
-    shown = shown_after(ended(EI, "algorithm=ei"), failed, ended(RCRL, "algorithm=rcrl"))
-    assert "algorithm=ei" in shown
-    assert "algorithm=rcrl" in shown
-    assert "ppo" not in shown
+def test_what_makes_no_policy_is_left_out(shown: Any) -> None:
+    table = shown({("algorithm=ei",): EI, ("algorithm=orm",): None, ("algorithm=rcrl",): RCRL})
+    assert "algorithm=ei" in table
+    assert "algorithm=rcrl" in table
+    assert "orm" not in table
+
+
+def test_of_hundreds_of_runs_no_table_is_printed(shown: Any) -> None:
+    assert shown({(f"seed={seed}",): EI for seed in range(40)}) != ""
+    assert shown({(f"seed={seed}",): EI for seed in range(41)}) == ""
 
 
 # --- the table

@@ -1,0 +1,85 @@
+"""What Hydra calls for `python train.py -m …`. Hydra finds it by its place, beside train.py."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from reasonrl.sweep.options import LauncherOptions
+
+MATRIX = "hydra_plugins.reasonrl_launcher.MatrixSweeper"
+
+
+class MatrixSweeper(BasicSweeper):
+    """Every combination, as Hydra's own; but that the launcher alone composes the points."""
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Hydra's composes each point, for seconds or minutes, and the launcher does it anyway."""
+
+
+class SweepLauncher(Launcher):
+    """Submits all points, or none if there is something wrong with one of them."""
+
+    def __init__(self, **_: Any) -> None:
+        """Options count as they are in each point: they may be swept too."""
+
+    def setup(
+        self,
+        *,
+        hydra_context: HydraContext,
+        task_function: TaskFunction,  # noqa: ARG002 (Hydra's)
+        config: DictConfig,
+    ) -> None:
+        self._config, self._compose = config, Composer(hydra_context, config)
+
+    def launch(
+        self,
+        job_overrides: Sequence[Sequence[str]],
+        initial_job_idx: int,  # noqa: ARG002 (Hydra's)
+    ) -> Sequence[JobReturn]:
+        from reasonrl.cli import one_line_errors
+        from reasonrl.sweep.launch import launch, point
+
+        with one_line_errors():
+            points = [point(tuple(o), self._compose(o)) for o in job_overrides]
+            launch(points, dry_run=self._config.dry_run)
+        return []
+
+
+class Composer:
+    """Composes points as Hydra does, but reads the files only once for each choice of options.
+
+    It takes Hydra a tenth of a second each time, though of most points only a value differs.
+    """
+
+    def __init__(self, hydra_context: HydraContext, config: DictConfig) -> None:
+        self._loader, self._master = hydra_context.config_loader, config
+        self._parser = OverridesParser.create(config_loader=self._loader)
+        self._chosen: dict[tuple[str, ...], DictConfig] = {}
+        self._is_group = cache(lambda key: bool(self._loader.get_group_options(key)))
+
+    def __call__(self, overrides: Sequence[str]) -> DictConfig:
+        parsed = self._parser.parse_overrides(list(overrides))
+        values = [o for o in parsed if not self._is_group(o.key_or_group)]
+        choices = tuple(str(o.input_line) for o in parsed if o not in values)
+        if choices not in self._chosen:
+            self._chosen[choices] = self._loader.load_sweep_config(self._master, list(choices))
+        config = copy.deepcopy(self._chosen[choices])
+        ConfigLoaderImpl._apply_overrides_to_config(values, config)
+        return config
+
+
+store = ConfigStore.instance().store
+store(group="hydra/launcher", name="options", node=LauncherOptions)
+store(group="hydra/sweeper", name="matrix", node=BasicSweeperConf(MATRIX))

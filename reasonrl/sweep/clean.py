@@ -1,0 +1,112 @@
+"""What a sweep leaves on the disk that nobody needs any more; never a result, never of a live run.
+
+1. ``work/`` of a run that is done: checkpoints, left where its end was cut short.
+2. On demand, ``work/`` of a run that ended long ago without being done: it will start over.
+3. Copies of the code that no unfinished run of any sweep is made with.
+4. Temporary files of writers that died.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from reasonrl.atomic import remove_folder, writing
+from reasonrl.runs import RunFolder, is_done
+from reasonrl.sweep.manifest import MANIFEST, Batch, Submission, Sweep
+from reasonrl.sweep.status import ALIVE, Report
+
+WORK = "work"  # a run's folder of checkpoints
+TEMPORARY = ".*~*~*~*.tmp"  # see reasonrl.atomic
+DAY = 24 * 3600.0  # an older temporary, and code that no sweep mentions yet, is nobody's
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A file or folder to remove. run: whose it is, if a run's."""
+
+    path: Path
+    why: str
+    size: int
+    run: RunFolder | None = None
+
+
+def leftovers(
+    sweep: Sweep, reports: Sequence[Report], *, failed: bool, days: float
+) -> list[Leftover]:
+    """What there is to remove.
+
+    failed: whether also checkpoints of runs that ended `days` ago or earlier without being done.
+    """
+    found = []
+    for report in reports:
+        if report.verdict in ALIVE:
+            continue
+        work = report.run.path / WORK
+        if work.exists() and report.verdict == "done":
+            found.append(Leftover(work, "checkpoints of a finished run", _size(work), report.run))
+        elif work.exists() and failed and _ended_before(report, days):
+            why = f"checkpoints of a run that is: {report.verdict}"
+            found.append(Leftover(work, why, _size(work), report.run))
+        found += [
+            Leftover(path, "abandoned", _size(path), report.run)
+            for path in report.run.path.rglob(TEMPORARY)
+            if WORK not in path.relative_to(report.run.path).parts and _age(path) > DAY
+        ]
+    needed = set(_code_needed(sweep.outputs))
+    for code in sorted((sweep.outputs / "code").glob("*")):
+        if code.resolve() not in needed and _age(code) > DAY:
+            found.append(Leftover(code, "code of finished sweeps", _size(code)))
+    return found
+
+
+def remove(leftover: Leftover) -> bool:
+    """False if somebody works in its run at this moment; then nothing is removed.
+
+    Raises UserError where it can't be removed.
+    """
+    lock = FileLock(leftover.run.path / ".lock", timeout=0) if leftover.run else nullcontext()
+    try:
+        with lock, writing(leftover.path):
+            if leftover.path.is_dir():
+                remove_folder(leftover.path)
+            else:
+                leftover.path.unlink(missing_ok=True)
+    except Timeout:
+        return False
+    return True
+
+
+def _code_needed(outputs: Path) -> Iterator[Path]:
+    """Raises UserError for a sweep that can't be read: nobody knows what it needs."""
+    for manifest in (outputs / "sweeps").glob(f"*/{MANIFEST}"):
+        sweep = Sweep.read(manifest.parent)
+        unfinished = [run for m in sweep.runs if not is_done(run := sweep.run(m.name))]
+        if unfinished:
+            yield Path(sweep.code).resolve()
+        submissions = filter(None, map(Submission.read, unfinished))
+        for folder in {submission.batch for submission in submissions}:
+            if batch := Batch.read(Path(folder)):
+                yield Path(batch.code).resolve()
+
+
+def _ended_before(report: Report, days: float) -> bool:
+    if report.status is None:
+        return False
+    age = datetime.now(UTC) - datetime.fromisoformat(report.status.heartbeat)
+    return age > timedelta(days=days)
+
+
+def _age(path: Path) -> float:
+    return time.time() - path.stat().st_mtime
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.lstat().st_size for file in files)

@@ -1,0 +1,202 @@
+"""From the points of a sweep to runs that are submitted: planned, every one, before any is."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from rich import box
+from rich.progress import track
+from rich.table import Table
+
+from reasonrl.config import TrainConfig, WandbConfig, resolve
+from reasonrl.errors import UserError
+from reasonrl.progress import console
+from reasonrl.provenance import now
+from reasonrl.runs import is_done, read_status
+from reasonrl.sweep.code import snapshot
+from reasonrl.sweep.manifest import Member, Sweep
+from reasonrl.sweep.options import LauncherOptions, cluster_of, job_options, validate
+from reasonrl.sweep.submit import submit
+from reasonrl.sweep.table import short_names, status_table, watch
+
+if TYPE_CHECKING:
+    from reasonrl.pipeline import Plan, Planner
+
+logger = logging.getLogger(__name__)
+
+MAX_NAME, MAX_VALUES = 60, 6
+MAX_ROWS = 40
+
+
+@dataclass(frozen=True)
+class Point:
+    """One combination of a sweep. overrides: what the command said of it."""
+
+    overrides: tuple[str, ...]
+    config: TrainConfig
+    options: LauncherOptions
+
+
+def point(overrides: Sequence[str], composed: DictConfig) -> Point:
+    """A composed point, taken apart and validated. Raises UserError, which names the point."""
+    with _naming(overrides):
+        given: Any = OmegaConf.to_container(composed.hydra.launcher, resolve=True)
+        options = LauncherOptions(**given)
+        validate(options)
+        with open_dict(composed):
+            del composed["hydra"]
+        return Point(tuple(overrides), resolve(composed), options)
+
+
+def launch(points: Sequence[Point], *, dry_run: bool = False) -> None:
+    """Submits a sweep, on Slurm or here, where it then is made; prints what will be, and was, done.
+
+    Raises UserError, also if it has waited for the runs and one of them isn't done.
+    """
+    from reasonrl.comparison import show_comparison  # torch is imported here
+    from reasonrl.pipeline import Planner
+
+    options = points[0].options
+    cluster = cluster_of(options)
+    plans = _plans(points, Planner(fetch=not dry_run, here=cluster == "local"))
+    runs = _runs(points, plans)
+    outputs = Path(points[0].config.runtime.outputs).resolve()
+    name = sweep_name(points, [planned.run.path.name for planned in plans])
+    sweep = Sweep(
+        path=outputs / "sweeps" / name,
+        command=sys.argv,
+        folder=os.getcwd(),
+        created=now(),
+        cluster=cluster,
+        code="" if dry_run else str(snapshot(outputs)),
+        at_once=options.processes if cluster == "local" else options.array_parallelism,
+        runs=[member for member, _ in runs.values()],
+    )
+    console.print(plan_table(sweep, asks=dry_run or cluster == "slurm"))
+    if dry_run:
+        return
+    configs = {name: _in_sweep(config, sweep) for name, (_, config) in runs.items()}
+    submitted = submit(sweep, configs)
+    if cluster == "slurm":
+        console.print(f"submitted: {len(submitted)} of {len(runs)} runs", soft_wrap=True)
+        console.print(f"python -m reasonrl.sweep status {sweep.path}", soft_wrap=True)
+        if options.wait:
+            console.print(status_table(sweep.name, watch(sweep, console)), soft_wrap=True)
+    undone = [member.name for member in sweep.runs if not is_done(sweep.run(member.name))]
+    if not undone:
+        show_comparison({p.overrides: planned for p, planned in zip(points, plans, strict=True)})
+    elif options.wait or cluster == "local":
+        raise UserError(
+            f"sweep={sweep.name} must be done; {len(undone)} of its {len(runs)} runs aren't. "
+            f"See python -m reasonrl.sweep status {sweep.path}, and give the same command again."
+        )
+
+
+def _plans(points: Sequence[Point], planner: Planner) -> list[Plan]:
+    plans = []
+    for one in track(points, description="planning", console=console, transient=True):
+        with _naming(one.overrides):
+            plans.append(planner.plan(one.config))
+    return plans
+
+
+def _runs(points: Sequence[Point], plans: Sequence[Plan]) -> dict[str, tuple[Member, TrainConfig]]:
+    """All runs there are to be, each once, by name; none before those it needs."""
+    runs: dict[str, tuple[Member, TrainConfig]] = {}
+    for point, planned in zip(points, plans, strict=True):
+        for one in planned.in_order():
+            name, said = one.run.path.name, list(point.overrides) if one is planned else None
+            if name not in runs or (said and runs[name][0].overrides is None):
+                needs = sorted({first.run.path.name for first in one.prerequisites.values()})
+                options = job_options(point.options, one.config)
+                runs[name] = Member(name, said, needs, options), one.config
+    return runs
+
+
+def _in_sweep(config: TrainConfig, sweep: Sweep) -> TrainConfig:
+    """As a run of this sweep: W&B groups by it, and runs side by side share the cores."""
+    tracking, runtime = config.tracking, config.runtime
+    if isinstance(tracking, WandbConfig) and tracking.group is None:
+        tracking = replace(tracking, group=sweep.name)
+    if sweep.cluster == "local" and sweep.at_once > 1 and runtime.threads is None:
+        from reasonrl.pipeline import usable_cores
+
+        runtime = replace(runtime, threads=max(1, usable_cores() // sweep.at_once))
+    return replace(config, tracking=tracking, runtime=runtime)
+
+
+def plan_table(sweep: Sweep, *, asks: bool) -> Table:
+    """The runs, whether they are done, what each needs first, and what its job asks Slurm for."""
+    title = f"{sweep.name}: {len(sweep.runs):,} runs"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    for column in ("run", "state", "needs", *(["asks for"] if asks else [])):
+        table.add_column(column, overflow="fold")
+    short = short_names([member.name for member in sweep.runs])
+    for member in sweep.runs[:MAX_ROWS]:
+        status = read_status(sweep.run(member.name))
+        state = status.state if status else "to do"
+        needs = "\n".join(short[need] for need in member.needs)
+        table.add_row(short[member.name], state, needs, *([_asks_for(member)] if asks else []))
+    if len(sweep.runs) > MAX_ROWS:
+        table.add_row(f"… and {len(sweep.runs) - MAX_ROWS:,} more")
+    return table
+
+
+def _asks_for(member: Member) -> str:
+    options = member.options
+    gpus = f"{options['gpus_per_node']} GPU, " if options["gpus_per_node"] else ""
+    cpus, memory = options["cpus_per_task"], options["mem_gb"]
+    return f"{gpus}{cpus} CPU, {memory} GB, {options['timeout_min'] / 60:.3g} h"
+
+
+@contextmanager
+def _naming(overrides: Sequence[str]) -> Iterator[None]:
+    """Says of an error in which of a sweep's points it is."""
+    try:
+        yield
+    except UserError as error:
+        point = " ".join(overrides)
+        raise UserError(f"{error} In the run of {point}; nothing is submitted.") from None
+
+
+def sweep_name(points: Sequence[Point], runs: Sequence[str]) -> str:
+    """``ei-ppo-rcrl_7b-13b_seed-0-1-1a2b3c4d``: what differs, and the hash of the runs' names.
+
+    So the same sweep has the same name, and the same folder.
+    """
+    values: dict[str, list[str]] = {}
+    for one in points:
+        for override in one.overrides:
+            key, _, value = override.partition("=")
+            if value not in values.setdefault(key, []):
+                values[key].append(value)
+    swept = [_swept(key, found) for key, found in values.items() if len(found) > 1]
+    readable = re.sub(r"[^A-Za-z0-9._]+", "-", "_".join(swept))[:MAX_NAME].strip("-_.")
+    digest = hashlib.sha256("\n".join(sorted({*runs})).encode()).hexdigest()[:8]
+    return "-".join(filter(None, [readable, digest]))
+
+
+def _swept(key: str, values: Sequence[str]) -> str:
+    """Names of options speak for themselves; numbers need their key, and many are counted."""
+    name = key.rpartition(".")[2]
+    if len(values) > MAX_VALUES:
+        return f"{len(values)}-{name}s"
+    return "-".join([name, *values] if _is_number(values[0]) else values)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,112 @@
+"""Runs of a sweep as processes of this machine, a few at a time, none before those it needs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+from filelock import FileLock, Timeout
+
+from reasonrl.runs import HEARTBEAT_SECONDS, RunFolder, Status, is_done, read_status
+from reasonrl.sweep.manifest import Batch, Member, Submission, Sweep
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.2
+MISSED_BEATS = 6  # in a row: a process of another host has died
+
+
+def is_alive(run: RunFolder) -> bool:
+    """Whether a process makes this run or, as launcher of a sweep on this machine, is about to.
+
+    Of a process of another host its heartbeat tells. What waits or runs on Slurm, Slurm knows.
+    """
+    status, submission = read_status(run), Submission.read(run)
+    if status is not None and status.state == "running" and _works(run, status):
+        return True
+    batch = Batch.read(Path(submission.batch)) if submission else None
+    if batch is None or batch.cluster != "local" or batch.host != socket.gethostname():
+        return False
+    begun = status is not None and status.started >= batch.submitted
+    return not begun and psutil.pid_exists(batch.pid)
+
+
+def _works(run: RunFolder, status: Status) -> bool:
+    if status.host != socket.gethostname():
+        age = datetime.now(UTC) - datetime.fromisoformat(status.heartbeat)
+        return age.total_seconds() < MISSED_BEATS * HEARTBEAT_SECONDS
+    try:
+        with FileLock(run.path / ".lock").acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def make(sweep: Sweep, batch: Batch, members: Sequence[Member]) -> None:
+    """Makes the runs of a batch. What a failed one is needed for isn't begun; the others go on.
+
+    With one at a time it has the terminal, with more each prints into a file of the batch's folder.
+    Interrupted (Ctrl-C, SIGTERM), it lets them save, and raises KeyboardInterrupt.
+    """
+    waiting = list(members)
+    working: dict[str, subprocess.Popen[bytes]] = {}
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        while waiting or working:
+            for name in [name for name, process in working.items() if process.poll() is not None]:
+                _report(sweep.run(name), working.pop(name).returncode)
+            unmade = {m.name for m in waiting} | working.keys()
+            for member in list(waiting):
+                if unmade.intersection(member.needs):
+                    continue
+                missing = [need for need in member.needs if not is_done(sweep.run(need))]
+                if missing:
+                    logger.error("%s isn't begun: it needs %s", member.name, ", ".join(missing))
+                    waiting.remove(member)
+                elif len(working) < sweep.at_once:
+                    logger.info("making %s", member.name)
+                    working[member.name] = _start(sweep, batch, member.name)
+                    waiting.remove(member)
+            time.sleep(POLL_SECONDS)
+    except BaseException:
+        for process in working.values():
+            process.send_signal(signal.SIGTERM)
+        for name, process in working.items():
+            logger.info("waiting for %s to save", name)
+            process.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _start(sweep: Sweep, batch: Batch, name: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-P", "-m", "reasonrl.worker", str(sweep.run(name).path)]
+    path = os.pathsep.join(filter(None, [batch.code, os.environ.get("PYTHONPATH")]))
+    where = {
+        "cwd": sweep.folder,
+        "env": os.environ | {"PYTHONPATH": path},
+        "start_new_session": True,  # Ctrl-C is for the launcher, which tells them to save
+    }
+    if sweep.at_once == 1:
+        return subprocess.Popen(command, **where)  # type: ignore[call-overload]
+    with open(batch.log(batch.runs.index(name)), "ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, **where)  # type: ignore[call-overload]
+
+
+def _report(run: RunFolder, code: int) -> None:
+    status = read_status(run)
+    if is_done(run):
+        logger.info("done: %s", run.path.name)
+    elif status is not None and status.state == "failed":
+        logger.error("failed: %s: %s", run.path.name, status.error)
+    else:
+        logger.error("ended: %s, with exit status %d", run.path.name, code)

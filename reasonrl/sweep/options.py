@@ -1,0 +1,95 @@
+"""What `hydra.launcher` says: where a sweep's runs are made, and what a job asks Slurm for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from reasonrl.config import TrainConfig
+from reasonrl.errors import UserError
+from reasonrl.sweep import slurm
+from reasonrl.sweep.manifest import Cluster
+
+CLUSTERS = ("auto", "slurm", "local")
+
+
+@dataclass
+class JobOptions:
+    """Of one job. None: Slurm's default, and of the first four what its model asks for
+    (``model.resources``).
+
+    setup: lines of bash before Python starts. signal_delay_s: how long before its time limit a job
+    is told to save. max_requeues: how often it may go on in another job after that, or after it was
+    preempted. additional_parameters: any others of sbatch, by their long names.
+    """
+
+    gpus_per_node: int | None = None
+    cpus_per_task: int | None = None
+    mem_gb: int | None = None
+    timeout_min: int | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    exclude: str | None = None
+    setup: list[str] = field(default_factory=list)
+    signal_delay_s: int = 120
+    max_requeues: int = 100
+    additional_parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class LauncherOptions(JobOptions):
+    """Of a sweep.
+
+    cluster: auto is slurm where there is an sbatch. wait: on Slurm, whether to stay until all runs
+    have ended. processes: on this machine, how many runs at a time. array_parallelism: on Slurm,
+    how many of an array's.
+    """
+
+    _target_: str = "hydra_plugins.reasonrl_launcher.SweepLauncher"
+    cluster: str = "auto"
+    wait: bool = False
+    processes: int = 1
+    array_parallelism: int = 1000
+
+
+def cluster_of(options: LauncherOptions) -> Cluster:
+    """Raises UserError for a cluster that isn't there."""
+    if options.cluster not in CLUSTERS:
+        raise UserError(
+            f"hydra.launcher.cluster must be one of {', '.join(CLUSTERS)}; got {options.cluster}."
+        )
+    if options.cluster == "slurm" and not slurm.available():
+        raise UserError(
+            "hydra.launcher.cluster=slurm must have sbatch on the PATH; got none. Do this on a "
+            "login node, or pass hydra.launcher.cluster=local."
+        )
+    if options.cluster == "local" or not slurm.available():
+        return "local"
+    return "slurm"
+
+
+def job_options(options: LauncherOptions, config: TrainConfig) -> dict[str, Any]:
+    """Of a run's job, with what its model asks for where nothing else is said."""
+    own = {name: getattr(options, name) for name in JobOptions.__dataclass_fields__}
+    resources = config.model.resources
+    asked = {
+        "gpus_per_node": resources.gpus,
+        "cpus_per_task": resources.cpus,
+        "mem_gb": resources.memory_gb,
+        "timeout_min": max(1, round(60 * resources.hours)),
+    }
+    return own | {name: value for name, value in asked.items() if own[name] is None}
+
+
+def validate(options: LauncherOptions) -> None:
+    """Raises UserError."""
+    for name in ("cpus_per_task", "mem_gb", "timeout_min", "processes", "array_parallelism"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UserError(f"hydra.launcher.{name} must be 1 or more; got {value}.")
+    for name in ("gpus_per_node", "signal_delay_s", "max_requeues"):
+        value = getattr(options, name)
+        if value is not None and value < 0:
+            raise UserError(f"hydra.launcher.{name} must be 0 or more; got {value}.")

@@ -1,0 +1,444 @@
+"""What became of each run of a sweep: joins its own word with what Slurm and its log say.
+
+Nothing here prints or imports torch.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from reasonrl.atomic import write_json
+from reasonrl.errors import UserError
+from reasonrl.runs import RunFolder, Status, read_status
+from reasonrl.sweep import local, slurm
+from reasonrl.sweep.manifest import Batch, Member, Submission, Sweep
+from reasonrl.sweep.slurm import Ended, Job
+from reasonrl.worker import ATTEMPT
+
+Verdict = Literal[
+    "done",
+    "running",
+    "queued",
+    "waiting",
+    "preempted",
+    "failed",
+    "crashed",
+    "out of memory",
+    "timed out",
+    "node failure",
+    "cancelled",
+    "blocked",
+    "to do",
+]
+"""
+done, failed (with its error): the run's own word.
+queued; waiting: queued, and what it needs isn't done; preempted: queued again after it saved.
+crashed: it ended without a word. cancelled: also if it left the queue before it began.
+blocked: what it needs ended without being done. to do: never submitted.
+"""
+
+ALIVE: tuple[Verdict, ...] = ("running", "queued", "waiting", "preempted")
+UNFINISHED: tuple[Verdict, ...] = (
+    "failed",
+    "crashed",
+    "out of memory",
+    "timed out",
+    "node failure",
+    "cancelled",
+    "blocked",
+    "to do",
+)
+
+REMEMBERED = "ended.json"
+TAIL = 32 * 1024  # bytes of a log or of metrics.jsonl
+
+# What Slurm itself writes into a job's log. "JOB REQUEUE" and "PREEMPTION" are no end.
+_CANCELLED = re.compile(r"\*\*\* (?:JOB|STEP) \S+ ON \S+ CANCELLED AT \S+(?: DUE TO (.+?))? \*\*\*")
+_MEMORY = re.compile(
+    r"(?:slurmstepd\S*|srun): .*(?:oom[-_]kill|Out Of Memory|exceeded memory limit)"
+)
+# Of bash ("Killed" or "job.sh: line 9: 1234 Killed   python"), of srun, of Python's faulthandler.
+_SIGNAL = re.compile(
+    r"(?:^|: task \S+ |: +\d+ |Python error: )"
+    r"(Segmentation fault|Bus error|Aborted|Illegal instruction|Floating point exception|Killed)",
+    re.MULTILINE,
+)
+_ERROR = re.compile(r"^\w[\w.]*(?:: .*)?$", re.MULTILINE)
+_PROGRESS = re.compile(r"reasonrl\.progress: (.+)$", re.MULTILINE)
+_METRICS = (
+    ("validation", b'"eval/validation_maj@1": '),
+    ("score", b'"rollout/score": '),
+    ("loss", b'/loss": '),
+)
+_STEP = re.compile(rb'{"step": (\d+)')
+_NUMBER = re.compile(rb"[-+.\deE]+")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that is known about what became of a run.
+
+    own: its own word. submitted: when it was last, None if never; job: whether Slurm took it.
+    alive: Slurm's state of its job if that is alive, or the same for a process of this machine.
+    stuck: whether it is in the queue for ever. beats: whether its heartbeat is recent.
+    ended: what Slurm says of its last job. log: the end of that job's log.
+    needs: the verdicts on its prerequisites.
+    """
+
+    own: Status | None = None
+    submitted: str | None = None
+    job: bool = False
+    alive: str | None = None
+    stuck: bool = False
+    beats: bool = False
+    ended: Ended | None = None
+    log: str = ""
+    needs: Mapping[str, Verdict] = field(default_factory=dict)
+
+
+def judge(evidence: Evidence) -> tuple[Verdict, str]:
+    """What became of a run, and why, in one line where there is something to say.
+
+    The run's own word wins where it is an end (done, failed), if it is about what was submitted
+    last. Then whether it is alive, then how it died.
+    """
+    own = evidence.own
+    said = own.state if own is not None else None
+    fresh = own is not None and (evidence.submitted is None or own.heartbeat >= evidence.submitted)
+    error = (own.error if own is not None else None) or ""
+    bad = [need for need, verdict in evidence.needs.items() if verdict in UNFINISHED]
+    if said == "done":
+        return "done", ""
+    if said == "failed" and fresh:
+        return "failed", error
+    if evidence.stuck:
+        return "blocked", _needs(bad)
+    if evidence.alive in {"PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "CONFIGURING"}:
+        waits = [need for need, verdict in evidence.needs.items() if verdict != "done"]
+        if waits:
+            return "waiting", _needs(waits)
+        return ("preempted" if said == "preempted" else "queued"), ""
+    if evidence.alive:
+        return "running", ""
+    if death := _death(evidence, bad, saved=fresh and said == "preempted"):
+        return death
+    if evidence.beats and said == "running":
+        return "running", "outside of this sweep's jobs"
+    if bad:
+        return "blocked", _needs(bad)
+    if said == "failed":
+        return "failed", error
+    if said == "preempted":
+        return "cancelled", "saved when it was told to stop, and not queued again"
+    if said == "running":
+        return "crashed", "no trace: killed, or its node failed"
+    if evidence.job:
+        return "cancelled", "left the queue before it began"
+    return "to do", ""
+
+
+def last_attempt(log: str) -> str:
+    """Logs are appended to: only what the last attempt printed tells how it ended."""
+    return log[max(log.rfind(ATTEMPT), 0) :]
+
+
+def _death(evidence: Evidence, bad: list[str], *, saved: bool) -> tuple[Verdict, str] | None:
+    """How a run ended that isn't alive and has no last word of its own, if anything tells."""
+    log = last_attempt(evidence.log)
+    cuts = [cut or "" for cut in _CANCELLED.findall(log)]
+    cut = cuts[-1] if cuts else None
+    state, reason, code = "", "", 0
+    if (ended := evidence.ended) is not None:
+        state, reason, code = ended.state, ended.reason, ended.exit_code
+    if state == "OUT_OF_MEMORY" or _MEMORY.search(log):
+        return "out of memory", ""
+    if state in {"TIMEOUT", "DEADLINE"} or cut == "TIME LIMIT":
+        return "timed out", "saved before" if saved else ""
+    if state in {"NODE_FAIL", "BOOT_FAIL"} or (cut or "").startswith("NODE FAILURE"):
+        return "node failure", ""
+    if state == "CANCELLED" and reason.startswith("Dependency") and bad:
+        return "blocked", _needs(bad)
+    if state == "CANCELLED" and reason == "DependencyNeverSatisfied":
+        return "blocked", "what it needs was not done then"
+    if state == "PREEMPTED" or cut == "PREEMPTION":
+        return "cancelled", "to make room for another job, and not queued again"
+    if cut == "JOB REQUEUE":
+        return "cancelled", "while it was queued again"
+    if state == "CANCELLED" or cut is not None:
+        return "cancelled", ""
+    if saved:
+        return None  # its exit status says no more than that
+    if crash := _crash(log, code):
+        return "crashed", crash
+    if state:
+        return "crashed", "without a word" if state == "COMPLETED" else f"Slurm says {state}"
+    return None
+
+
+def _crash(log: str, code: int) -> str:
+    if words := _SIGNAL.findall(log):
+        return "killed (SIGKILL)" if words[-1] == "Killed" else str(words[-1])
+    _, traceback, text = log.rpartition("\nTraceback (most recent call last):\n")
+    if traceback and (error := _ERROR.search(text)):
+        return error[0]
+    status, number = code >> 8, code & 0x7F
+    if status > 128:  # of a shell whose command died of a signal
+        status, number = 0, status - 128
+    if number:
+        with suppress(ValueError):
+            return f"killed ({signal.Signals(number).name})"
+    return f"exit status {status}" if status else ""
+
+
+def _needs(names: list[str]) -> str:
+    return f"needs {', '.join(names)}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What there is to say about a run.
+
+    reason: one line; empty where there is nothing to say. job: its last Slurm job's id.
+    slurm: Slurm's word on that, while it has one. seconds: that the last attempt has taken.
+    seconds_left: until its time limit. log: what its last job printed, if there is such a file.
+    progress, metric: for people.
+    """
+
+    member: Member
+    run: RunFolder
+    verdict: Verdict
+    reason: str
+    status: Status | None
+    batch: Batch | None
+    job: str | None
+    slurm: str | None
+    seconds: float | None
+    seconds_left: int | None
+    log: Path | None
+    progress: str
+    metric: str
+
+    def values(self) -> dict[str, Any]:
+        """For JSON."""
+        status = self.status
+        return {
+            "run": self.member.name,
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "needs": self.member.needs,
+            "status": asdict(status) if status else None,
+            "job": self.job,
+            "slurm": self.slurm,
+            "seconds": self.seconds,
+            "seconds_left": self.seconds_left,
+            "progress": self.progress,
+            "metric": self.metric,
+            "folder": str(self.run.path),
+            "log": str(self.log) if self.log else None,
+        }
+
+
+def look(sweep: Sweep) -> list[Report]:
+    """A report on each run of a sweep, in its order. Raises SlurmError.
+
+    What Slurm says of ended jobs is kept in their batches' folders, for it forgets it in minutes.
+    Where there is no Slurm, no job is alive. It isn't asked about what never had to do with it.
+    """
+    batches = Batches()
+    # First the queue: who isn't in it any more has said its last word.
+    jobs = jobs_by_run(batches) if _on_slurm(sweep, batches) else {}
+    last = {member.name: _Last.of(sweep.run(member.name), batches) for member in sweep.runs}
+    known = _ended([one for run, one in last.items() if run not in jobs])
+    reports: list[Report] = []
+    verdicts: dict[str, Verdict] = {}
+    for member in sweep.runs:  # none comes before what it needs
+        run, one = sweep.run(member.name), last[member.name]
+        job, ended = jobs.get(member.name), known.get(one.job or "")
+        verdict, reason = judge(
+            Evidence(
+                own=one.status,
+                submitted=one.batch.submitted if one.batch else None,
+                job=one.job is not None,
+                alive=job.state if job else one.process(run),
+                stuck=job is not None and job.reason == "DependencyNeverSatisfied",
+                beats=job is None and one.beats(run),
+                ended=ended,
+                log="" if one.done or job or one.log is None else tail(one.log),
+                needs={need: verdicts[need] for need in member.needs},
+            )
+        )
+        verdicts[member.name] = verdict
+        metrics = _end(run.metrics)
+        reports.append(
+            Report(
+                member=member,
+                run=run,
+                verdict=verdict,
+                reason=reason,
+                status=one.status,
+                batch=one.batch,
+                job=job.id if job else one.job,
+                slurm=job.state if job else (ended.state if ended else None),
+                seconds=_seconds(one.status, verdict),
+                seconds_left=job.seconds_left if job and verdict == "running" else None,
+                log=one.log,
+                progress=_progress(run, verdict, metrics),
+                metric=_metric(metrics),
+            )
+        )
+    return reports
+
+
+def _on_slurm(sweep: Sweep, batches: Batches) -> bool:
+    """Also a run of a sweep on this machine may last have been submitted to Slurm by another."""
+    if sweep.cluster == "slurm":
+        return True
+    last = (_Last.of(sweep.run(member.name), batches) for member in sweep.runs)
+    return any(one.batch is not None and one.batch.cluster == "slurm" for one in last)
+
+
+class Batches:
+    """Each is read once: hundreds of runs may be of the same."""
+
+    def __init__(self) -> None:
+        self._read: dict[Path, Batch | None] = {}
+
+    def get(self, path: Path) -> Batch | None:
+        if path not in self._read:
+            self._read[path] = Batch.read(path)
+        return self._read[path]
+
+
+def jobs_by_run(batches: Batches) -> dict[str, Job]:
+    """The jobs that are alive on Slurm, of whichever sweep, by the names of their runs."""
+    jobs = {}
+    for job in slurm.queue() if slurm.available() else []:
+        batch = batches.get(job.batch)
+        if batch is not None and job.task < len(batch.runs):
+            jobs[batch.runs[job.task]] = job
+    return jobs
+
+
+def tail(path: Path, size: int = TAIL) -> str:
+    """The last bytes of a file as text; empty if there is no such file."""
+    return _end(path, size).decode(errors="replace")
+
+
+@dataclass(frozen=True)
+class _Last:
+    """What the disk says of a run, and of the job that it was submitted as last.
+
+    job: Slurm's id of it. log: what it printed, which may not exist.
+    """
+
+    status: Status | None
+    batch: Batch | None
+    job: str | None
+    log: Path | None
+
+    @classmethod
+    def of(cls, run: RunFolder, batches: Batches) -> _Last:
+        status, submission = read_status(run), Submission.read(run)
+        batch = batches.get(Path(submission.batch)) if submission else None
+        if submission is None or batch is None:
+            return cls(status, None, None, None)
+        job, log = batch.job_of(submission.task), batch.log(submission.task)
+        if batch.cluster == "slurm" and job is None:  # its launcher died before it knew
+            logs = sorted(batch.path.glob(f"*_{submission.task}_0_log.out"))
+            if logs:
+                job, log = logs[-1].name.removesuffix("_0_log.out"), logs[-1]
+        return cls(status, batch, job, log)
+
+    @property
+    def done(self) -> bool:
+        return self.status is not None and self.status.state == "done"
+
+    def process(self, run: RunFolder) -> str | None:
+        """In Slurm's words, the state of this machine's process; None if there is none."""
+        if self.done or (self.batch and self.batch.cluster == "slurm"):
+            return None
+        if (self.batch is None and self.status is None) or not local.is_alive(run):
+            return None
+        begun = (
+            self.status is not None
+            and self.status.state == "running"
+            and (self.batch is None or self.status.started >= self.batch.submitted)
+        )
+        return "RUNNING" if begun else "PENDING"
+
+    def beats(self, run: RunFolder) -> bool:
+        return self.status is not None and self.status.state == "running" and local.is_alive(run)
+
+
+def _ended(last: list[_Last]) -> dict[str, Ended]:
+    """By job id, what Slurm says of ended jobs of runs that aren't done; new knowledge is kept."""
+    unfinished = [one for one in last if one.job and one.batch and not one.done]  # all of Slurm's
+    if not unfinished:
+        return {}
+    now = slurm.ended() if slurm.available() else {}
+    by_batch: dict[Path, list[str]] = {}
+    for one in unfinished:
+        assert one.batch is not None
+        assert one.job is not None
+        by_batch.setdefault(one.batch.path, []).append(one.job)
+    known: dict[str, Ended] = {}
+    for path, ids in by_batch.items():
+        old = _remembered(path / REMEMBERED)
+        new = {id: now[id] for id in ids if id in now}
+        if forgotten := [id for id in ids if id not in old | new]:
+            new |= slurm.accounting(forgotten)
+        if not new.items() <= old.items():
+            with suppress(UserError):  # another user's sweep, a full disk
+                values = {id: asdict(ended) for id, ended in (old | new).items()}
+                write_json(path / REMEMBERED, values)
+        known |= old | new
+    return known
+
+
+def _remembered(file: Path) -> dict[str, Ended]:
+    try:
+        return {id: Ended(**values) for id, values in json.loads(file.read_bytes()).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _seconds(status: Status | None, verdict: Verdict) -> float | None:
+    if status is None:
+        return None
+    end = datetime.now(UTC) if verdict == "running" else datetime.fromisoformat(status.heartbeat)
+    return max((end - datetime.fromisoformat(status.started)).total_seconds(), 0.0)
+
+
+def _progress(run: RunFolder, verdict: Verdict, metrics: bytes) -> str:
+    """``iteration 19 of 20: learning: 8 of 8, 0.3/s``; else the last step logged."""
+    if verdict == "running" and (lines := _PROGRESS.findall(tail(run.log, 4096))):
+        return str(lines[-1])
+    found = _STEP.match(metrics, max(metrics.rfind(b'{"step": '), 0))
+    return f"step {int(found[1]):,}" if found else ""
+
+
+def _metric(metrics: bytes) -> str:
+    """The last validation, else the last score of rollouts, else the last loss."""
+    for name, key in _METRICS:
+        start = metrics.rfind(key)
+        if start >= 0 and (number := _NUMBER.match(metrics, start + len(key))):
+            return f"{name} {float(number[0]):.3f}"
+    return ""
+
+
+def _end(path: Path, size: int = TAIL) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            file.seek(0, 2)
+            file.seek(max(file.tell() - size, 0))
+            return file.read()
+    except OSError:
+        return b""

@@ -1,0 +1,208 @@
+"""Submits those runs of a sweep that are neither done nor alive, each once. Imports no torch.
+
+All decisions are made under one lock for all sweeps of an outputs folder, and what is alive is
+asked of Slurm: a record could be wrong whenever a launcher was killed. A batch is written down
+before it is submitted, and its jobs carry its folder in their comment.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import socket
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import submitit
+from filelock import FileLock, Timeout
+
+from reasonrl.atomic import writing
+from reasonrl.config import TrainConfig
+from reasonrl.errors import UserError
+from reasonrl.provenance import now
+from reasonrl.runs import write_config
+from reasonrl.sweep import local, slurm
+from reasonrl.sweep.manifest import Batch, Member, Submission, Sweep
+from reasonrl.sweep.status import ALIVE, UNFINISHED, Report, look
+from reasonrl.worker import work
+
+logger = logging.getLogger(__name__)
+
+LOCK = ".submitting.lock"
+NOTICE_SECONDS = 5.0
+
+
+def submit(sweep: Sweep, configs: Mapping[str, TrainConfig]) -> list[str]:
+    """Submits a sweep anew: all its runs, with these configurations. Returns what was submitted.
+
+    On this machine the runs are made before it returns.
+    """
+    with _submitting(sweep.outputs):
+        reports = look(sweep)
+        todo = [report.member for report in reports if report.verdict in UNFINISHED]
+        for member in todo:
+            write_config(sweep.run(member.name), configs[member.name])
+        sweep.write()  # the last, so that a sweep that is there has all its configurations
+        batches = _submit(sweep, todo, reports)
+    return _make_here(sweep, todo, batches)
+
+
+def resubmit(sweep: Sweep, names: Iterable[str], changes: Mapping[str, Any]) -> list[str]:
+    """Submits these runs of a sweep again, and what they need, as they were first configured.
+
+    changes: of the options of their jobs, kept for later. Returns what was submitted.
+    """
+    if changes and sweep.cluster != "slurm":
+        raise UserError(
+            f"{', '.join(changes)} must be asked of Slurm; the runs of {sweep.name} are made on "
+            "this machine. Leave it out."
+        )
+    with _submitting(sweep.outputs):
+        sweep = Sweep.read(sweep.path)  # another launcher may have changed it meanwhile
+        reports = look(sweep)
+        wanted = {*names}
+        for report in reversed(reports):
+            if report.member.name in wanted:
+                wanted |= {*report.member.needs}
+        todo = [
+            replace(report.member, options={**report.member.options, **changes})
+            for report in reports
+            if report.member.name in wanted and report.verdict in UNFINISHED
+        ]
+        if changes:
+            changed = {member.name: member for member in todo}
+            runs = [changed.get(member.name, member) for member in sweep.runs]
+            replace(sweep, runs=runs).write()
+        batches = _submit(sweep, todo, reports)
+    return _make_here(sweep, todo, batches)
+
+
+@contextmanager
+def _submitting(outputs: Path) -> Iterator[None]:
+    with writing(outputs):
+        outputs.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(outputs / LOCK)
+        while not lock.is_locked:
+            try:
+                lock.acquire(timeout=NOTICE_SECONDS)
+            except Timeout:
+                logger.info("waiting for another launcher, which holds %s", outputs / LOCK)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _make_here(sweep: Sweep, todo: Sequence[Member], batches: Sequence[Batch]) -> list[str]:
+    for batch in batches:
+        if batch.cluster == "local":
+            local.make(sweep, batch, todo)
+    return [member.name for member in todo]
+
+
+def _submit(sweep: Sweep, todo: Sequence[Member], reports: Sequence[Report]) -> list[Batch]:
+    if sweep.cluster == "slurm":
+        return _submit_to_slurm(sweep, todo, reports)
+    return [_new_batch(sweep, todo, {})] if todo else []
+
+
+def _submit_to_slurm(
+    sweep: Sweep, todo: Sequence[Member], reports: Sequence[Report]
+) -> list[Batch]:
+    """As few arrays as there are different options and prerequisites to wait for.
+
+    A job waits for those alone that are alive: of one that Slurm has forgotten it would say that it
+    has succeeded.
+    """
+    stuck = [r.job for r in reports if r.verdict == "blocked" and r.slurm == "PENDING" and r.job]
+    slurm.cancel(stuck)
+    ids = {r.member.name: r.job for r in reports if r.verdict in ALIVE and r.job}
+    size = slurm.max_array_size()
+    batches = []
+    for level in _levels(todo):
+        arrays = defaultdict(list)
+        for member in level:
+            wait_for = sorted(ids[need] for need in member.needs if need in ids)
+            arrays[json.dumps([member.options, wait_for], sort_keys=True)].append(member)
+        for key, members in arrays.items():
+            options, wait_for = json.loads(key)
+            for start in range(0, len(members), size):
+                batch = _new_batch(sweep, members[start : start + size], options)
+                batch = _submit_array(sweep, batch, wait_for)
+                ids |= {name: str(batch.job_of(task)) for task, name in enumerate(batch.runs)}
+                batches.append(batch)
+    return batches
+
+
+def _levels(todo: Sequence[Member]) -> Iterator[list[Member]]:
+    """First those that need none of the others, then those that need only these, and so on."""
+    while todo:
+        names = {member.name for member in todo}
+        yield [member for member in todo if not names.intersection(member.needs)]
+        todo = [member for member in todo if names.intersection(member.needs)]
+
+
+def _new_batch(sweep: Sweep, members: Sequence[Member], options: dict[str, Any]) -> Batch:
+    number = 1 + max((int(folder.name) for folder in sweep.batches.glob("[0-9]*")), default=0)
+    batch = Batch(
+        path=sweep.batches / f"{number:04d}",
+        cluster=sweep.cluster,
+        runs=[member.name for member in members],
+        code=sweep.code,
+        submitted=now(),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        options=options,
+    )
+    batch.write()
+    for task, name in enumerate(batch.runs):
+        Submission(str(batch.path), task).write(sweep.run(name))
+    return batch
+
+
+def _submit_array(sweep: Sweep, batch: Batch, wait_for: Sequence[str]) -> Batch:
+    """The batch with the id of its array. Raises UserError if sbatch refuses it."""
+    executor = submitit.SlurmExecutor(folder=batch.path)
+    executor.update_parameters(**_sbatch_parameters(sweep, batch, wait_for))
+    folders = [str(sweep.run(name).path) for name in batch.runs]
+    try:
+        jobs = executor.map_array(work, folders, [batch.options["max_requeues"]] * len(folders))
+    except submitit.core.utils.FailedJobError as error:
+        raise UserError(
+            f"sbatch must take the jobs of {batch.path}; got {' '.join(str(error).split())}. "
+            "Change hydra.launcher.* and give the command again: what is in the queue stays there."
+        ) from None
+    batch = replace(batch, job=jobs[0].job_id.partition("_")[0])
+    batch.write()
+    return batch
+
+
+def _sbatch_parameters(sweep: Sweep, batch: Batch, wait_for: Sequence[str]) -> dict[str, Any]:
+    """In submitit's names. The site's setup comes before ours: a module may set PYTHONPATH."""
+    options = dict(batch.options)
+    code = f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(batch.code)}"
+    parameters = {
+        "job_name": sweep.name,
+        "comment": batch.comment,
+        "dependency": f"afterok:{':'.join(wait_for)}" if wait_for else None,
+        "array_parallelism": sweep.at_once,
+        "stderr_to_stdout": True,
+        "time": options.pop("timeout_min"),
+        "mem": f"{options.pop('mem_gb')}GB",
+        "gpus_per_node": options.pop("gpus_per_node") or None,
+        "setup": [*options.pop("setup"), f"{code}${{PYTHONPATH:+:$PYTHONPATH}}"],
+        "additional_parameters": {
+            "chdir": sweep.folder,
+            "requeue": True,
+            "kill-on-invalid-dep": "yes",  # else they stay in the queue for ever
+            **options.pop("additional_parameters"),
+        },
+    }
+    del options["max_requeues"]
+    return {name: value for name, value in (parameters | options).items() if value is not None}

@@ -1,0 +1,179 @@
+"""What there is to see of a sweep on a terminal.
+
+Lines are put together here, for a rich table of 1,000 rows takes more than a second.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.text import Text
+from rich.tree import Tree
+
+from reasonrl.sweep.manifest import Sweep
+from reasonrl.sweep.status import ALIVE, UNFINISHED, Report, Verdict, last_attempt, look, tail
+
+COLOURS: dict[Verdict, str] = {
+    "done": "green",
+    "running": "cyan",
+    "preempted": "yellow",
+    "queued": "dim",
+    "waiting": "dim",
+    "to do": "dim",
+    "blocked": "yellow",
+    "cancelled": "yellow",
+}
+HEADS = ("run", "state", "Slurm", "attempt", "progress", "took", "left", "last metric", "why")
+RIGHT = {"attempt", "took", "left"}
+GAP = "  "
+WATCH_SECONDS = 5.0
+LOG_LINES = 5  # of each failed run, below the table
+LOGS = 5  # of so many failed runs
+
+# What Slurm says where it is right.
+_EXPECTED: dict[Verdict, tuple[str, ...]] = {
+    "done": ("COMPLETED",),
+    "running": ("RUNNING",),
+    "queued": ("PENDING",),
+    "waiting": ("PENDING",),
+    "preempted": ("PENDING",),
+    "failed": ("FAILED",),
+    "crashed": ("FAILED",),
+    "out of memory": ("OUT_OF_MEMORY",),
+    "timed out": ("TIMEOUT",),
+    "node failure": ("NODE_FAIL",),
+    "cancelled": ("CANCELLED",),
+    "blocked": ("CANCELLED",),
+}
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Without the hash at the end, where that leaves it unique."""
+    short = {name: name.rpartition("-")[0] or name for name in names}
+    count = Counter(short.values())
+    return {name: short[name] if count[short[name]] == 1 else name for name in names}
+
+
+def status_table(title: str, reports: Sequence[Report], *, logs: bool = True) -> Text:
+    """A line for each run, then the counts, then the ends of failed ones' logs.
+
+    Columns with nothing in them are left out.
+    """
+    names = short_names([report.member.name for report in reports])
+    rows = [_row(report, names) for report in reports]
+    widths = [max(map(len, column), default=0) for column in zip(*rows, strict=True)]
+    widths = [max(w, len(head)) if w else 0 for w, head in zip(widths, HEADS, strict=True)]
+    text = Text(f"{title}\n", "bold")
+    text = Text.assemble(text, (_line(HEADS, widths) + "\n", "underline"))
+    colours = [_colour(report.verdict) for report in reports]
+    for row, colour in zip(rows, colours, strict=True):
+        start = len(text) + widths[0] + len(GAP)
+        text.append(_line(row, widths) + "\n")
+        text.stylize(colour, start, start + len(row[1]))
+    text.append(f"\n{summary(reports)}\n", "bold")
+    return text.append_text(_logs(reports, names)) if logs else text
+
+
+def watch(sweep: Sweep, console: Console) -> list[Report]:
+    """Shows the table, again and again, until no run is alive; returns what then is."""
+    from rich.live import Live
+
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        while True:
+            reports = look(sweep)
+            if not any(report.verdict in ALIVE for report in reports):
+                return reports
+            live.update(status_table(sweep.name, reports, logs=False), refresh=True)
+            time.sleep(WATCH_SECONDS)
+
+
+def _row(report: Report, names: dict[str, str]) -> tuple[str, ...]:
+    return (
+        names[report.member.name],
+        report.verdict,
+        _disagreement(report),
+        str(report.status.attempt) if report.status else "",
+        report.progress,
+        duration(report.seconds),
+        duration(report.seconds_left),
+        report.metric,
+        _shortened(report.reason, names),
+    )
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = zip(HEADS, cells, widths, strict=True)
+    shown = [c.rjust(w) if head in RIGHT else c.ljust(w) for head, c, w in padded if w]
+    return GAP.join(shown).rstrip()
+
+
+def summary(reports: Sequence[Report]) -> str:
+    """``12 runs: 9 done, 2 running, 1 failed``."""
+    count = Counter(report.verdict for report in reports)
+    order: tuple[Verdict, ...] = ("done", *ALIVE, *UNFINISHED)
+    counts = ", ".join(f"{count[verdict]} {verdict}" for verdict in order if count[verdict])
+    return f"{len(reports)} {'run' if len(reports) == 1 else 'runs'}: {counts}"
+
+
+def graph(reports: Sequence[Report]) -> Tree:
+    """Each run below the last of those it needs; the others that it needs are named."""
+    names = short_names([report.member.name for report in reports])
+    root = Tree("needed first", hide_root=True)
+    branches: dict[str, Tree] = {}
+    for report in reports:
+        *others, last = [*report.member.needs] or [""]
+        style = _colour(report.verdict)
+        label = f"{escape(names[report.member.name])} [{style}]{report.verdict}[/]"
+        if others:
+            label += f" [dim](needs also {escape(', '.join(names[other] for other in others))})[/]"
+        branches[report.member.name] = branches.get(last, root).add(label)
+    return root
+
+
+def duration(seconds: float | None) -> str:
+    """``3d 4h``, ``2h 05m``, ``7m 03s``, ``9s``; empty for None."""
+    if seconds is None:
+        return ""
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d {hours}h"
+    if hours:
+        return f"{hours}h {minutes:02}m"
+    return f"{minutes}m {seconds:02}s" if minutes else f"{seconds}s"
+
+
+def _colour(verdict: Verdict) -> str:
+    return COLOURS.get(verdict, "red")
+
+
+def _disagreement(report: Report) -> str:
+    """Slurm's word, only where it isn't what the verdict leads one to expect."""
+    if report.slurm is None or report.slurm in _EXPECTED.get(report.verdict, ()):
+        return ""
+    return report.slurm
+
+
+def _shortened(text: str, names: dict[str, str]) -> str:
+    if text.startswith("needs "):
+        return "needs " + ", ".join(names[name] for name in text[len("needs ") :].split(", "))
+    return text
+
+
+def _logs(reports: Sequence[Report], names: dict[str, str]) -> Text:
+    """Of runs that went wrong by themselves."""
+    bad = [r for r in reports if _colour(r.verdict) == "red"]
+    shown = Text()
+    for report in bad[:LOGS]:
+        shown.append(f"\n{names[report.member.name]}: {report.log or report.run.log}\n", "bold")
+        text = last_attempt(tail(report.log or report.run.log, 4096))
+        for line in text.rstrip().splitlines()[-LOG_LINES:] or ["(nothing)"]:
+            shown.append(f"  {line}\n")
+    if len(bad) > LOGS:
+        shown.append(f"\nand {len(bad) - LOGS} more that went wrong: logs RUN\n")
+    return shown

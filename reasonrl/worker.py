@@ -1,0 +1,84 @@
+"""What a job of a sweep does: make one run, as its folder says.
+
+    python -P -m reasonrl.worker outputs/runs/NAME
+
+Told to stop (SIGUSR2 before a time limit, SIGTERM for a job that matters more), it saves at its
+next step boundary; on Slurm the job then goes back into the queue, and here it ends with exit
+status 75. Imports torch only at work: launchers import this too.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from reasonrl.errors import UserError
+from reasonrl.preemption import Preempted, listening
+from reasonrl.runs import RunFolder, is_done, note_failure, read_config, read_status
+from reasonrl.sweep.local import is_alive
+
+STOPPED = 75  # EX_TEMPFAIL of sysexits.h: it will go on another time
+ATTEMPT = "reasonrl: attempt"  # begins what an attempt prints; logs are appended to
+
+
+def work(folder: str, max_requeues: int = 0) -> None:
+    """Makes the run in this folder, whose prerequisites are done. Raises what goes wrong.
+
+    max_requeues: how often its Slurm job may be put back into the queue.
+    """
+    run = RunFolder(Path(folder))
+    status = read_status(run)
+    print(f"{ATTEMPT} {status.attempt + 1 if status else 1} of {run.path}", flush=True)
+    with listening():
+        try:
+            with note_failure(run):
+                _make(run)
+        except Preempted:
+            if _requeue(max_requeues):
+                print("reasonrl: saved, and back in the queue", flush=True)
+            sys.exit(STOPPED)
+
+
+def _make(run: RunFolder) -> None:
+    from reasonrl.cli import set_up_logging
+    from reasonrl.pipeline import obtain, plan
+    from reasonrl.progress import Progress
+    from reasonrl.train import show_result
+
+    set_up_logging()
+    planned = plan(read_config(run))
+    for first in planned.prerequisites.values():
+        if not is_done(first.run) and not is_alive(first.run):
+            raise UserError(
+                f"run={run.path} must have its prerequisites first; {first.run.path} isn't done. "
+                "Resubmit the sweep: it begins with them."
+            )
+    progress = Progress()
+    obtain(planned, progress, wait=True)
+    show_result(planned, progress)
+
+
+def _requeue(max_requeues: int) -> bool:
+    """Puts this Slurm job back into the queue, unless it is being ended for another reason.
+
+    A job that is only warned is still RUNNING. One that was cancelled, that has reached its limit
+    or that Slurm puts back by itself isn't any more.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None or int(os.environ.get("SLURM_RESTART_COUNT", 0)) >= max_requeues:
+        return False
+    show = subprocess.run(
+        ["squeue", "--noheader", f"--jobs={job}", "--format=%T"], capture_output=True, text=True
+    )
+    if show.stdout.strip() != "RUNNING":
+        return False
+    return subprocess.run(["scontrol", "requeue", job]).returncode == 0
+
+
+if __name__ == "__main__":
+    try:
+        work(sys.argv[1])
+    except UserError as error:
+        sys.exit(f"error: {error}")

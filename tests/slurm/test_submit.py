@@ -1,0 +1,202 @@
+"""Submission to a real SLURM: each run once, whatever happens to the launcher, and how fast."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from reasonrl.config import TrainConfig
+from reasonrl.errors import UserError
+from reasonrl.provenance import now
+from reasonrl.runs import Status, write_status
+from reasonrl.sweep.manifest import Member, Sweep
+from reasonrl.sweep.status import look
+from reasonrl.sweep.submit import resubmit, submit
+from tests.conftest import ROOT, SMALL, small_config
+from tests.slurm.cluster import Cluster
+
+OPTIONS = {
+    "gpus_per_node": 0,
+    "cpus_per_task": 1,
+    "mem_gb": 1,
+    "timeout_min": 5,
+    "setup": [],
+    "signal_delay_s": 5,
+    "max_requeues": 3,
+    "additional_parameters": {},
+}
+# a and b are needed first: a by c, both by d.
+NEEDS: dict[str, list[str]] = {"a": [], "b": [], "c": ["a"], "d": ["a", "b"], "e": []}
+STEPS = {"os.rename", "os.mkdir", "subprocess.Popen"}  # after each of which a kill leaves a trace
+
+
+@pytest.fixture(autouse=True)
+def on_cluster(slurm: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """On its login node, with no job beginning."""
+    for name in ("PATH", "SLURM_CONF"):
+        monkeypatch.setenv(name, slurm.env[name])
+    slurm.run("scontrol", "update", "PartitionName=high", "State=DOWN")
+    yield slurm
+    slurm.run("scancel", "--me")
+    slurm.run("scontrol", "update", "PartitionName=high", "State=UP")
+
+
+def five(folder: Path) -> tuple[Sweep, dict[str, TrainConfig]]:
+    outputs = folder / "outputs"
+    sweep = Sweep(
+        path=outputs / "sweeps" / "five",
+        command=["train.py", "-m"],
+        folder=str(folder),
+        created=now(),
+        cluster="slurm",
+        code=str(ROOT),
+        at_once=100,
+        runs=[Member(name, [], needs, OPTIONS) for name, needs in NEEDS.items()],
+    )
+    return sweep, dict.fromkeys(NEEDS, small_config(outputs, "algorithm=sft"))
+
+
+def queue(cluster: Cluster) -> dict[str, str]:
+    """By job id, the ids of those it waits for."""
+    lines = cluster.run("squeue", "--array", "--noheader", "--format=%i|%E").splitlines()
+    return {line.partition("|")[0]: line.partition("|")[2] for line in lines}
+
+
+def check_that_each_is_queued_once(cluster: Cluster, sweep: Sweep) -> None:
+    reports = look(sweep)
+    jobs = {report.member.name: report.job for report in reports}
+    waits = {
+        job: {*found.replace("afterok:", "").split(",")} for job, found in queue(cluster).items()
+    }
+    assert sorted(waits) == sorted(map(str, jobs.values()))
+    for name, needs in NEEDS.items():
+        expected = {f"{jobs[need]}(unfulfilled)" for need in needs} or {"(null)"}
+        assert waits[str(jobs[name])] == expected
+    assert [r.verdict for r in reports] == [*["queued"] * 2, *["waiting"] * 2, "queued"]
+
+
+def test_a_sweep_is_submitted_with_its_dependencies(slurm: Cluster, tmp_path: Path) -> None:
+    sweep, configs = five(tmp_path)
+    assert submit(sweep, configs) == ["a", "b", "c", "d", "e"]
+    check_that_each_is_queued_once(slurm, sweep)
+    assert submit(sweep, configs) == []
+    check_that_each_is_queued_once(slurm, sweep)
+
+
+def test_what_is_done_is_neither_submitted_nor_waited_for(slurm: Cluster, tmp_path: Path) -> None:
+    sweep, configs = five(tmp_path)
+    for name in ("a", "e"):
+        sweep.run(name).path.mkdir(parents=True)
+        write_status(sweep.run(name), Status.here("done", 1))
+    assert submit(sweep, configs) == ["b", "c", "d"]
+    jobs = {report.member.name: report.job for report in look(sweep)}
+    found = queue(slurm)
+    assert found[str(jobs["c"])] == "(null)"
+    assert found[str(jobs["d"])] == f"afterok:{jobs['b']}(unfulfilled)"
+
+
+@pytest.mark.slow
+def test_killed_anywhere_the_next_launcher_completes_the_submission(
+    slurm: Cluster, tmp_path: Path
+) -> None:
+    for number in range(1, 200):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        sweep, configs = five(folder)
+        survived = submitting_dies_at(number, sweep, configs)
+        submit(sweep, configs)
+        check_that_each_is_queued_once(slurm, sweep)
+        slurm.run("scancel", "--me")
+        slurm.wait(lambda: not queue(slurm), "the queue is empty")
+        shutil.rmtree(folder)
+        if survived:
+            break
+    assert number > 20  # there were many places
+
+
+def submitting_dies_at(number: int, sweep: Sweep, configs: dict[str, TrainConfig]) -> bool:
+    """Whether it survived, having had fewer than so many steps."""
+    child = os.fork()
+    if child == 0:
+        steps = 0
+
+        def watch(event: str, _: tuple[object, ...]) -> None:
+            nonlocal steps
+            if event in STEPS:
+                steps += 1
+                if steps == number:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(watch)
+        exit_with(lambda: len(submit(sweep, configs)) - 5)
+    _, status = os.waitpid(child, 0)
+    assert status in (0, signal.SIGKILL)
+    return status == 0
+
+
+def exit_with(status: Callable[[], int]) -> None:
+    """Ends a forked child, before it takes itself for the test."""
+    try:
+        os._exit(status())
+    finally:
+        os._exit(99)
+
+
+def test_two_at_the_same_moment_submit_each_run_once(slurm: Cluster, tmp_path: Path) -> None:
+    sweep, configs = five(tmp_path)
+    submit(sweep, configs)
+    slurm.run("scancel", "--me")
+    slurm.wait(lambda: not queue(slurm), "the queue is empty")
+    children = []
+    for _ in range(4):
+        if (child := os.fork()) == 0:
+            exit_with(lambda: len(resubmit(sweep, NEEDS, {"mem_gb": 2})))
+        children.append(child)
+    counts = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert sorted(counts) == [0, 0, 0, 5]
+    check_that_each_is_queued_once(slurm, sweep)
+    memory = slurm.run("squeue", "--array", "--noheader", "--format=%m")
+    assert memory.split() == ["2G"] * 5
+    assert [member.options["mem_gb"] for member in Sweep.read(sweep.path).runs] == [2] * 5
+
+
+def test_what_slurm_refuses_is_a_clear_error_and_can_be_mended(
+    slurm: Cluster, tmp_path: Path
+) -> None:
+    sweep, configs = five(tmp_path)
+    asking = [replace(m, options=OPTIONS | {"partition": "nowhere"}) for m in sweep.runs]
+    with pytest.raises(UserError, match="invalid partition specified: nowhere"):
+        submit(replace(sweep, runs=asking), configs)
+    assert queue(slurm) == {}
+    assert {report.verdict for report in look(sweep)} == {"to do", "blocked"}
+    submit(sweep, configs)
+    check_that_each_is_queued_once(slurm, sweep)
+
+
+@pytest.mark.slow
+def test_a_thousand_runs(
+    slurm: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The limits are those of two idle cores, of which a test has but a part: hence times four."""
+    outputs = f"runtime.outputs={tmp_path}"
+    launch = ["train.py", "-m", "algorithm=sft", "seed=range(0,1000)", *SMALL, outputs]
+    seconds = timed([*launch, "hydra.launcher.mem_gb=1"])
+    assert len(queue(slurm)) == 1000
+    asked = timed(["-m", "reasonrl.sweep", "status", "--outputs", str(tmp_path)])
+    with capsys.disabled():
+        print(f"1,000 runs: submitted in {seconds:.1f} s, their status in {asked:.2f} s", end=" ")
+    assert seconds < 4 * 60
+    assert asked < 4 * 1
+
+
+def timed(command: list[str]) -> float:
+    started = time.monotonic()
+    subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True)
+    return time.monotonic() - started
