@@ -329,7 +329,8 @@ def test_a_sweep_of_the_three_ends_with_a_table(finished: Finished, tmp_path: Pa
     swept = subprocess.run(
         [
             *(sys.executable, "train.py", "--config-path", str(small_conf(tmp_path)), "-m"),
-            *("algorithm=ei,ppo,rcrl", f"runtime.outputs={outputs}", *SMALL, *SIZES),
+            *("algorithm=ei,ppo,rcrl", "hydra.launcher.cluster=local"),
+            *(f"runtime.outputs={outputs}", *SMALL, *SIZES),
         ],
         cwd=ROOT,
         env={**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"},

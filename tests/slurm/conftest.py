@@ -1,11 +1,21 @@
-"""A real SLURM for the tests of this folder."""
+"""A real SLURM for the tests of this folder, and a project to submit sweeps from."""
 
-from collections.abc import Iterator
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from reasonrl.sweep.manifest import Sweep
+from reasonrl.sweep.status import look
+from tests.conftest import ROOT, SMALL
 from tests.slurm.cluster import Cluster, ClusterError, cluster
+
+FAULTS = Path(__file__).parent / "faults"
+SMALL_RUNS = [*SMALL, "runtime.outputs=outputs", "runtime.checkpoint_seconds=0"]  # after each step
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +41,67 @@ def empty_queue(slurm: Cluster) -> Iterator[None]:
 def short_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for a cluster: with the test's name in it, a socket's path would be too long."""
     return tmp_path_factory.mktemp("c")
+
+
+@pytest.fixture
+def login(slurm: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """Commands, and what jobs inherit, are as in a shell on the cluster's login node."""
+    for name in ("PATH", "SLURM_CONF"):
+        monkeypatch.setenv(name, slurm.env[name])
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return slurm
+
+
+@pytest.fixture
+def faults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where orders are left for what runs: see faults/sitecustomize.py."""
+    folder = tmp_path / "faults"
+    folder.mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(FAULTS))
+    monkeypatch.setenv("REASONRL_FAULTS", str(folder))
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the code, to be edited."""
+    folder = tmp_path / "project"
+    for name in ("reasonrl", "hydra_plugins", "conf"):
+        skip = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, folder / name, ignore=skip)
+    shutil.copy(ROOT / "train.py", folder)
+    (folder / "models").symlink_to(ROOT / "models")
+    return folder
+
+
+def train(project: Path, *overrides: str, check: bool = True) -> str:
+    """What ``python train.py -m …`` prints."""
+    command = [sys.executable, "train.py", "-m", *SMALL_RUNS, *overrides]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True)
+    assert not check or done.returncode == 0, done.stderr[-3000:]
+    return done.stderr
+
+
+def sweep_of(project: Path) -> Sweep:
+    (manifest,) = (project / "outputs" / "sweeps").glob("*/sweep.json")
+    return Sweep.read(manifest.parent)
+
+
+def short(name: str) -> str:
+    """``sft 0``: algorithm and seed."""
+    algorithm, *_, seed, _ = name.split("-")
+    return f"{algorithm} {seed[1:]}"
+
+
+def wait_until(
+    sweep: Sweep, holds: Callable[[dict[str, str]], bool], seconds: float = 300.0
+) -> None:
+    """Until this holds of the verdicts on the sweep's runs, by their names."""
+    end = time.monotonic() + seconds
+    while not holds(verdicts := {r.member.name: str(r.verdict) for r in look(sweep)}):
+        assert time.monotonic() < end, verdicts
+        time.sleep(1)
+
+
+def all_done(verdicts: dict[str, str]) -> bool:
+    return {*verdicts.values()} == {"done"}

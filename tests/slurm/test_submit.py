@@ -38,14 +38,12 @@ STEPS = {"os.rename", "os.mkdir", "subprocess.Popen"}  # after each of which a k
 
 
 @pytest.fixture(autouse=True)
-def on_cluster(slurm: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """On its login node, with no job beginning."""
-    for name in ("PATH", "SLURM_CONF"):
-        monkeypatch.setenv(name, slurm.env[name])
-    slurm.run("scontrol", "update", "PartitionName=high", "State=DOWN")
-    yield slurm
-    slurm.run("scancel", "--me")
-    slurm.run("scontrol", "update", "PartitionName=high", "State=UP")
+def jobs_wait(login: Cluster) -> Iterator[None]:
+    """None begins."""
+    login.run("scontrol", "update", "PartitionName=high", "State=DOWN")
+    yield
+    login.run("scancel", "--me")
+    login.run("scontrol", "update", "PartitionName=high", "State=UP")
 
 
 def five(folder: Path) -> tuple[Sweep, dict[str, TrainConfig]]:

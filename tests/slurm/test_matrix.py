@@ -1,0 +1,92 @@
+"""The whole matrix by one command on a real SLURM, and what W&B and the page make of requeues."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from reasonrl.dashboard import write_page
+from reasonrl.runs import read_status
+from reasonrl.sweep.status import look
+from reasonrl.tracking import read_metrics
+from tests.slurm.cluster import Cluster
+from tests.slurm.conftest import all_done, sweep_of, train, wait_until
+from tests.unit.test_wandb_mirror import history
+
+SMALLER = {  # than the defaults, so that a run takes seconds
+    "conf/algorithm/ppo.yaml": {
+        "iterations": 2,
+        "rollouts_per_iteration": 16,
+        "batch_size": 8,
+        "validate_every": 1,
+    },
+    "conf/algorithm/ei.yaml": {"rounds": 1},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("login")
+def test_the_matrix_runs_to_the_end_and_makes_what_it_needs_once(project: Path) -> None:
+    for file, values in SMALLER.items():
+        text = (project / file).read_text()
+        for key, value in values.items():
+            text, found = re.subn(rf"^{key}: .*", f"{key}: {value}", text, flags=re.MULTILINE)
+            assert found == 1
+        (project / file).write_text(text)
+    matrix = ["algorithm=ei,ppo,rcrl", "reward=sparse,dense,orm,sorm", "model=tiny,small"]
+    train(project, *matrix, "hydra.launcher.mem_gb=2")
+    sweep = sweep_of(project)
+    assert sum(member.overrides is not None for member in sweep.runs) == 3 * 4 * 2
+    # Of each model: SFT; completions of the sparse EI policy, what becomes of their steps, for SORM
+    # (of one solution) and for RCRL (of four), and both reward models.
+    needed = sorted("-".join(m.name.split("-")[:2]) for m in sweep.runs if m.overrides is None)
+    assert needed == sorted(
+        f"{algorithm}-{model}"
+        for model in ("tiny", "small")
+        for algorithm in ("sft", "sample", "steps", "steps", "orm", "sorm")
+    )
+    wait_until(sweep, all_done, seconds=900)
+    folders = {folder.name for folder in (sweep.outputs / "runs").iterdir()}
+    assert folders == {member.name for member in sweep.runs}
+    assert {read_status(sweep.run(name)).attempt for name in folders} == {1}
+
+
+def test_after_three_requeues_wandb_and_the_page_have_each_step_once(
+    login: Cluster, project: Path, faults: Path
+) -> None:
+    steps = 12
+    wandb = ["tracking=wandb", "tracking.mode=offline"]
+    login.run("scontrol", "update", "PartitionName=high", "State=DOWN")
+    train(project, "algorithm=sft", f"algorithm.epochs={steps}", *wandb, "hydra.launcher.mem_gb=2")
+    sweep = sweep_of(project)
+    (member,) = sweep.runs
+    run, order, waiting = (
+        sweep.run(member.name),
+        faults / member.name,
+        faults / f"{member.name}.waiting",
+    )
+    order.write_text("wait")
+    login.run("scontrol", "update", "PartitionName=high", "State=UP")
+    for attempt, signal in enumerate(("USR2", "TERM", "USR2"), start=1):
+        login.wait(waiting.exists, f"attempt {attempt} has begun", 120)
+        assert read_status(run).attempt == attempt
+        waiting.unlink()
+        order.write_text("wait" if attempt < 3 else "nothing")
+        (job,) = (report.job for report in look(sweep))
+        login.run("scancel", f"--signal={signal}", job)
+    wait_until(sweep, all_done)
+    assert read_status(run).attempt == 4
+
+    lines = read_metrics(run.metrics)
+    assert [line["step"] for line in lines] == [*range(1, steps + 1)]
+    rows = history(run)
+    assert [row for row in rows if "step" in row] == lines
+    page = write_page(sweep.path, None).read_text()
+    (data,) = re.findall(
+        r'<script id="data" type="application/json">(.*?)</script>', page, re.DOTALL
+    )
+    (shown,) = json.loads(data)["runs"]
+    for name in ("sft/loss", "sft/grad_norm", "sft/learning_rate"):
+        assert shown["curves"][name]["values"] == [line[name] for line in lines]
+        assert shown["curves"][name]["step"] == [*range(1, steps + 1)]
