@@ -22,10 +22,16 @@ MATRIX = "hydra_plugins.reasonrl_launcher.MatrixSweeper"
 
 
 class MatrixSweeper(BasicSweeper):
-    """Every combination, as Hydra's own; but that the launcher alone composes the points."""
+    """Every combination, as Hydra's own; but that the launcher alone composes and writes."""
 
-    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Hydra's composes each point, for seconds or minutes, and the launcher does it anyway."""
+    def sweep(self, arguments: list[str]) -> Any:
+        """Hydra's composes each point first, for seconds or minutes, and makes a folder."""
+        assert self.hydra_context is not None
+        assert self.launcher is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        (points,) = self.split_arguments(overrides, max_batch_size=None)
+        return self.launcher.launch(points, initial_job_idx=0)
 
 
 class SweepLauncher(Launcher):
@@ -67,11 +73,20 @@ class Composer:
         self._loader, self._master = hydra_context.config_loader, config
         self._parser = OverridesParser.create(config_loader=self._loader)
         self._chosen: dict[tuple[str, ...], DictConfig] = {}
-        self._is_group = cache(lambda key: bool(self._loader.get_group_options(key)))
+        hydra = config.hydra  # hydra.searchpath may add groups
+        self._is_group = cache(
+            lambda key: bool(
+                self._loader.get_group_options(
+                    key, config_name=hydra.job.config_name, overrides=list(hydra.overrides.hydra)
+                )
+            )
+        )
 
     def __call__(self, overrides: Sequence[str]) -> DictConfig:
         parsed = self._parser.parse_overrides(list(overrides))
-        values = [o for o in parsed if not self._is_group(o.key_or_group)]
+        values = [
+            o for o in parsed if isinstance(o.value(), dict) or not self._is_group(o.key_or_group)
+        ]
         choices = tuple(str(o.input_line) for o in parsed if o not in values)
         if choices not in self._chosen:
             self._chosen[choices] = self._loader.load_sweep_config(self._master, list(choices))

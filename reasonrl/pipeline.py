@@ -88,8 +88,14 @@ def _read_result(run: RunFolder) -> SavedPolicy:
 
 
 def usable_cores() -> int:
-    """The cores this process may use, which may be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The cores this process may use, which may be fewer than the machine has.
+
+    Not every cluster binds a job to those it has asked for.
+    """
+    bound = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    return min(bound, int(os.environ.get("SLURM_CPUS_PER_TASK", bound)))
 
 
 def base_model(config: EvaluateConfig) -> str:

@@ -199,10 +199,7 @@ def running(run: RunFolder, *, wait: bool = False, poll: float = 1.0) -> Iterato
             with _heartbeat(run, status):
                 yield True
         except BaseException as error:
-            try:
-                write_status(run, _ended(status, error))
-            except UserError as unwritable:  # a full disk must not hide what went wrong first
-                logger.error("%s", unwritable)
+            _write_end(run, status, error)
             raise
         write_status(run, replace(status, state="done", heartbeat=now()))
 
@@ -219,9 +216,9 @@ def note_failure(run: RunFolder) -> Iterator[None]:
     except Preempted:
         raise
     except BaseException as error:
-        if read_status(run) == before:  # nobody has said anything since
-            attempt = before.attempt + 1 if before else 1
-            write_status(run, _ended(Status.here("failed", attempt), error))
+        # If nobody has said anything since, and there is anything left to do.
+        if read_status(run) == before and not is_done(run):
+            _write_end(run, Status.here("failed", before.attempt + 1 if before else 1), error)
         raise
 
 
@@ -268,6 +265,13 @@ def _heartbeat(run: RunFolder, status: Status) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()  # so that no late beat overwrites the final status
+
+
+def _write_end(run: RunFolder, status: Status, error: BaseException) -> None:
+    try:
+        write_status(run, _ended(status, error))
+    except UserError as unwritable:  # a full disk must not hide what went wrong first
+        logger.error("%s", unwritable)
 
 
 def _ended(status: Status, error: BaseException) -> Status:

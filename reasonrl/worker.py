@@ -10,14 +10,15 @@ status 75. Imports torch only at work: launchers import this too.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 from reasonrl.errors import UserError
 from reasonrl.preemption import Preempted, listening
 from reasonrl.runs import RunFolder, is_done, note_failure, read_config, read_status
+from reasonrl.sweep import slurm
 from reasonrl.sweep.local import is_alive
+from reasonrl.sweep.slurm import SlurmError
 
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: it will go on another time
 ATTEMPT = "reasonrl: attempt"  # begins what an attempt prints; logs are appended to
@@ -61,20 +62,17 @@ def _make(run: RunFolder) -> None:
 
 
 def _requeue(max_requeues: int) -> bool:
-    """Puts this Slurm job back into the queue, unless it is being ended for another reason.
-
-    A job that is only warned is still RUNNING. One that was cancelled, that has reached its limit
-    or that Slurm puts back by itself isn't any more.
-    """
+    """Puts this Slurm job back into the queue, unless it is being ended for another reason."""
     job = os.environ.get("SLURM_JOB_ID")
+    if "SLURM_ARRAY_TASK_ID" in os.environ:  # the last task's own id is that of the whole array
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     if job is None or int(os.environ.get("SLURM_RESTART_COUNT", 0)) >= max_requeues:
         return False
-    show = subprocess.run(
-        ["squeue", "--noheader", f"--jobs={job}", "--format=%T"], capture_output=True, text=True
-    )
-    if show.stdout.strip() != "RUNNING":
+    try:
+        return slurm.requeue(job)
+    except SlurmError as error:
+        print(f"reasonrl: not queued again: {error}", flush=True)
         return False
-    return subprocess.run(["scontrol", "requeue", job]).returncode == 0
 
 
 if __name__ == "__main__":

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
-from reasonrl.atomic import atomic_folder, json_text
+from filelock import FileLock
+
+from reasonrl.atomic import atomic_folder, json_text, writing
 from reasonrl.provenance import PACKAGE, SNAPSHOT, code_changes, code_version
 
 
@@ -17,20 +20,28 @@ def snapshot(outputs: Path, package: Path = PACKAGE) -> Path:
     last use. It goes on the module search path of jobs.
     """
     files = sorted(f for f in package.rglob("*") if f.is_file() and "__pycache__" not in f.parts)
-    names = [file.relative_to(package.parent).as_posix() for file in files]
+    # Read once: somebody may be editing them.
+    contents = {file.relative_to(package.parent).as_posix(): file.read_bytes() for file in files}
     digest = hashlib.sha256()
-    for file, name in zip(files, names, strict=True):
-        digest.update(f"{name}\n".encode() + hashlib.sha256(file.read_bytes()).digest())
+    for name, content in contents.items():
+        digest.update(f"{name}\n".encode() + hashlib.sha256(content).digest())
     folder = outputs / "code" / digest.hexdigest()[:8]
-    if folder.exists():
-        folder.touch()
-    else:
-        with atomic_folder(folder) as copy:
-            for file, name in zip(files, names, strict=True):
-                target = copy / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, target)
-            (copy / SNAPSHOT).write_text(json_text(code_version(package)))
-            if changes := code_changes(package):
-                (copy / "changes.diff").write_bytes(changes)
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(outputs / ".code.lock"):  # another launcher's jobs may run with the same
+            if folder.exists():
+                os.utime(folder)
+            else:
+                _write(contents, folder, package)
     return folder
+
+
+def _write(contents: Mapping[str, bytes], folder: Path, package: Path) -> None:
+    with atomic_folder(folder) as copy:
+        for name, content in contents.items():
+            target = copy / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+        (copy / SNAPSHOT).write_text(json_text(code_version(package)))
+        if changes := code_changes(package):
+            (copy / "changes.diff").write_bytes(changes)

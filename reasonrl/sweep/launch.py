@@ -25,7 +25,7 @@ from reasonrl.provenance import now
 from reasonrl.runs import is_done, read_status
 from reasonrl.sweep.code import snapshot
 from reasonrl.sweep.manifest import Member, Sweep
-from reasonrl.sweep.options import LauncherOptions, cluster_of, job_options, validate
+from reasonrl.sweep.options import LauncherOptions, cluster_of, job_options, read_options
 from reasonrl.sweep.submit import submit
 from reasonrl.sweep.table import short_names, status_table, watch
 
@@ -51,8 +51,7 @@ def point(overrides: Sequence[str], composed: DictConfig) -> Point:
     """A composed point, taken apart and validated. Raises UserError, which names the point."""
     with _naming(overrides):
         given: Any = OmegaConf.to_container(composed.hydra.launcher, resolve=True)
-        options = LauncherOptions(**given)
-        validate(options)
+        options = read_options(given)
         with open_dict(composed):
             del composed["hydra"]
         return Point(tuple(overrides), resolve(composed), options)
@@ -70,7 +69,7 @@ def launch(points: Sequence[Point], *, dry_run: bool = False) -> None:
     cluster = cluster_of(options)
     plans = _plans(points, Planner(fetch=not dry_run, here=cluster == "local"))
     runs = _runs(points, plans)
-    outputs = Path(points[0].config.runtime.outputs).resolve()
+    outputs = _outputs(points)
     name = sweep_name(points, [planned.run.path.name for planned in plans])
     sweep = Sweep(
         path=outputs / "sweeps" / name,
@@ -100,6 +99,17 @@ def launch(points: Sequence[Point], *, dry_run: bool = False) -> None:
             f"sweep={sweep.name} must be done; {len(undone)} of its {len(runs)} runs aren't. "
             f"See python -m reasonrl.sweep status {sweep.path}, and give the same command again."
         )
+
+
+def _outputs(points: Sequence[Point]) -> Path:
+    """The folder of all their runs. Raises UserError if there isn't one for all."""
+    folders = {Path(point.config.runtime.outputs).resolve(): None for point in points}
+    if len(folders) > 1:
+        raise UserError(
+            f"runtime.outputs must be the same for all runs of a sweep; got "
+            f"{', '.join(map(str, folders))}. Give one command for each."
+        )
+    return next(iter(folders))
 
 
 def _plans(points: Sequence[Point], planner: Planner) -> list[Plan]:
@@ -137,7 +147,7 @@ def _in_sweep(config: TrainConfig, sweep: Sweep) -> TrainConfig:
 
 def plan_table(sweep: Sweep, *, asks: bool) -> Table:
     """The runs, whether they are done, what each needs first, and what its job asks Slurm for."""
-    title = f"{sweep.name}: {len(sweep.runs):,} runs"
+    title = f"{sweep.name}: {len(sweep.runs):,} run{'s' if len(sweep.runs) > 1 else ''}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE)
     for column in ("run", "state", "needs", *(["asks for"] if asks else [])):
         table.add_column(column, overflow="fold")
@@ -165,8 +175,8 @@ def _naming(overrides: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        point = " ".join(overrides)
-        raise UserError(f"{error} In the run of {point}; nothing is submitted.") from None
+        point = f"In the run of {' '.join(overrides)}; nothing" if overrides else "Nothing"
+        raise UserError(f"{error} {point} is submitted.") from None
 
 
 def sweep_name(points: Sequence[Point], runs: Sequence[str]) -> str:
@@ -181,6 +191,7 @@ def sweep_name(points: Sequence[Point], runs: Sequence[str]) -> str:
             if value not in values.setdefault(key, []):
                 values[key].append(value)
     swept = [_swept(key, found) for key, found in values.items() if len(found) > 1]
+    swept = swept or [points[0].config.algorithm.name]
     readable = re.sub(r"[^A-Za-z0-9._]+", "-", "_".join(swept))[:MAX_NAME].strip("-_.")
     digest = hashlib.sha256("\n".join(sorted({*runs})).encode()).hexdigest()[:8]
     return "-".join(filter(None, [readable, digest]))

@@ -9,15 +9,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
 from filelock import FileLock, Timeout
 
-from reasonrl.runs import HEARTBEAT_SECONDS, RunFolder, Status, is_done, read_status
-from reasonrl.sweep.manifest import Batch, Member, Submission, Sweep
+from reasonrl.runs import HEARTBEAT_SECONDS, RunFolder, Status, is_done, read_status, write_status
+from reasonrl.sweep.manifest import SUBMISSION, Batch, Member, Submission, Sweep
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +37,23 @@ def is_alive(run: RunFolder) -> bool:
     batch = Batch.read(Path(submission.batch)) if submission else None
     if batch is None or batch.cluster != "local" or batch.host != socket.gethostname():
         return False
-    begun = status is not None and status.started >= batch.submitted
-    return not begun and psutil.pid_exists(batch.pid)
+    return not _has_begun(status, batch) and _lives(batch)
+
+
+def _has_begun(status: Status | None, batch: Batch) -> bool:
+    """Whether a run has, since it was submitted with this batch."""
+    return status is not None and status.started >= batch.submitted
+
+
+def _lives(batch: Batch) -> bool:
+    """Whether its launcher does; by now its number may be another's, which began later."""
+    try:
+        process = psutil.Process(batch.pid)
+        submitted = datetime.fromisoformat(batch.submitted).timestamp()
+        in_time = process.create_time() <= submitted + 1
+        return in_time and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _works(run: RunFolder, status: Status) -> bool:
@@ -54,6 +70,7 @@ def _works(run: RunFolder, status: Status) -> bool:
 def make(sweep: Sweep, batch: Batch, members: Sequence[Member]) -> None:
     """Makes the runs of a batch. What a failed one is needed for isn't begun; the others go on.
 
+    What they need and another process makes, such as one whose launcher was killed, is waited for.
     With one at a time it has the terminal, with more each prints into a file of the batch's folder.
     Interrupted (Ctrl-C, SIGTERM), it lets them save, and raises KeyboardInterrupt.
     """
@@ -63,19 +80,22 @@ def make(sweep: Sweep, batch: Batch, members: Sequence[Member]) -> None:
     try:
         while waiting or working:
             for name in [name for name, process in working.items() if process.poll() is not None]:
-                _report(sweep.run(name), working.pop(name).returncode)
+                _report(sweep.run(name), batch, working.pop(name).returncode)
             unmade = {m.name for m in waiting} | working.keys()
             for member in list(waiting):
-                if unmade.intersection(member.needs):
+                if len(working) == sweep.at_once:
+                    break
+                # First who is alive: one that isn't any more has said whether it is done.
+                if any(n in unmade or is_alive(sweep.run(n)) for n in member.needs):
                     continue
                 missing = [need for need in member.needs if not is_done(sweep.run(need))]
+                waiting.remove(member)
                 if missing:
                     logger.error("%s isn't begun: it needs %s", member.name, ", ".join(missing))
-                    waiting.remove(member)
-                elif len(working) < sweep.at_once:
+                    (sweep.run(member.name).path / SUBMISSION).unlink(missing_ok=True)
+                else:
                     logger.info("making %s", member.name)
                     working[member.name] = _start(sweep, batch, member.name)
-                    waiting.remove(member)
             time.sleep(POLL_SECONDS)
     except BaseException:
         for process in working.values():
@@ -86,6 +106,15 @@ def make(sweep: Sweep, batch: Batch, members: Sequence[Member]) -> None:
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def wait_for(runs: Iterable[RunFolder]) -> None:
+    """Until no other process makes any of them."""
+    for run in runs:
+        if not is_done(run) and is_alive(run):
+            logger.info("waiting for %s, which another process makes", run.path.name)
+            while is_alive(run):
+                time.sleep(POLL_SECONDS)
 
 
 def _start(sweep: Sweep, batch: Batch, name: str) -> subprocess.Popen[bytes]:
@@ -102,8 +131,13 @@ def _start(sweep: Sweep, batch: Batch, name: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, stdout=log, stderr=log, **where)  # type: ignore[call-overload]
 
 
-def _report(run: RunFolder, code: int) -> None:
+def _report(run: RunFolder, batch: Batch, code: int) -> None:
+    """Says what became of a run; for it, if it couldn't: else it would seem to be still to come."""
     status = read_status(run)
+    if not is_done(run) and not _has_begun(status, batch):
+        failed = Status.here("failed", attempt=status.attempt + 1 if status else 1)
+        status = replace(failed, error=f"exit status {code} before it began")
+        write_status(run, status)
     if is_done(run):
         logger.info("done: %s", run.path.name)
     elif status is not None and status.state == "failed":

@@ -54,6 +54,20 @@ class LauncherOptions(JobOptions):
     array_parallelism: int = 1000
 
 
+def read_options(given: dict[str, Any]) -> LauncherOptions:
+    """Of ``hydra.launcher``, validated. Raises UserError."""
+    known = LauncherOptions.__dataclass_fields__
+    for name in given:
+        if name not in known:
+            raise UserError(
+                f"hydra.launcher.{name} must be a known key; they are {', '.join(known)}. What "
+                "else sbatch takes goes into hydra.launcher.additional_parameters."
+            )
+    options = LauncherOptions(**given)
+    validate(options)
+    return options
+
+
 def cluster_of(options: LauncherOptions) -> Cluster:
     """Raises UserError for a cluster that isn't there."""
     if options.cluster not in CLUSTERS:

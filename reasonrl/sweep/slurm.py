@@ -139,6 +139,18 @@ def cancel(ids: Sequence[str]) -> None:
         _run("scancel", "--quiet", *some.split(","))
 
 
+def requeue(id: str) -> bool:
+    """Puts a job back into the queue, unless it is being ended. Raises SlurmError.
+
+    A job that is only warned is still RUNNING. One that was cancelled, that has reached its limit
+    or that Slurm puts back by itself isn't any more.
+    """
+    if _run("squeue", "--noheader", f"--jobs={id}", "--format=%T").strip() != "RUNNING":
+        return False
+    _run("scontrol", "requeue", id)
+    return True
+
+
 def max_array_size() -> int:
     """How many tasks an array may have; its largest index is one less. Raises SlurmError."""
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _run("scontrol", "show", "config"), re.M)

@@ -14,7 +14,7 @@ import shlex
 import socket
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,16 +41,20 @@ NOTICE_SECONDS = 5.0
 def submit(sweep: Sweep, configs: Mapping[str, TrainConfig]) -> list[str]:
     """Submits a sweep anew: all its runs, with these configurations. Returns what was submitted.
 
-    On this machine the runs are made before it returns.
+    On this machine it returns when the runs are made, also those that other processes make.
     """
-    with _submitting(sweep.outputs):
-        reports = look(sweep)
-        todo = [report.member for report in reports if report.verdict in UNFINISHED]
-        for member in todo:
-            write_config(sweep.run(member.name), configs[member.name])
-        sweep.write()  # the last, so that a sweep that is there has all its configurations
-        batches = _submit(sweep, todo, reports)
-    return _make_here(sweep, todo, batches)
+    with _alone(sweep):
+        with _locked(sweep.outputs / LOCK):
+            reports = look(sweep)
+            todo = [report.member for report in reports if report.verdict in UNFINISHED]
+            for member in todo:
+                write_config(sweep.run(member.name), configs[member.name])
+            sweep.write()  # the last, so that a sweep that is there has all its configurations
+            batches = _submit(sweep, todo, reports)
+        _make_here(sweep, todo, batches)
+        if sweep.cluster == "local":
+            local.wait_for(sweep.run(member.name) for member in sweep.runs)
+    return [member.name for member in todo]
 
 
 def resubmit(sweep: Sweep, names: Iterable[str], changes: Mapping[str, Any]) -> list[str]:
@@ -63,47 +67,53 @@ def resubmit(sweep: Sweep, names: Iterable[str], changes: Mapping[str, Any]) -> 
             f"{', '.join(changes)} must be asked of Slurm; the runs of {sweep.name} are made on "
             "this machine. Leave it out."
         )
-    with _submitting(sweep.outputs):
-        sweep = Sweep.read(sweep.path)  # another launcher may have changed it meanwhile
-        reports = look(sweep)
-        wanted = {*names}
-        for report in reversed(reports):
-            if report.member.name in wanted:
-                wanted |= {*report.member.needs}
-        todo = [
-            replace(report.member, options={**report.member.options, **changes})
-            for report in reports
-            if report.member.name in wanted and report.verdict in UNFINISHED
-        ]
-        if changes:
-            changed = {member.name: member for member in todo}
-            runs = [changed.get(member.name, member) for member in sweep.runs]
-            replace(sweep, runs=runs).write()
-        batches = _submit(sweep, todo, reports)
-    return _make_here(sweep, todo, batches)
+    with _alone(sweep):
+        with _locked(sweep.outputs / LOCK):
+            sweep = Sweep.read(sweep.path)  # another launcher may have changed it meanwhile
+            reports = look(sweep)
+            wanted = {*names}
+            for report in reversed(reports):
+                if report.member.name in wanted:
+                    wanted |= {*report.member.needs}
+            todo = [
+                replace(report.member, options={**report.member.options, **changes})
+                for report in reports
+                if report.member.name in wanted and report.verdict in UNFINISHED
+            ]
+            if changes:
+                changed = {member.name: member for member in todo}
+                runs = [changed.get(member.name, member) for member in sweep.runs]
+                replace(sweep, runs=runs).write()
+            batches = _submit(sweep, todo, reports)
+        _make_here(sweep, todo, batches)
+    return [member.name for member in todo]
+
+
+def _alone(sweep: Sweep) -> AbstractContextManager[None]:
+    """On this machine a sweep has one launcher at a time, until its runs are made."""
+    return _locked(sweep.path / LOCK) if sweep.cluster == "local" else nullcontext()
 
 
 @contextmanager
-def _submitting(outputs: Path) -> Iterator[None]:
-    with writing(outputs):
-        outputs.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(outputs / LOCK)
-        while not lock.is_locked:
-            try:
-                lock.acquire(timeout=NOTICE_SECONDS)
-            except Timeout:
-                logger.info("waiting for another launcher, which holds %s", outputs / LOCK)
+def _locked(file: Path) -> Iterator[None]:
+    with writing(file.parent):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(file)
+        try:
+            lock.acquire(timeout=NOTICE_SECONDS)
+        except Timeout:
+            logger.info("waiting for another launcher, which holds %s", file)
+            lock.acquire()
     try:
         yield
     finally:
         lock.release()
 
 
-def _make_here(sweep: Sweep, todo: Sequence[Member], batches: Sequence[Batch]) -> list[str]:
+def _make_here(sweep: Sweep, todo: Sequence[Member], batches: Sequence[Batch]) -> None:
     for batch in batches:
         if batch.cluster == "local":
             local.make(sweep, batch, todo)
-    return [member.name for member in todo]
 
 
 def _submit(sweep: Sweep, todo: Sequence[Member], reports: Sequence[Report]) -> list[Batch]:
@@ -186,7 +196,15 @@ def _submit_array(sweep: Sweep, batch: Batch, wait_for: Sequence[str]) -> Batch:
 def _sbatch_parameters(sweep: Sweep, batch: Batch, wait_for: Sequence[str]) -> dict[str, Any]:
     """In submitit's names. The site's setup comes before ours: a module may set PYTHONPATH."""
     options = dict(batch.options)
+    additional = {
+        "chdir": sweep.folder,
+        "requeue": True,
+        "kill-on-invalid-dep": "yes",  # else they stay in the queue for ever
+        **options.pop("additional_parameters"),
+    }
     code = f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(batch.code)}"
+    # Some versions of srun don't take it from sbatch: the run would have a single core.
+    cores = "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"
     parameters = {
         "job_name": sweep.name,
         "comment": batch.comment,
@@ -196,13 +214,8 @@ def _sbatch_parameters(sweep: Sweep, batch: Batch, wait_for: Sequence[str]) -> d
         "time": options.pop("timeout_min"),
         "mem": f"{options.pop('mem_gb')}GB",
         "gpus_per_node": options.pop("gpus_per_node") or None,
-        "setup": [*options.pop("setup"), f"{code}${{PYTHONPATH:+:$PYTHONPATH}}"],
-        "additional_parameters": {
-            "chdir": sweep.folder,
-            "requeue": True,
-            "kill-on-invalid-dep": "yes",  # else they stay in the queue for ever
-            **options.pop("additional_parameters"),
-        },
+        "setup": [*options.pop("setup"), f"{code}${{PYTHONPATH:+:$PYTHONPATH}}", cores],
+        "additional_parameters": {k: v for k, v in additional.items() if v is not False},
     }
     del options["max_requeues"]
     return {name: value for name, value in (parameters | options).items() if value is not None}

@@ -9,8 +9,8 @@ cgroups, where root may make them. Without root it runs the jobs of the user who
 
 What it does as a large cluster would:
 
-1. Each node is a slurmd of its own, with its own CPUs and 2,000 MB of memory a CPU, of which a job
-   gets 1,000 MB unless it asks for more.
+1. Each node is a slurmd of its own, with its own CPUs and 2,048 MB of memory a CPU, of which a job
+   gets 1,024 MB unless it asks for more.
 2. A job that takes more memory than it asked for is killed: by the kernel, as OUT_OF_MEMORY, where
    there are memory cgroups (version 1); else by SLURM, which looks once a second, as FAILED 0:9
    with "exceeded memory limit" in its log.
@@ -74,7 +74,7 @@ ProctrackType=proctrack/linuxproc
 {memory}
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
-DefMemPerCPU=1000
+DefMemPerCPU=1024
 MaxArraySize={max_array_size}
 SchedulerParameters=sched_interval=1,bf_interval=1,sched_min_interval=0,batch_sched_delay=0
 KillWait=2
@@ -241,7 +241,7 @@ class Cluster:
             name = f"{prefix}-{number}"
             (self.folder / name).mkdir(exist_ok=True)
             lines.append(
-                NODE.format(name=name, host=host, port=node_port, cpus=cpus, mb=2000 * cpus)
+                NODE.format(name=name, host=host, port=node_port, cpus=cpus, mb=2048 * cpus)
             )
         self.conf.write_text(
             SLURM_CONF.format(

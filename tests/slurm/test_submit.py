@@ -100,6 +100,28 @@ def test_what_is_done_is_neither_submitted_nor_waited_for(slurm: Cluster, tmp_pa
     assert found[str(jobs["d"])] == f"afterok:{jobs['b']}(unfulfilled)"
 
 
+def test_the_batch_script_is_the_sites_then_ours(slurm: Cluster, tmp_path: Path) -> None:
+    sweep, configs = five(tmp_path)
+    site = {"setup": ["module() { :; }", "module load cuda"], "cpus_per_task": 2}
+    own = {"additional_parameters": {"requeue": False, "nice": 7}}
+    code = "/a folder/code"
+    submit(
+        replace(sweep, code=code, runs=[Member("a", [], [], {**OPTIONS, **site, **own})]), configs
+    )
+    (script,) = sweep.batches.glob("*/*_submission.sh")
+    text = script.read_text()
+    setup = text.partition("# setup\n")[2].partition("\n\n")[0]
+    assert setup.splitlines() == [
+        "module() { :; }",
+        "module load cuda",
+        "export PYTHONSAFEPATH=1 PYTHONPATH='/a folder/code'${PYTHONPATH:+:$PYTHONPATH}",
+        "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",
+    ]
+    assert "#SBATCH --nice=7\n" in text
+    assert "requeue" not in text
+    assert slurm.run("squeue", "--noheader", "--format=%c") == "2"
+
+
 @pytest.mark.slow
 def test_killed_anywhere_the_next_launcher_completes_the_submission(
     slurm: Cluster, tmp_path: Path

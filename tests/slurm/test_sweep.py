@@ -44,7 +44,7 @@ def test_what_goes_wrong_is_named_and_one_resubmission_makes_up_for_it(
     orders = {
         "sft 0": "exception",
         "sft 1": "wait",  # for its node to crash
-        "sft 2": "wait",  # for a warning
+        "sft 6": "wait",  # for a warning
         "sft 3": "memory",
         "sft 5": "wait",  # to be cancelled
         "ei 2": "segfault",
@@ -69,9 +69,9 @@ def test_what_goes_wrong_is_named_and_one_resubmission_makes_up_for_it(
     partition(login, "UP")
     login.run("scontrol", "update", f"JobId={job['sft 1']}", "Requeue=0")
     login.run("scontrol", "update", f"JobId={job['ei 4']}", "TimeLimit=1")
-    for run in ("sft 1", "sft 2", "sft 5"):
+    for run in ("sft 1", "sft 5", "sft 6"):
         login.wait((faults / f"{names[run]}.waiting").exists, f"{run} waits", 2 * MINUTE)
-    login.run("scancel", "--signal=USR2", job["sft 2"])
+    login.run("scancel", "--signal=USR2", job["sft 6"])  # the array's last
     login.run("scancel", job["sft 5"])
     ended = {
         "sft 0": "failed",
@@ -100,7 +100,7 @@ def test_what_goes_wrong_is_named_and_one_resubmission_makes_up_for_it(
     assert reasons["ei 0"] == f"needs {names['sft 0']}"
     assert reasons["ei 2"] == "Segmentation fault"
     assert reasons["ei 6"] == "SystemExit: 4"
-    assert read_status(sweep.run(names["sft 2"])).attempt == 2
+    assert read_status(sweep.run(names["sft 6"])).attempt == 2
 
     finished = [sweep.run(names[run]).path for run, verdict in ended.items() if verdict == "done"]
     before = {path: path.stat().st_mtime_ns for run in finished for path in run.rglob("*")}
