@@ -7,11 +7,11 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich import box
@@ -25,7 +25,14 @@ from reasonrl.provenance import now
 from reasonrl.runs import is_done, read_status
 from reasonrl.sweep.code import snapshot
 from reasonrl.sweep.manifest import Member, Sweep
-from reasonrl.sweep.options import LauncherOptions, cluster_of, job_options, read_options
+from reasonrl.sweep.options import (
+    OF_SWEEPS,
+    LauncherOptions,
+    cluster_of,
+    job_options,
+    read_options,
+)
+from reasonrl.sweep.slurm import SlurmError
 from reasonrl.sweep.submit import submit
 from reasonrl.sweep.table import short_names, status_table, watch
 
@@ -36,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 MAX_NAME, MAX_VALUES = 60, 6
 MAX_ROWS = 40
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -66,10 +74,13 @@ def launch(points: Sequence[Point], *, dry_run: bool = False) -> None:
     from reasonrl.pipeline import Planner
 
     options = points[0].options
+    for name in OF_SWEEPS:
+        _same(f"hydra.launcher.{name}", [getattr(point.options, name) for point in points])
     cluster = cluster_of(options)
     plans = _plans(points, Planner(fetch=not dry_run, here=cluster == "local"))
     runs = _runs(points, plans)
-    outputs = _outputs(points)
+    folders = [Path(point.config.runtime.outputs).resolve() for point in points]
+    outputs = _same("runtime.outputs", folders)
     name = sweep_name(points, [planned.run.path.name for planned in plans])
     sweep = Sweep(
         path=outputs / "sweeps" / name,
@@ -85,7 +96,11 @@ def launch(points: Sequence[Point], *, dry_run: bool = False) -> None:
     if dry_run:
         return
     configs = {name: _in_sweep(config, sweep) for name, (_, config) in runs.items()}
-    submitted = submit(sweep, configs)
+    try:
+        submitted = submit(sweep, configs)
+    except SlurmError as error:
+        here = "hydra.launcher.cluster=local makes the runs on this machine."
+        raise UserError(f"{error} {here}") from None
     if cluster == "slurm":
         console.print(f"submitted: {len(submitted)} of {len(runs)} runs", soft_wrap=True)
         console.print(f"python -m reasonrl.sweep status {sweep.path}", soft_wrap=True)
@@ -101,15 +116,15 @@ def launch(points: Sequence[Point], *, dry_run: bool = False) -> None:
         )
 
 
-def _outputs(points: Sequence[Point]) -> Path:
-    """The folder of all their runs. Raises UserError if there isn't one for all."""
-    folders = {Path(point.config.runtime.outputs).resolve(): None for point in points}
-    if len(folders) > 1:
+def _same(key: str, values: Iterable[T]) -> T:
+    """The value of all points. Raises UserError if there isn't one for all."""
+    different = list(dict.fromkeys(values))
+    if len(different) > 1:
         raise UserError(
-            f"runtime.outputs must be the same for all runs of a sweep; got "
-            f"{', '.join(map(str, folders))}. Give one command for each."
+            f"{key} must be the same for all runs of a sweep; got "
+            f"{', '.join(map(str, different))}. Give one command for each."
         )
-    return next(iter(folders))
+    return different[0]
 
 
 def _plans(points: Sequence[Point], planner: Planner) -> list[Plan]:

@@ -11,6 +11,7 @@ from reasonrl.sweep import slurm
 from reasonrl.sweep.manifest import Cluster
 
 CLUSTERS = ("auto", "slurm", "local")
+OF_SWEEPS = ("cluster", "wait", "processes", "array_parallelism")  # not of single runs
 
 
 @dataclass

@@ -25,6 +25,7 @@ from reasonrl.sweep.options import (
     job_options,
     read_options,
 )
+from reasonrl.sweep.slurm import SlurmError
 from reasonrl.sweep.submit import submit
 from tests.conftest import ROOT, SMALL
 
@@ -215,6 +216,23 @@ def test_what_is_undone_in_the_end_is_an_error(
     monkeypatch.setattr(launching, "submit", lambda *_: [])
     with pytest.raises(UserError, match=r"2 of its 2 runs aren't.*give the same command again"):
         launch(points("algorithm=sft seed=0", "algorithm=sft seed=1"))
+
+
+def test_one_sweep_is_made_in_one_place(points: Callable[..., list[Point]]) -> None:
+    some = points("hydra.launcher.processes=1 seed=0", "hydra.launcher.processes=2 seed=1")
+    with pytest.raises(UserError, match=r"hydra.launcher.processes must be the same .* got 1, 2"):
+        launch(some)
+
+
+def test_where_slurm_does_not_answer_the_error_says_what_else_there_is(
+    points: Callable[..., list[Point]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def submit(*_: object) -> None:
+        raise SlurmError("squeue must answer; got nothing.")
+
+    monkeypatch.setattr(launching, "submit", submit)
+    with pytest.raises(UserError, match=r"got nothing. hydra.launcher.cluster=local makes"):
+        launch(points("algorithm=sft"))
 
 
 LONG = "x" * 300
