@@ -32,7 +32,7 @@ from reasonrl.provenance import add_attempt, now
 
 logger = logging.getLogger(__name__)
 
-State = Literal["queued", "running", "preempted", "failed", "done"]
+State = Literal["running", "preempted", "failed", "done"]
 
 HEARTBEAT_SECONDS = 10.0
 NOTICE_SECONDS = 60.0

@@ -215,7 +215,7 @@ def _init(run: RunFolder, config: TrainConfig, tracking: WandbConfig, mode: Any)
         "provenance": attempts[-1],
     }
     started = wandb.init(
-        dir=run.path,
+        dir=run.path.resolve(),  # its service may have begun in another folder
         mode=mode,
         project=tracking.project,
         entity=tracking.entity,

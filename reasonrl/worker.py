@@ -30,6 +30,7 @@ def work(folder: str, max_requeues: int = 0) -> None:
     max_requeues: how often its Slurm job may be put back into the queue.
     """
     run = RunFolder(Path(folder))
+    os.environ.pop("WANDB_SERVICE", None)  # W&B's, of the process that submitted this
     status = read_status(run)
     print(f"{ATTEMPT} {status.attempt + 1 if status else 1} of {run.path}", flush=True)
     with listening():

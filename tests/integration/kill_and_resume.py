@@ -24,7 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 # They say when, where and how often a run was started, not what came of it.
-ABOUT_THE_PROCESS = {"status.json", "provenance.json", "train.log"}
+ABOUT_THE_PROCESS = {"status.json", "submission.json", "provenance.json", "train.log"}
 
 
 # train.py by itself leaves signals to do what they do.

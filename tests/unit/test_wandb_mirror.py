@@ -141,6 +141,18 @@ def log_a_line(run: RunFolder, config: TrainConfig, end: BaseException | None = 
 
 
 @needs_wandb
+def test_the_folder_is_the_runs_wherever_w_and_bs_service_began(
+    tracked: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, config = tracked()
+    log_a_line(run, config)  # begins the service, if none has been
+    monkeypatch.chdir(run.path.parent)
+    other = RunFolder(Path("other"))
+    log_a_line(other, config)
+    assert history(other) == [{"step": 1, "sft/loss": 0.5}]
+
+
+@needs_wandb
 def test_killed_three_times_a_step_is_in_the_folder_once(tracked: Any) -> None:
     run, config = tracked()
     ids = set()

@@ -1,5 +1,6 @@
 """A job: what it leaves behind when it can't begin, and when it goes back into the queue."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,6 +110,17 @@ def test_a_job_uses_the_cores_it_has_asked_for(
     if asked:
         monkeypatch.setenv("SLURM_CPUS_PER_TASK", asked)
     assert pipeline.usable_cores() == cores
+
+
+def test_a_job_has_its_own_service_of_w_and_b(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_SERVICE", "3-1-unix-/tmp/of-a-notebook/socket")
+    seen = []
+    monkeypatch.setattr(pipeline, "plan", lambda _: seen.append("WANDB_SERVICE" in os.environ))
+    with pytest.raises(AttributeError):  # it got no plan
+        work(str(run.path))
+    assert seen == [False]
 
 
 def test_without_slurm_it_only_ends(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
