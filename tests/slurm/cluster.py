@@ -179,7 +179,7 @@ class Cluster:
         """Start the node's daemon, as at boot."""
         self._daemon("slurmd", "-f", str(self.conf), "-N", node)
 
-    def run(self, *command: str | Path, timeout: float = 20) -> str:
+    def run(self, *command: str | Path, timeout: float = 60) -> str:
         """What a command of the cluster prints. Raises ClusterError where it fails or hangs."""
         line = " ".join(map(str, command))
         try:
@@ -202,7 +202,7 @@ class Cluster:
         shown = self.run("scontrol", "--oneliner", "show", "job", job)
         return dict(re.findall(r"(\w+)=(\S*)", shown))
 
-    def wait_for(self, job: str, state: str, timeout: float = 20) -> dict[str, str]:
+    def wait_for(self, job: str, state: str, timeout: float = 60) -> dict[str, str]:
         """The job's fields once it is in this state. Raises ClusterError where it never is."""
         self.wait(
             lambda: self.job(job)["JobState"] == state, f"job {job} is in state {state}", timeout
@@ -217,7 +217,7 @@ class Cluster:
         lines = self.run("sinfo", "--noheader", "--Node", "--partition=high", "--format=%N %T")
         return dict(line.split() for line in lines.splitlines())
 
-    def wait(self, condition: Callable[[], object], what: str, timeout: float = 20) -> None:
+    def wait(self, condition: Callable[[], object], what: str, timeout: float = 60) -> None:
         """Raises ClusterError where `what` still isn't so after `timeout` seconds."""
         end = time.monotonic() + timeout
         while not condition():
@@ -282,10 +282,15 @@ class Cluster:
         (self.folder / f"{name}.pid").unlink(missing_ok=True)
 
     def _kill_jobs(self, node: str) -> None:
-        for pid in self._job_processes(node):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self.wait(lambda: not self._job_processes(node), f"the jobs on {node} have ended")
+        def ended() -> bool:
+            """Again and again: a job that was just beginning has more processes by now."""
+            processes = self._job_processes(node)
+            for pid in processes:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            return not processes
+
+        self.wait(ended, f"the jobs on {node} have ended")
 
     def _job_processes(self, node: str) -> list[int]:
         """Daemons of job steps, then tasks: a step outliving its task would report its end."""

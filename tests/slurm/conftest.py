@@ -15,6 +15,7 @@ from tests.conftest import ROOT, SMALL
 from tests.slurm.cluster import Cluster, ClusterError, cluster
 
 FAULTS = Path(__file__).parent / "faults"
+WAIT = 600.0  # seconds; of two cores a test may have but a part
 SMALL_RUNS = [*SMALL, "runtime.outputs=outputs", "runtime.checkpoint_seconds=0"]  # after each step
 
 
@@ -93,11 +94,9 @@ def short(name: str) -> str:
     return f"{algorithm} {seed[1:]}"
 
 
-def wait_until(
-    sweep: Sweep, holds: Callable[[dict[str, str]], bool], seconds: float = 300.0
-) -> None:
+def wait_until(sweep: Sweep, holds: Callable[[dict[str, str]], bool]) -> None:
     """Until this holds of the verdicts on the sweep's runs, by their names."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + 3 * WAIT
     while not holds(verdicts := {r.member.name: str(r.verdict) for r in look(sweep)}):
         assert time.monotonic() < end, verdicts
         time.sleep(1)

@@ -11,7 +11,7 @@ from reasonrl.runs import read_status
 from reasonrl.sweep.status import look
 from reasonrl.tracking import read_metrics
 from tests.slurm.cluster import Cluster
-from tests.slurm.conftest import all_done, sweep_of, train, wait_until
+from tests.slurm.conftest import WAIT, all_done, sweep_of, train, wait_until
 from tests.unit.test_wandb_mirror import history
 
 SMALLER = {  # than the defaults, so that a run takes seconds
@@ -46,7 +46,7 @@ def test_the_matrix_runs_to_the_end_and_makes_what_it_needs_once(project: Path) 
         for model in ("tiny", "small")
         for algorithm in ("sft", "sample", "steps", "steps", "orm", "sorm")
     )
-    wait_until(sweep, all_done, seconds=900)
+    wait_until(sweep, all_done)
     folders = {folder.name for folder in (sweep.outputs / "runs").iterdir()}
     assert folders == {member.name for member in sweep.runs}
     assert {read_status(sweep.run(name)).attempt for name in folders} == {1}
@@ -69,7 +69,7 @@ def test_after_three_requeues_wandb_and_the_page_have_each_step_once(
     order.write_text("wait")
     login.run("scontrol", "update", "PartitionName=high", "State=UP")
     for attempt, signal in enumerate(("USR2", "TERM", "USR2"), start=1):
-        login.wait(waiting.exists, f"attempt {attempt} has begun", 120)
+        login.wait(waiting.exists, f"attempt {attempt} has begun", WAIT)
         assert read_status(run).attempt == attempt
         waiting.unlink()
         order.write_text("wait" if attempt < 3 else "nothing")

@@ -15,9 +15,7 @@ from reasonrl.sweep.status import look
 from reasonrl.tracking import read_metrics
 from tests.conftest import ROOT, small_config
 from tests.slurm.cluster import Cluster
-from tests.slurm.conftest import all_done, short, sweep_of, train, wait_until
-
-MINUTE = 60.0
+from tests.slurm.conftest import WAIT, all_done, short, sweep_of, train, wait_until
 
 
 def verdicts(sweep: Sweep) -> dict[str, str]:
@@ -70,7 +68,7 @@ def test_what_goes_wrong_is_named_and_one_resubmission_makes_up_for_it(
     login.run("scontrol", "update", f"JobId={job['sft 1']}", "Requeue=0")
     login.run("scontrol", "update", f"JobId={job['ei 4']}", "TimeLimit=1")
     for run in ("sft 1", "sft 5", "sft 6"):
-        login.wait((faults / f"{names[run]}.waiting").exists, f"{run} waits", 2 * MINUTE)
+        login.wait((faults / f"{names[run]}.waiting").exists, f"{run} waits", WAIT)
     login.run("scancel", "--signal=USR2", job["sft 6"])  # the array's last
     login.run("scancel", job["sft 5"])
     ended = {
@@ -127,10 +125,10 @@ def test_a_run_gives_way_to_a_more_important_job_and_goes_on_after_it(
     less = ["hydra.launcher.partition=low", "hydra.launcher.mem_gb=2"]
     train(project, "algorithm=sft", *less)
     sweep = sweep_of(project)
-    login.wait((faults / f"{name}.waiting").exists, "it has begun", 120)
+    login.wait((faults / f"{name}.waiting").exists, "it has begun", WAIT)
     everything = ["--partition=high", "--nodes=3", "--exclusive"]
     more = login.submit(*everything, script="sleep 3")
-    login.wait_for(more, "RUNNING", 30)
+    login.wait_for(more, "RUNNING", WAIT)
     assert verdicts(sweep) == {"sft 0": "preempted"}
     wait_until(sweep, all_done)
     assert read_status(sweep.run(name)).attempt == 2
