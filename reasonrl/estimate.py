@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from statistics import fmean
 
@@ -148,13 +149,27 @@ def gpu_gigabytes(planned: Plan) -> float | None:
     return per_parameter * model.num_parameters / GB
 
 
-def remaining_work(planned: Plan) -> Work:
-    """Of a run and its prerequisites, those that aren't done."""
-    return sum((work(one) for one in planned.in_order() if not is_done(one.run)), start=Work())
+def undone(plans: Iterable[Plan]) -> list[Plan]:
+    """Of these runs and all that they need, each once, those that aren't done."""
+    runs = {one.run: one for planned in plans for one in planned.in_order()}
+    return [one for one in runs.values() if not is_done(one.run)]
 
 
-def seconds(planned: Plan) -> float:
-    """About how long the remaining work takes: from one timed learning step of the base model."""
+def seconds(runs: Iterable[Plan]) -> float:
+    """About how long these runs take, one after another and without what they need.
+
+    From one timed learning step of each base model.
+    """
+    alike: dict[tuple[str, str, str], list[Plan]] = {}
+    for one in runs:
+        model, dataset = one.config.model, one.config.dataset
+        alike.setdefault((one.base, model.compute_dtype, dataset.name), []).append(one)
+    return sum(map(_seconds, alike.values()))
+
+
+def _seconds(alike: Sequence[Plan]) -> float:
+    """Of runs of the same base model on the same dataset."""
+    planned, *_ = alike
     config = planned.config
     torch.set_num_threads(config.runtime.threads or usable_cores())
     policy = load_policy(planned.base, "float32", device_of(config.model))
@@ -168,7 +183,7 @@ def seconds(planned: Plan) -> float:
         accumulate_gradients(policy.model, timed, MICRO_BATCH_TOKENS, dtype)
         elapsed = time.perf_counter() - started
     per_token = elapsed / sum(map(len, timed))
-    remaining = remaining_work(planned)
+    remaining = sum(map(work, alike), start=Work())
     learnt_tokens = remaining.examples * fmean(map(len, examples))
     read_tokens = remaining.readings * fmean(map(len, examples))
     sampled_tokens = remaining.completions * fmean(map(len, completions))

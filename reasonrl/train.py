@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from omegaconf import DictConfig
@@ -58,12 +58,12 @@ def train(config: DictConfig) -> Result | None:
         console.print(f"done: {planned.run.path}", soft_wrap=True)
     else:
         # Loads the model: an error comes before the plan.
-        seconds = estimate.seconds(planned) if planned.has_model else None
+        takes = how_long([planned])
         console.print(plan_table(planned))
-        if seconds is not None:
-            console.print(f"about {_duration(seconds)} on this machine")
+        if takes:
+            console.print(takes)
     if config.dry_run:
-        for line in needs(planned):
+        for line in (asks(planned), *needs([planned])):
             console.print(line, soft_wrap=True)
         return None
     obtain(planned, progress)
@@ -92,18 +92,22 @@ def plan_table(planned: Plan) -> Table:
     return table
 
 
-def needs(planned: Plan) -> Iterator[str]:
-    """What a run of the plan asks of a cluster, what it needs of a GPU, and what isn't known."""
-    model = planned.config.model
-    asked = model.resources
+def asks(planned: Plan) -> str:
+    """What each of its runs asks of a cluster."""
+    asked = planned.config.model.resources
     gpus = f"{_count(asked.gpus, 'GPU')}, " if asked.gpus else ""
-    yield (
+    return (
         f"on a cluster each run asks for {gpus}{_count(asked.cpus, 'CPU')}, {asked.memory_gb} GB "
         f"of memory and {_count(asked.hours, 'hour')}"
     )
-    runs = [one for one in planned.in_order() if not is_done(one.run)]
-    held = max((gigabytes for one in runs if (gigabytes := estimate.gpu_gigabytes(one))), default=0)
-    if held and asked.gpus:
+
+
+def needs(plans: Sequence[Plan]) -> Iterator[str]:
+    """Of runs of the same model: what they need of a GPU, and what isn't known of them."""
+    model, has_model = plans[0].config.model, plans[0].has_model
+    gigabytes = map(estimate.gpu_gigabytes, estimate.undone(plans))
+    held = max(filter(None, gigabytes), default=0)
+    if held and model.resources.gpus:
         yield (
             f"{model.num_parameters:,} parameters: of its GPU's memory at least {held:.3g} GB, and "
             "activations"
@@ -113,11 +117,19 @@ def needs(planned: Plan) -> Iterator[str]:
             f"[bold yellow]warning:[/] a run has one GPU, and an H200 has {LARGEST_GPU_GB} GB. "
             "Pass a smaller model, or init=pretrained algorithm=ppo algorithm.trainable=lora"
         )
-    if not planned.has_model:
+    if not has_model:
         yield (
             f"{escape(model.path)} isn't ready on this machine: not checked whether prompts fit "
             "its context, not known how long it takes"
         )
+
+
+def how_long(plans: Sequence[Plan]) -> str | None:
+    """About, on this machine; None where a model isn't there to be timed, or nothing to be done."""
+    todo = estimate.undone(plans)
+    if not todo or not all(one.has_model for one in todo):
+        return None
+    return f"about {_duration(estimate.seconds(todo))} on this machine"
 
 
 def _count(number: float, unit: str) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich import box
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -72,6 +73,7 @@ def launch(points: Sequence[Point], *, dry_run: bool = False) -> None:
     """
     from reasonrl.comparison import show_comparison  # torch is imported here
     from reasonrl.pipeline import Planner
+    from reasonrl.train import how_long
 
     options = points[0].options
     for name in OF_SWEEPS:
@@ -93,6 +95,10 @@ def launch(points: Sequence[Point], *, dry_run: bool = False) -> None:
         runs=[member for member, _ in runs.values()],
     )
     console.print(plan_table(sweep, asks=dry_run or cluster == "slurm"))
+    for line in _needs(plans):
+        console.print(line, soft_wrap=True)
+    if cluster == "local" and (takes := how_long(plans)):
+        console.print(takes)
     if dry_run:
         return
     configs = {name: _in_sweep(config, sweep) for name, (_, config) in runs.items()}
@@ -175,6 +181,17 @@ def plan_table(sweep: Sweep, *, asks: bool) -> Table:
     if len(sweep.runs) > MAX_ROWS:
         table.add_row(f"… and {len(sweep.runs) - MAX_ROWS:,} more")
     return table
+
+
+def _needs(plans: Sequence[Plan]) -> Iterator[str]:
+    """Of each model, what its runs need of a GPU, and what isn't known of them."""
+    from reasonrl.train import needs
+
+    by_model: dict[str, list[Plan]] = {}
+    for planned in plans:
+        by_model.setdefault(planned.config.model.name, []).append(planned)
+    for name, some in by_model.items():
+        yield from (f"{escape(name)}: {line}" for line in needs(some))
 
 
 def _asks_for(member: Member) -> str:

@@ -140,6 +140,41 @@ def test_a_dry_run_shows_all_and_writes_nothing(
     assert text.count("1 CPU, 4 GB, 2 h") == 4  # of conf/model/tiny.yaml
 
 
+def test_a_plan_says_how_long_it_takes_here(
+    points: Callable[..., list[Point]], shown: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = []
+    monkeypatch.setattr("reasonrl.estimate.seconds", lambda runs: timed.extend(runs) or 600.0)
+    some = points("algorithm=ei", "algorithm=ppo")
+    launch(some, dry_run=True)
+    assert "about 10 minutes on this machine" in shown.export_text()
+    assert sorted(one.run.path.name.partition("-")[0] for one in timed) == ["ei", "ppo", "sft"]
+    monkeypatch.setattr("reasonrl.sweep.launch.cluster_of", lambda _: "slurm")
+    launch(some, dry_run=True)
+    assert "on this machine" not in shown.export_text()
+
+
+@pytest.mark.usefixtures("_without_weights")
+def test_a_plan_says_what_each_model_needs_of_a_gpu(
+    points: Callable[..., list[Point]], shown: Console
+) -> None:
+    shown.width = 200
+    launch(points("model=7b", "model=7b algorithm=ppo", "model=13b"), dry_run=True)
+    lines = shown.export_text().splitlines()
+    # Bytes of each parameter: 16, and 4 more of PPO's reference. 20 × 6.738e9, 16 × 13.016e9.
+    (small,) = [line for line in lines if line.startswith("7b: 6,738,415,616 parameters")]
+    (large,) = [line for line in lines if line.startswith("13b: 13,015,864,320 parameters")]
+    assert "at least 135 GB" in small
+    assert "at least 208 GB" in large
+    assert [line[:13] for line in lines if "warning" in line] == ["13b: warning:"]
+    assert sum("isn't ready on this machine" in line for line in lines) == 2
+
+
+@pytest.fixture
+def _without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reasonrl.pipeline.find_folder", lambda *_: None)
+
+
 def test_of_many_runs_the_first_are_shown(
     points: Callable[..., list[Point]], shown: Console
 ) -> None:
@@ -207,7 +242,7 @@ def some_plans(points: list[Point]) -> list[Any]:
     from reasonrl.pipeline import Plan
     from reasonrl.runs import run_folder
 
-    return [Plan(p.config, run_folder(p.config), {}, "", True, [], [], [], []) for p in points]
+    return [Plan(p.config, run_folder(p.config), {}, "", False, [], [], [], []) for p in points]
 
 
 def test_what_is_undone_in_the_end_is_an_error(

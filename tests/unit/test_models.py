@@ -33,7 +33,12 @@ NUM_PARAMETERS = {
     "7b": 6_738_415_616,
     "13b": 13_015_864_320,
 }
-FEW = ["dataset.train_size=12", "dataset.reward_train_size=12", "dataset.test_size=10"]
+FEW = [
+    "runtime.threads=1",  # more than there are cores to spare wait for each other
+    "dataset.train_size=12",
+    "dataset.reward_train_size=12",
+    "dataset.test_size=10",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -166,7 +171,8 @@ def test_gpu_memory(tmp_path: Path, overrides: list[str], gigabytes: float):
 def test_gpu_memory_of_an_unknown_size(tmp_path: Path):
     planned = plan(configured(tmp_path, "model=7b", "model.num_parameters=null"), fetch=False)
     assert estimate.gpu_gigabytes(planned) is None
-    assert len([*needs(planned)]) == 2
+    (line,) = needs([planned])
+    assert "isn't ready on this machine" in line
 
 
 # Many similar runs.
