@@ -17,20 +17,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-
-from omegaconf import DictConfig, OmegaConf
+from typing import Any
 
 from reasonrl.atomic import write_text
-from reasonrl.config import WandbConfig, resolve
+from reasonrl.config import WandbConfig
 from reasonrl.errors import UserError
 from reasonrl.report.page import page
 from reasonrl.report.sweep_data import read_run
 from reasonrl.report.workspace import push
-from reasonrl.runs import RunFolder, is_done
+from reasonrl.runs import RunFolder, is_done, read_config
 from reasonrl.sweep.manifest import Sweep
 from reasonrl.wandb_mirror import mirrored
 
 PAGE = "index.html"
+PROJECT = "reasonrl"
+WITHOUT = WandbConfig("wandb", "auto", PROJECT, None, None, tags=[], timeout_seconds=60)
 
 
 def write_page(folder: Path, output: Path | None) -> Path:
@@ -53,22 +54,27 @@ def write_page(folder: Path, output: Path | None) -> Path:
     return file
 
 
-def mirror(run: RunFolder, entity: str | None, project: str, group: str | None) -> None:
+def mirror(run: RunFolder, **given: str | None) -> None:
     """Shows a finished run in W&B as if it had been all along, offline without a login.
 
-    For runs made without W&B, or whose mirror broke. Raises UserError if the run isn't done.
+    For runs made without W&B, or whose mirror broke. given: entity, project and group, instead of
+    those that the run was made with. Raises UserError if the run isn't done, or W&B takes it not.
     """
     from reasonrl.problems import load_problems  # slow to import
 
+    config = read_config(run)
     if not is_done(run):
         raise UserError(f"run={run.path} must be done; it isn't. Give its command again.")
-    saved = OmegaConf.load(run.config)
-    assert isinstance(saved, DictConfig)
-    tracking = WandbConfig("wandb", "auto", project, entity, group, tags=[], timeout_seconds=60)
-    config = replace(resolve(saved), tracking=tracking)
+    tracking = config.tracking if isinstance(config.tracking, WandbConfig) else WITHOUT
+    named: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    config = replace(config, tracking=replace(tracking, mode="auto", **named))
     problems = load_problems(config.dataset, config.evaluation.split)
     with mirrored(run, config) as mirroring:
         mirroring.complete({problem.id: problem.question for problem in problems})
+    if not mirroring.works:
+        raise UserError(
+            f"run={run.path} must be taken by W&B; it wasn't. See above, or unset WANDB_MODE."
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -88,11 +94,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = "show finished runs in W&B that were made without it"
     mirroring = commands.add_parser("mirror", help=text, description=text.capitalize())
     mirroring.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="its folder")
-    mirroring.add_argument("--group", metavar="NAME", help="the sweep's name")
+    mirroring.add_argument("--group", metavar="NAME", help="as it was made, unless given")
 
-    for command in (pushing, mirroring):
-        command.add_argument("--entity", metavar="TEAM", help="you, unless given")
-        command.add_argument("--project", default="reasonrl", metavar="NAME", help="%(default)s")
+    for command, project in ((pushing, PROJECT), (mirroring, None)):
+        whose = "you" if project else "as it was made"
+        command.add_argument("--entity", metavar="TEAM", help=f"{whose}, unless given")
+        text = f"{project or 'as it was made'}, unless given"
+        command.add_argument("--project", default=project, metavar="NAME", help=text)
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
@@ -102,7 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(push(given.entity, given.project))
         else:
             for run in given.runs:
-                mirror(RunFolder(run), given.entity, given.project, given.group)
+                named = {"entity": given.entity, "project": given.project, "group": given.group}
+                mirror(RunFolder(run), **named)
     except UserError as error:
         sys.exit(f"error: {error}")
 

@@ -65,7 +65,8 @@ from reasonrl.wandb_mirror import Mirror, mirrored
 T = TypeVar("T")
 
 BEFORE, AFTER, WORST = "before", "after", "worst"
-CONDITIONING_GAP = "conditioning_gap.json"
+# In evaluation/, beside those: paired differences.
+GAIN, CONDITIONING_GAP = "gain.json", "conditioning_gap.json"
 
 
 def read_result(run: RunFolder) -> SavedPolicy:
@@ -319,6 +320,8 @@ def _execute(planned: Plan, progress: Progress, mirror: Mirror) -> None:
     if makes_policy(config.algorithm):
         policy = _read_result(run)
         after = _evaluate(planned, policy, AFTER, progress)
+        gain = after.gain_on(_before(planned, progress))
+        write_estimates(gain, run.evaluation / GAIN)
         if policy.labels:
             worst = _evaluate(planned, policy.under_the_worst(), WORST, progress)
             write_estimates(after.gain_on(worst), run.evaluation / CONDITIONING_GAP)
@@ -392,16 +395,18 @@ def _evaluate(planned: Plan, policy: SavedPolicy, when: str, progress: Progress)
     )
 
 
-def evaluations(planned: Plan, progress: Progress) -> tuple[Evaluation, Evaluation]:
-    """A finished run's evaluations before and after, from what they left on disk.
-
-    Before is the after of the run that made the starting policy, where there is one.
-    """
-    result = read_result(planned.run)
-    after = _evaluate(planned, result, AFTER, progress)
+def _before(planned: Plan, progress: Progress) -> Evaluation:
+    """Of the policy that a run starts from: its own, or the after of the run that made it."""
+    start = _starting_policy(planned)
     if "init" in planned.prerequisites:
-        return evaluations(planned.prerequisites["init"], progress)[1], after
-    return _evaluate(planned, _starting_policy(planned), BEFORE, progress), after
+        return _evaluate(planned.prerequisites["init"], start, AFTER, progress)
+    return _evaluate(planned, start, BEFORE, progress)
+
+
+def evaluations(planned: Plan, progress: Progress) -> tuple[Evaluation, Evaluation]:
+    """A finished run's evaluations before and after, from what they left on disk."""
+    result = read_result(planned.run)
+    return _before(planned, progress), _evaluate(planned, result, AFTER, progress)
 
 
 def under_the_worst_label(planned: Plan, progress: Progress) -> Evaluation:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -51,6 +52,11 @@ class Mirror:
         self._run, self._wandb = run, wandb_run
         self._known = wandb_run.starting_step if wandb_run else 0  # what W&B has of the lines
         self._lines = self._bytes = 0  # of metrics.jsonl, read so far
+
+    @property
+    def works(self) -> bool:
+        """Whether W&B is told at all: it isn't switched off, and nothing has failed so far."""
+        return self._wandb is not None
 
     def follow(self) -> None:
         """Sends the lines of metrics.jsonl that W&B hasn't got: `MetricsLog`'s ``on_line``."""
@@ -143,9 +149,13 @@ def logged_in() -> bool:
     from wandb.sdk.lib import wbauth
 
     host = wandb.setup().settings.base_url
-    login = wbauth.authenticate_session(
-        host=host, source="reasonrl", prompt=False, update_session=False
-    )
+    try:
+        login = wbauth.authenticate_session(
+            host=host, source="reasonrl", prompt=False, update_session=False
+        )
+    except wandb.Error as error:  # a key that can be none
+        logger.warning("W&B: %s", _line(error))
+        return False
     return login is not None
 
 
@@ -178,9 +188,16 @@ def _start(run: RunFolder, config: TrainConfig, tracking: WandbConfig) -> Any | 
 
 
 def _mode(tracking: WandbConfig) -> str:
-    if tracking.mode != "auto":
-        return tracking.mode
-    return os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
+    mode = tracking.mode
+    if mode == "auto":
+        mode = os.environ.get("WANDB_MODE") or mode
+    if mode not in ("auto", "online"):
+        return mode
+    if logged_in():
+        return "online"
+    if mode == "online":  # W&B would ask for a login, and wait for ever
+        logger.warning("W&B: mode=online must have a login; got none. The run goes on offline.")
+    return "offline"
 
 
 def _init(run: RunFolder, config: TrainConfig, tracking: WandbConfig, mode: Any) -> Any:
@@ -206,13 +223,14 @@ def _init(run: RunFolder, config: TrainConfig, tracking: WandbConfig, mode: Any)
         x_save_requirements=False,
     )
     attempts = _attempts(run)
+    provenance = {key: value for key, value in attempts[-1].items() if key != "command"}
     reward = [config.reward.name] if asks_for_reward(config.algorithm) else []
     parts = [*reward, config.model.name, config.init.name, config.dataset.name]
     known = {
         **decisive(config),
         "identity": identity(decisive(config)),
         "attempt": len(attempts),
-        "provenance": attempts[-1],
+        "provenance": provenance,
     }
     started = wandb.init(
         dir=run.path.resolve(),  # its service may have begun in another folder
@@ -224,7 +242,7 @@ def _init(run: RunFolder, config: TrainConfig, tracking: WandbConfig, mode: Any)
         tags=sorted({*parts, *tracking.tags}),
         id=wandb_id(run, config),
         name=run.path.name,
-        config=_without_home(known),
+        config=without_home(known),
         allow_val_change=True,
         resume="allow" if mode == "online" else None,
         settings=settings,
@@ -241,10 +259,12 @@ def _attempts(run: RunFolder) -> list[dict[str, Any]]:
 
 
 def _evaluations(run: RunFolder) -> dict[str, float]:
-    """``eval/after_maj@1`` and so on."""
+    """``eval/after_maj@1``, ``eval/gain_maj@1`` and so on."""
+    files = {file.parent.name: file for file in run.evaluation.glob("*/metrics.json")}
+    files |= {file.stem: file for file in run.evaluation.glob("*.json")}
     return {
-        f"eval/{file.parent.name}_{name}": estimate["value"]
-        for file in sorted(run.evaluation.glob("*/metrics.json"))
+        f"eval/{kind}_{name}": estimate["value"]
+        for kind, file in sorted(files.items())
         for name, estimate in json.loads(file.read_bytes())["estimates"].items()
     }
 
@@ -256,13 +276,16 @@ def _pictures(run: RunFolder) -> dict[str, Any]:
     return {name: wandb.Image(str(file)) for name, file in files.items() if file.exists()}
 
 
-def _without_home(value: Any) -> Any:
+def without_home(value: Any) -> Any:
     """The home folder, which has a person's name in it, as ``~``, in every text."""
     if isinstance(value, Mapping):
-        return {key: _without_home(part) for key, part in value.items()}
+        return {key: without_home(part) for key, part in value.items()}
     if isinstance(value, list):
-        return [_without_home(part) for part in value]
-    return value.replace(str(Path.home()), "~") if isinstance(value, str) else value
+        return [without_home(part) for part in value]
+    home = str(Path.home())
+    if not isinstance(value, str) or home == os.sep:
+        return value
+    return re.sub(rf"{re.escape(home)}(?![\w.-])", "~", value)
 
 
 def _line(error: BaseException) -> str:

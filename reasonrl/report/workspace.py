@@ -10,7 +10,7 @@ from reasonrl.wandb_mirror import logged_in
 
 NAME = "algorithm x reward x size"  # W&B takes × for an emoji
 AXES = {"algorithm": "algorithm.name", "reward": "reward.name", "size": "model.name"}
-MATRIX = ("after_maj@1", "after_pass@1", "before_maj@1")
+MATRIX = {"after_maj@1": (0, 1), "after_pass@1": (0, 1), "gain_maj@1": (None, None)}
 LEARNING = ("sft/loss", "ei/loss", "rcrl/loss", "orm/loss", "sorm/loss")
 PPO = (
     "rollout/correct",
@@ -39,8 +39,8 @@ def workspace(entity: str, project: str) -> Any:
         return [wr.LinePlot(title=name, x=x, y=[name]) for name in names]
 
     matrix = [
-        wr.BarPlot(title=f"test {name}", metrics=[f"eval/{name}"], range_x=(0, 1))
-        for name in MATRIX
+        wr.BarPlot(title=f"test {name}", metrics=[f"eval/{name}"], range_x=range)
+        for name, range in MATRIX.items()
     ]
     by_axis = [
         wr.BarPlot(

@@ -187,7 +187,7 @@ def test_a_run_leaves_its_record(finished: Finished) -> None:
     }
     # Before is the after of the run that it starts from; what it learns from is others'.
     assert {path.name for path in run.evaluation.iterdir()} == {
-        *("after", "worst", "validation", "conditioning_gap.json")
+        *("after", "worst", "validation", "gain.json", "conditioning_gap.json")
     }
     assert {path.name for path in run.rollouts.iterdir()} == {"labels.parquet"}
     assert not (run.path / "work").exists()

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from reasonrl import evaluation, job
 from reasonrl.config import TrainConfig
 from reasonrl.evaluate import evaluate as evaluate_py
+from reasonrl.evaluation import read_estimates
 from reasonrl.pipeline import Plan, evaluations, obtain, plan, read_result
 from reasonrl.progress import Progress
 from reasonrl.runs import RunFolder, read_config, read_status
@@ -108,6 +109,19 @@ def test_the_prerequisite_is_a_run_of_its_own(finished: Finished) -> None:
     before, after = evaluations(finished.planned, Progress())
     assert before.problem_ids == after.problem_ids
     assert len(before.problem_ids) == 10
+
+
+def test_what_it_gained_is_kept(finished: Finished) -> None:
+    """Which W&B and reports read; it is what is printed."""
+    before, after = (each.estimates() for each in evaluations(finished.planned, Progress()))
+    gain = read_estimates(finished.run.evaluation / "gain.json")
+    assert gain.keys() == after.keys() == {*("maj@1", "maj@4"), *("pass@1", "pass@2", "pass@4")}
+    for metric, estimate in gain.items():
+        assert estimate.value == pytest.approx(after[metric].value - before[metric].value)
+    sft = finished.planned.prerequisites["init"].run.evaluation
+    kept = [read_estimates(sft / name) for name in ("gain.json", "after/metrics.json")]
+    own = read_estimates(sft / "before" / "metrics.json")["maj@1"].value
+    assert kept[0]["maj@1"].value == pytest.approx(kept[1]["maj@1"].value - own)
 
 
 @pytest.mark.usefixtures("no_sampling")

@@ -25,7 +25,7 @@ SOURCES = "\n".join(
     for file in (Path(__file__).parents[2] / "reasonrl").rglob("*.py")
     if file.name != "workspace.py"
 )
-FINAL = ("eval/before_maj@1", "eval/after_maj@1", "eval/after_pass@1")
+FINAL = ("eval/gain_maj@1", "eval/after_maj@1", "eval/after_pass@1")
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +66,7 @@ def test_the_first_section_is_the_matrix_and_its_margins(specification: dict[str
     assert [bar["metrics"] for bar in bars[:3]] == [
         ["eval/after_maj@1"],
         ["eval/after_pass@1"],
-        ["eval/before_maj@1"],
+        ["eval/gain_maj@1"],
     ]
     assert [(bar["metrics"], bar["groupBy"]) for bar in bars[3:]] == [
         (["eval/after_maj@1"], "algorithm.value.name"),
@@ -120,6 +120,15 @@ def test_push_without_a_login_says_so() -> None:
     process = pushed()
     assert process.returncode == 1
     assert process.stderr == "error: push must have a W&B login; got none. Run wandb login.\n"
+
+
+def test_push_with_a_key_that_can_be_none_says_so() -> None:
+    process = pushed(WANDB_API_KEY="short")
+    assert process.returncode == 1
+    assert "Traceback" not in process.stderr
+    assert process.stderr.endswith(
+        "error: push must have a W&B login; got none. Run wandb login.\n"
+    )
 
 
 def test_push_without_the_packages_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import logging
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from reasonrl.dashboard import main
 from reasonrl.preemption import Preempted
 from reasonrl.runs import RunFolder, identity, read_config, running
 from reasonrl.tracking import MetricsLog, read_metrics
-from reasonrl.wandb_mirror import mirrored, wandb_id
+from reasonrl.wandb_mirror import mirrored, wandb_id, without_home
 from tests.unit.fake_wandb import Server, serving
 
 KEY = "0123456789abcdef" * 2 + "01234567"  # of the right form, and no one's
@@ -96,13 +97,18 @@ def tracked(tmp_path: Path, configure: Callable[..., TrainConfig]) -> Any:
     return make
 
 
-def attempt(run: RunFolder, end: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def attempt(
+    run: RunFolder, end: str, stdin: int | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", ATTEMPT, str(run.path), end],
         env=os.environ | environment,
-        capture_output=True,
+        stdin=stdin,
+        stdout=subprocess.PIPE if stdin is None else stdin,
+        stderr=subprocess.PIPE,
         text=True,
         check=False,
+        timeout=120,
     )
 
 
@@ -231,6 +237,8 @@ def test_nothing_secret_is_written(tracked: Any, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("HOME", "/home/jane")
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("SECRET_OF_SOMETHING", "hunter2")
+    argv = ["train.py", "hydra.launcher.setup=[export TOKEN=hunter2]"]
+    monkeypatch.setattr(sys, "argv", argv)
     run, config = tracked("tracking.mode=offline")
     log_a_line(run, config)
 
@@ -241,6 +249,22 @@ def test_nothing_secret_is_written(tracked: Any, monkeypatch: pytest.MonkeyPatch
         content = file.read_bytes()
         for secret in (KEY, "hunter2", "/home/jane"):
             assert secret.encode() not in content, f"{secret} in {file}"
+
+
+@pytest.mark.parametrize(
+    ("home", "text", "shown"),
+    [
+        ("/home/jan", "/home/jan", "~"),
+        ("/home/jan", "at /home/jan/models: 3", "at ~/models: 3"),
+        ("/home/jan", "/home/janet/models /home/jan-2 /home/jan.old", None),
+        ("/", "/data/models: 1/2", None),  # of containers
+    ],
+)
+def test_home_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, home: str, text: str, shown: str | None
+) -> None:
+    monkeypatch.setenv("HOME", home)
+    assert without_home({"a": [text, 7]}) == {"a": [text if shown is None else shown, 7]}
 
 
 @needs_wandb
@@ -261,6 +285,8 @@ def test_media_of_a_finished_run(tracked: Any) -> None:
     pq.write_table(pa.table(rows), after / "greedy.parquet")
     estimate = {"value": 0.25, "low": 0.1, "high": 0.4, "n": 8}
     (after / "metrics.json").write_text(json.dumps({"estimates": {"maj@1": estimate}}))
+    gain = {"maj@1": {**estimate, "value": -0.125}}
+    (run.evaluation / "gain.json").write_text(json.dumps({"estimates": gain}))
     with running(run), mirrored(run, config) as mirror:
         with MetricsLog(run.metrics, on_line=mirror.follow) as log:
             log.log(1, {"sft/loss": 0.5})
@@ -284,6 +310,7 @@ def test_media_of_a_finished_run(tracked: Any) -> None:
     for record in records_of("summary", read_back(run)):
         summary |= record["update"]
     assert summary["eval/after_maj@1"] == 0.25
+    assert summary["eval/gain_maj@1"] == -0.125
     assert not records_of("artifact", read_back(run))  # nothing outside the folder
 
 
@@ -314,6 +341,30 @@ def test_auto_is_online_with_a_login(tracked: Any, server: Server) -> None:
     assert attempt(run, "done", **environment).returncode == 0
     (known,) = server.history.values()
     assert logged(known) == read_metrics(run.metrics)
+
+
+@needs_wandb
+def test_online_without_a_login_asks_nobody_and_goes_on_offline(tracked: Any) -> None:
+    """On a terminal W&B itself would ask, and wait."""
+    run, _ = tracked()
+    ours, its = pty.openpty()
+    try:
+        process = attempt(run, "done", stdin=its, WANDB_MODE="online")
+    finally:
+        os.close(ours)
+        os.close(its)
+    assert process.returncode == 0, process.stderr
+    assert "mode=online must have a login; got none. The run goes on offline." in process.stderr
+    assert history(run) == read_metrics(run.metrics)
+
+
+@needs_wandb
+def test_a_key_that_can_be_none_is_no_login(tracked: Any) -> None:
+    run, _ = tracked()
+    process = attempt(run, "done", WANDB_API_KEY="short")
+    assert process.returncode == 0, process.stderr
+    assert "W&B: AuthenticationError" in process.stderr
+    assert history(run) == read_metrics(run.metrics)
 
 
 @needs_wandb
@@ -418,3 +469,27 @@ def test_it_can_be_made_again_from_the_folder(tracked: Any) -> None:
     (told,) = records_of("run", read_back(run))
     assert (told["project"], told["run_group"]) == ("p", "sweep-1")
     assert told["run_id"] == wandb_id(run, config)
+
+
+@needs_wandb
+def test_made_again_it_is_where_it_was(tracked: Any) -> None:
+    own = ("tracking.mode=disabled", "tracking.project=mine", "tracking.group=sweep-2")
+    run, config = tracked(*own, "tracking.tags=[late]")
+    log_a_line(run, config)
+    main(["mirror", str(run.path)])
+    (told,) = records_of("run", read_back(run))
+    assert (told["project"], told["run_group"]) == ("mine", "sweep-2")
+    assert "late" in told["tags"]
+
+
+@needs_wandb
+def test_what_could_not_be_made_again_is_an_error(
+    tracked: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run, config = tracked("tracking.mode=disabled")
+    log_a_line(run, config)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    with pytest.raises(SystemExit, match=r"must be taken by W&B; it wasn't\. .*unset WANDB_MODE"):
+        main(["mirror", str(run.path)])
+    with pytest.raises(SystemExit, match="nowhere must be a run's folder; there is no"):
+        main(["mirror", str(tmp_path / "nowhere")])
