@@ -22,6 +22,7 @@ from reasonrl.sweep.slurm import SlurmError
 
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: it will go on another time
 ATTEMPT = "reasonrl: attempt"  # begins what an attempt prints; logs are appended to
+BACK = "reasonrl: saved, and back in the queue"  # ends it
 
 
 def work(folder: str, max_requeues: int = 0) -> None:
@@ -39,7 +40,7 @@ def work(folder: str, max_requeues: int = 0) -> None:
                 _make(run)
         except Preempted:
             if _requeue(max_requeues):
-                print("reasonrl: saved, and back in the queue", flush=True)
+                print(BACK, flush=True)
             sys.exit(STOPPED)
 
 

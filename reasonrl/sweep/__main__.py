@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -163,15 +164,15 @@ def _follow(file: Path) -> None:
 
 
 def _resubmit(given: argparse.Namespace) -> int:
+    for name, value in (("--memory-gb", given.memory_gb), ("--hours", given.hours)):
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"{name} must be positive; got {value}.")
     changes: dict[str, Any] = {
         "mem_gb": given.memory_gb,
         "timeout_min": None if given.hours is None else max(1, round(60 * given.hours)),
         "partition": given.partition,
     }
     changes = {name: value for name, value in changes.items() if value is not None}
-    for name, value in changes.items():
-        if value != given.partition and value < 1:
-            raise UserError(f"{name} must be positive; got {value}.")
     sweep, names = _sweep_and_runs(given.outputs, given.names)
     reports = look(sweep)
     chosen = _chosen(reports, names, given.state)

@@ -75,6 +75,8 @@ def launch(points: Sequence[Point], *, dry_run: bool = False) -> None:
     from reasonrl.pipeline import Planner
     from reasonrl.train import how_long
 
+    if not points:
+        raise UserError("a sweep must have runs; got none. Is a range or a glob empty?")
     options = points[0].options
     for name in OF_SWEEPS:
         _same(f"hydra.launcher.{name}", [getattr(point.options, name) for point in points])

@@ -63,6 +63,7 @@ class Sweep:
     @classmethod
     def read(cls, path: Path) -> Sweep:
         """Raises UserError if there is no sweep in this folder."""
+        path = path.resolve()  # jobs are told of it, and they have a working directory of their own
         try:
             values = json.loads((path / MANIFEST).read_bytes())
             runs = [Member(**member) for member in values.pop("runs")]
@@ -135,6 +136,18 @@ class Batch:
     def comment(self) -> str:
         """Of the Slurm jobs: it leads from a job in the queue to this folder."""
         return f"reasonrl:{self.path.resolve()}"
+
+    @property
+    def outputs(self) -> Path:
+        """Of the sweep that it is of."""
+        return self.path.resolve().parents[3]
+
+    def can_begin(self, job: str) -> bool:
+        """Whether this Slurm job finds what it is to do, which submitit writes after sbatch.
+
+        False for ever if the launcher died between the two.
+        """
+        return self.job is not None or (self.path / f"{job}_submitted.pkl").exists()
 
     def job_of(self, task: int) -> str | None:
         """Slurm's id of a task: ``17_3``, or ``17`` if it is the only one."""

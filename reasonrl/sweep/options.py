@@ -11,6 +11,18 @@ from reasonrl.sweep import slurm
 from reasonrl.sweep.manifest import Cluster
 
 CLUSTERS = ("auto", "slurm", "local")
+OURS = {  # of sbatch: by these jobs are found, end in order, and go on
+    "array",
+    "chdir",
+    "comment",
+    "dependency",
+    "error",
+    "kill-on-invalid-dep",
+    "open-mode",
+    "output",
+    "signal",
+    "wait",
+}
 OF_SWEEPS = ("cluster", "wait", "processes", "array_parallelism")  # not of single runs
 
 
@@ -104,6 +116,12 @@ def validate(options: LauncherOptions) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"hydra.launcher.{name} must be 1 or more; got {value}.")
+    for name in options.additional_parameters:
+        if name.replace("_", "-") in OURS:
+            raise UserError(
+                f"hydra.launcher.additional_parameters must leave {name} to the launcher, which "
+                "needs it. Take it out; signal_delay_s says when jobs are signalled."
+            )
     for name in ("gpus_per_node", "signal_delay_s", "max_requeues"):
         value = getattr(options, name)
         if value is not None and value < 0:

@@ -86,24 +86,24 @@ def queue() -> list[Job]:
                     state,
                     reason,
                     _seconds(left),
-                    Path(comment.removeprefix(COMMENT)),
+                    _batch(comment),
                 )
             )
     return jobs
 
 
-def ended() -> dict[str, Ended]:
-    """By job id, this user's ended jobs that the controller remembers: five minutes by default.
+def ended() -> dict[tuple[Path, str], Ended]:
+    """By batch and job id, our ended jobs that the controller remembers: five minutes by default.
 
-    Raises SlurmError.
+    A controller that was set up anew begins again with the same ids. Raises SlurmError.
     """
-    fields = "JobArrayID:|,State:|,Reason:|,exit_code:"
+    fields = "JobArrayID:|,State:|,Reason:|,exit_code:|,Comment:"
     output = _run("squeue", "--array", "--noheader", _me(), "--states=all", f"--Format={fields}")
     jobs = {}
     for line in output.splitlines():
-        id, state, reason, code = line.strip().split("|")
-        if state in OVER:
-            jobs[id] = Ended(state, reason, int(code))
+        id, state, reason, code, comment = line.strip().split("|", maxsplit=4)
+        if state in OVER and comment.startswith(COMMENT):
+            jobs[_batch(comment), id] = Ended(state, reason, int(code))
     return jobs
 
 
@@ -156,7 +156,11 @@ def max_array_size() -> int:
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _run("scontrol", "show", "config"), re.M)
     if found is None:
         raise SlurmError("scontrol show config must name MaxArraySize; it doesn't.")
-    return int(found[1])
+    return max(int(found[1]), 1)  # 0: no arrays, and one run makes none
+
+
+def _batch(comment: str) -> Path:
+    return Path(comment.removeprefix(COMMENT))
 
 
 def _me() -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import re
 import signal
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ from reasonrl.runs import RunFolder, Status, read_status
 from reasonrl.sweep import local, slurm
 from reasonrl.sweep.manifest import Batch, Member, Submission, Sweep
 from reasonrl.sweep.slurm import Ended, Job
-from reasonrl.worker import ATTEMPT
+from reasonrl.worker import ATTEMPT, BACK, STOPPED
 
 Verdict = Literal[
     "done",
@@ -71,6 +72,8 @@ _SIGNAL = re.compile(
     r"(Segmentation fault|Bus error|Aborted|Illegal instruction|Floating point exception|Killed)",
     re.MULTILINE,
 )
+_QUEUED_AGAIN = re.compile(rf"^(?:.* DUE TO JOB REQUEUE \*\*\*|{re.escape(BACK)})$", re.MULTILINE)
+_OF_A_JOB = re.compile(r"^(?!srun: |slurmstepd)\S", re.MULTILINE)  # and not of Slurm
 _ERROR = re.compile(r"^\w[\w.]*(?:: .*)?$", re.MULTILINE)
 _PROGRESS = re.compile(r"reasonrl\.progress: (.+)$", re.MULTILINE)
 _METRICS = (
@@ -88,7 +91,8 @@ class Evidence:
 
     own: its own word. submitted: when it was last, None if never; job: whether Slurm took it.
     alive: Slurm's state of its job if that is alive, or the same for a process of this machine.
-    stuck: whether it is in the queue for ever. beats: whether its heartbeat is recent.
+    stuck: whether it is in the queue for ever. held: whether a process of this machine works in its
+    folder; beats: the same, or its heartbeat is recent.
     ended: what Slurm says of its last job. log: the end of that job's log.
     needs: the verdicts on its prerequisites.
     """
@@ -98,6 +102,7 @@ class Evidence:
     job: bool = False
     alive: str | None = None
     stuck: bool = False
+    held: bool = False
     beats: bool = False
     ended: Ended | None = None
     log: str = ""
@@ -107,8 +112,9 @@ class Evidence:
 def judge(evidence: Evidence) -> tuple[Verdict, str]:
     """What became of a run, and why, in one line where there is something to say.
 
-    The run's own word wins where it is an end (done, failed), if it is about what was submitted
-    last. Then whether it is alive, then how it died.
+    Done is the run's own word. Then whether it is alive: what it said before may be of an earlier
+    job, and clocks of hosts differ. Then failed, if that is of what was submitted last; then how it
+    died.
     """
     own = evidence.own
     said = own.state if own is not None else None
@@ -117,7 +123,7 @@ def judge(evidence: Evidence) -> tuple[Verdict, str]:
     bad = [need for need, verdict in evidence.needs.items() if verdict in UNFINISHED]
     if said == "done":
         return "done", ""
-    if said == "failed" and fresh:
+    if said == "failed" and fresh and evidence.alive in {None, "COMPLETING"}:
         return "failed", error
     if evidence.stuck:
         return "blocked", _needs(bad)
@@ -128,10 +134,13 @@ def judge(evidence: Evidence) -> tuple[Verdict, str]:
         return ("preempted" if said == "preempted" else "queued"), ""
     if evidence.alive:
         return "running", ""
+    outside: tuple[Verdict, str] = ("running", "outside of this sweep's jobs")
+    if evidence.held:
+        return outside
     if death := _death(evidence, bad, saved=fresh and said == "preempted"):
         return death
-    if evidence.beats and said == "running":
-        return "running", "outside of this sweep's jobs"
+    if evidence.beats:
+        return outside
     if bad:
         return "blocked", _needs(bad)
     if said == "failed":
@@ -146,8 +155,13 @@ def judge(evidence: Evidence) -> tuple[Verdict, str]:
 
 
 def last_attempt(log: str) -> str:
-    """Logs are appended to: only what the last attempt printed tells how it ended."""
-    return log[max(log.rfind(ATTEMPT), 0) :]
+    """Logs are appended to: only what the last attempt printed tells how it ended.
+
+    One that dies before it says that it has begun is known by what follows its being queued again.
+    """
+    log = log[max(log.rfind(ATTEMPT), 0) :]
+    *_, last = [0, *(found.end() for found in _QUEUED_AGAIN.finditer(log))]
+    return log[last:] if _OF_A_JOB.search(log, last) else log
 
 
 def _death(evidence: Evidence, bad: list[str], *, saved: bool) -> tuple[Verdict, str] | None:
@@ -174,9 +188,10 @@ def _death(evidence: Evidence, bad: list[str], *, saved: bool) -> tuple[Verdict,
         return "cancelled", "while it was queued again"
     if state == "CANCELLED" or cut is not None:
         return "cancelled", ""
-    if saved:
+    crash = _crash(log, code)
+    if saved and (code == STOPPED << 8 or not crash):
         return None  # its exit status says no more than that
-    if crash := _crash(log, code):
+    if crash:
         return "crashed", crash
     if state:
         return "crashed", "without a word" if state == "COMPLETED" else f"Slurm says {state}"
@@ -206,7 +221,8 @@ def _needs(names: list[str]) -> str:
 class Report:
     """What there is to say about a run.
 
-    reason: one line; empty where there is nothing to say. job: its last Slurm job's id.
+    reason: one line; empty where there is nothing to say. job: its last Slurm job's id; of a run
+    that is alive, that of the job that makes it, if one does.
     slurm: Slurm's word on that, while it has one. seconds: that the last attempt has taken.
     seconds_left: until its time limit. log: what its last job printed, if there is such a file.
     progress, metric: for people.
@@ -254,7 +270,7 @@ def look(sweep: Sweep) -> list[Report]:
     """
     batches = Batches()
     # First the queue: who isn't in it any more has said its last word.
-    jobs = jobs_by_run(batches) if _on_slurm(sweep, batches) else {}
+    jobs = jobs_by_run(sweep.outputs, batches) if _on_slurm(sweep, batches) else {}
     last = {member.name: _Last.of(sweep.run(member.name), batches) for member in sweep.runs}
     known = _ended([one for run, one in last.items() if run not in jobs])
     reports: list[Report] = []
@@ -269,6 +285,7 @@ def look(sweep: Sweep) -> list[Report]:
                 job=one.job is not None,
                 alive=job.state if job else one.process(run),
                 stuck=job is not None and job.reason == "DependencyNeverSatisfied",
+                held=job is None and one.held(run),
                 beats=job is None and one.beats(run),
                 ended=ended,
                 log="" if one.done or job or one.log is None else tail(one.log),
@@ -285,7 +302,7 @@ def look(sweep: Sweep) -> list[Report]:
                 reason=reason,
                 status=one.status,
                 batch=one.batch,
-                job=job.id if job else one.job,
+                job=job.id if job else (None if verdict in ALIVE else one.job),
                 slurm=job.state if job else (ended.state if ended else None),
                 seconds=_seconds(one.status, verdict),
                 seconds_left=job.seconds_left if job and verdict == "running" else None,
@@ -317,14 +334,29 @@ class Batches:
         return self._read[path]
 
 
-def jobs_by_run(batches: Batches) -> dict[str, Job]:
-    """The jobs that are alive on Slurm, of whichever sweep, by the names of their runs."""
+def jobs_by_run(outputs: Path, batches: Batches) -> dict[str, Job]:
+    """The jobs that are alive on Slurm, of all sweeps of these outputs, by their runs' names."""
     jobs = {}
-    for job in slurm.queue() if slurm.available() else []:
-        batch = batches.get(job.batch)
-        if batch is not None and job.task < len(batch.runs):
+    for job, batch in _jobs(outputs, batches):
+        if job.task < len(batch.runs) and batch.can_begin(job.id):
             jobs[batch.runs[job.task]] = job
     return jobs
+
+
+def doomed(outputs: Path) -> list[str]:
+    """The ids of jobs that are alive and will never find what they are to do.
+
+    If no launcher is at work: ask while holding its lock.
+    """
+    return [job.id for job, batch in _jobs(outputs, Batches()) if not batch.can_begin(job.id)]
+
+
+def _jobs(outputs: Path, batches: Batches) -> Iterator[tuple[Job, Batch]]:
+    for job in slurm.queue() if slurm.available() else []:
+        batch = batches.get(job.batch)
+        # Other outputs have runs of the same names: a name doesn't depend on where it lies.
+        if batch is not None and batch.outputs == outputs.resolve():
+            yield job, batch
 
 
 def tail(path: Path, size: int = TAIL) -> str:
@@ -352,7 +384,8 @@ class _Last:
             return cls(status, None, None, None)
         job, log = batch.job_of(submission.task), batch.log(submission.task)
         if batch.cluster == "slurm" and job is None:  # its launcher died before it knew
-            logs = sorted(batch.path.glob(f"*_{submission.task}_0_log.out"))
+            of_task = f"*_{submission.task}" if len(batch.runs) > 1 else "*"
+            logs = sorted(batch.path.glob(f"{of_task}_0_log.out"))
             if logs:
                 job, log = logs[-1].name.removesuffix("_0_log.out"), logs[-1]
         return cls(status, batch, job, log)
@@ -377,6 +410,10 @@ class _Last:
     def beats(self, run: RunFolder) -> bool:
         return self.status is not None and self.status.state == "running" and local.is_alive(run)
 
+    def held(self, run: RunFolder) -> bool:
+        here = self.status is not None and self.status.host == socket.gethostname()
+        return here and self.beats(run)
+
 
 def _ended(last: list[_Last]) -> dict[str, Ended]:
     """By job id, what Slurm says of ended jobs of runs that aren't done; new knowledge is kept."""
@@ -392,7 +429,7 @@ def _ended(last: list[_Last]) -> dict[str, Ended]:
     known: dict[str, Ended] = {}
     for path, ids in by_batch.items():
         old = _remembered(path / REMEMBERED)
-        new = {id: now[id] for id in ids if id in now}
+        new = {id: now[path.resolve(), id] for id in ids if (path.resolve(), id) in now}
         if forgotten := [id for id in ids if id not in old | new]:
             new |= slurm.accounting(forgotten)
         if not new.items() <= old.items():

@@ -29,13 +29,14 @@ from reasonrl.provenance import now
 from reasonrl.runs import write_config
 from reasonrl.sweep import local, slurm
 from reasonrl.sweep.manifest import Batch, Member, Submission, Sweep
-from reasonrl.sweep.status import ALIVE, UNFINISHED, Report, look
+from reasonrl.sweep.status import ALIVE, UNFINISHED, Report, doomed, look
 from reasonrl.worker import work
 
 logger = logging.getLogger(__name__)
 
 LOCK = ".submitting.lock"
 NOTICE_SECONDS = 5.0
+OF_CLUSTER = {"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT"}  # which to ask, not of a job
 
 
 def submit(sweep: Sweep, configs: Mapping[str, TrainConfig]) -> list[str]:
@@ -47,6 +48,7 @@ def submit(sweep: Sweep, configs: Mapping[str, TrainConfig]) -> list[str]:
         with _locked(sweep.outputs / LOCK):
             reports = look(sweep)
             todo = [report.member for report in reports if report.verdict in UNFINISHED]
+            _check_needs(sweep, todo, reports)
             for member in todo:
                 write_config(sweep.run(member.name), configs[member.name])
             sweep.write()  # the last, so that a sweep that is there has all its configurations
@@ -80,6 +82,7 @@ def resubmit(sweep: Sweep, names: Iterable[str], changes: Mapping[str, Any]) -> 
                 for report in reports
                 if report.member.name in wanted and report.verdict in UNFINISHED
             ]
+            _check_needs(sweep, todo, reports)
             if changes:
                 changed = {member.name: member for member in todo}
                 runs = [changed.get(member.name, member) for member in sweep.runs]
@@ -110,6 +113,21 @@ def _locked(file: Path) -> Iterator[None]:
         lock.release()
 
 
+def _check_needs(sweep: Sweep, todo: Sequence[Member], reports: Sequence[Report]) -> None:
+    """Raises UserError where a run needs one that waits elsewhere: it couldn't wait for that."""
+    by_name = {report.member.name: report for report in reports}
+    for member in todo:
+        for need in map(by_name.__getitem__, member.needs):
+            waits = need.verdict in ALIVE and need.verdict != "running"
+            if waits and (need.job is None) == (sweep.cluster == "slurm"):
+                where = f"job {need.job} of Slurm" if need.job else "of a sweep on one machine"
+                raise UserError(
+                    f"run={member.name} must be made where what it needs is; "
+                    f"{need.member.name} waits for its turn as {where}. Wait until that begins, or "
+                    "cancel it. Nothing is submitted."
+                )
+
+
 def _make_here(sweep: Sweep, todo: Sequence[Member], batches: Sequence[Batch]) -> None:
     for batch in batches:
         if batch.cluster == "local":
@@ -131,7 +149,7 @@ def _submit_to_slurm(
     has succeeded.
     """
     stuck = [r.job for r in reports if r.verdict == "blocked" and r.slurm == "PENDING" and r.job]
-    slurm.cancel(stuck)
+    slurm.cancel([*stuck, *doomed(sweep.outputs)])
     ids = {r.member.name: r.job for r in reports if r.verdict in ALIVE and r.job}
     size = slurm.max_array_size()
     batches = []
@@ -182,7 +200,8 @@ def _submit_array(sweep: Sweep, batch: Batch, wait_for: Sequence[str]) -> Batch:
     executor.update_parameters(**_sbatch_parameters(sweep, batch, wait_for))
     folders = [str(sweep.run(name).path) for name in batch.runs]
     try:
-        jobs = executor.map_array(work, folders, [batch.options["max_requeues"]] * len(folders))
+        with _outside_of_jobs():
+            jobs = executor.map_array(work, folders, [batch.options["max_requeues"]] * len(folders))
     except submitit.core.utils.FailedJobError as error:
         raise UserError(
             f"sbatch must take the jobs of {batch.path}; got {' '.join(str(error).split())}. "
@@ -191,6 +210,21 @@ def _submit_array(sweep: Sweep, batch: Batch, wait_for: Sequence[str]) -> Batch:
     batch = replace(batch, job=jobs[0].job_id.partition("_")[0])
     batch.write()
     return batch
+
+
+@contextmanager
+def _outside_of_jobs() -> Iterator[None]:
+    """Inside a job its variables would become the new jobs': its memory, its place in an array."""
+    inner = {}
+    if "SLURM_JOB_ID" in os.environ:
+        named = [
+            name for name in os.environ if name.startswith("SLURM_") and name not in OF_CLUSTER
+        ]
+        inner = {name: os.environ.pop(name) for name in named}
+    try:
+        yield
+    finally:
+        os.environ |= inner
 
 
 def _sbatch_parameters(sweep: Sweep, batch: Batch, wait_for: Sequence[str]) -> dict[str, Any]:

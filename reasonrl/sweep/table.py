@@ -15,6 +15,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from reasonrl.sweep.manifest import Sweep
+from reasonrl.sweep.slurm import SlurmError
 from reasonrl.sweep.status import ALIVE, UNFINISHED, Report, Verdict, last_attempt, look, tail
 
 COLOURS: dict[Verdict, str] = {
@@ -31,6 +32,7 @@ HEADS = ("run", "state", "Slurm", "attempt", "progress", "took", "left", "last m
 RIGHT = {"attempt", "took", "left"}
 GAP = "  "
 WATCH_SECONDS = 5.0
+SILENT_SECONDS = 600.0
 LOG_LINES = 5  # of each failed run, below the table
 LOGS = 5  # of so many failed runs
 
@@ -79,15 +81,27 @@ def status_table(title: str, reports: Sequence[Report], *, logs: bool = True) ->
 
 
 def watch(sweep: Sweep, console: Console) -> list[Report]:
-    """Shows the table, again and again, until no run is alive; returns what then is."""
+    """Shows the table, again and again, until no run is alive; returns what then is.
+
+    A controller that doesn't answer is asked again. Raises SlurmError if it has been silent for
+    SILENT_SECONDS.
+    """
     from rich.live import Live
 
+    answered = time.monotonic()
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
-            reports = look(sweep)
-            if not any(report.verdict in ALIVE for report in reports):
-                return reports
-            live.update(status_table(sweep.name, reports, logs=False), refresh=True)
+            try:
+                reports = look(sweep)
+            except SlurmError as error:
+                if time.monotonic() - answered > SILENT_SECONDS:
+                    raise
+                live.update(Text(f"{error} It will be asked again.", "yellow"), refresh=True)
+            else:
+                answered = time.monotonic()
+                if not any(report.verdict in ALIVE for report in reports):
+                    return reports
+                live.update(status_table(sweep.name, reports, logs=False), refresh=True)
             time.sleep(WATCH_SECONDS)
 
 

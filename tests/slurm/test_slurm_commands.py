@@ -39,22 +39,25 @@ def test_queue_holds_our_living_jobs(slurm: Cluster, monkeypatch: pytest.MonkeyP
 
 def test_ended_jobs_say_how(slurm: Cluster) -> None:
     segfault = f"{sys.executable} -c 'import ctypes; ctypes.string_at(0)'"
+    batch = Path("/somewhere/with a space|and more, and many more letters than fit a column")
+    ours = f"--comment=reasonrl:{batch}"
     jobs = {
-        "good": slurm.submit(script="true"),
-        "exit 3": slurm.submit("--array=0", script="exit 3") + "_0",
-        "segfault": slurm.submit(script=segfault),
-        "cancelled": slurm.submit(script="sleep 60"),
-        "alive": slurm.submit("--hold", script="true"),
+        "good": slurm.submit(ours, script="true"),
+        "exit 3": slurm.submit(ours, "--array=0", script="exit 3") + "_0",
+        "segfault": slurm.submit(ours, script=segfault),
+        "cancelled": slurm.submit(ours, script="sleep 60"),
+        "alive": slurm.submit(ours, "--hold", script="true"),
     }
-    needs = slurm.submit(
-        f"--dependency=afterok:{jobs['exit 3']}", "--kill-on-invalid-dep=yes", script="true"
-    )
+    after = (f"--dependency=afterok:{jobs['exit 3']}", "--kill-on-invalid-dep=yes")
+    needs = slurm.submit(ours, *after, script="true")
+    another = slurm.submit("--comment=another's", script="true")
     slurm.wait_for(jobs["cancelled"], "RUNNING")
     commands.cancel([jobs["cancelled"]])
-    slurm.wait(
-        lambda: {*jobs.values(), needs} - {jobs["alive"]} <= commands.ended().keys(), "all ended"
-    )
-    ended = commands.ended()
+    expected = {(batch, id) for id in (*jobs.values(), needs)} - {(batch, jobs["alive"])}
+    slurm.wait(lambda: expected <= commands.ended().keys(), "all ended")
+    slurm.wait_for(another, "COMPLETED")
+    assert another not in {id for _, id in commands.ended()}
+    ended = {id: end for (folder, id), end in commands.ended().items() if folder == batch}
     assert jobs["alive"] not in ended
     assert ended[jobs["good"]] == Ended("COMPLETED", "None", 0)
     assert ended[jobs["exit 3"]] == Ended("FAILED", "NonZeroExitCode", 768)  # 3 * 256

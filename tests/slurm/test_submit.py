@@ -78,6 +78,8 @@ def check_that_each_is_queued_once(cluster: Cluster, sweep: Sweep) -> None:
         expected = {f"{jobs[need]}(unfulfilled)" for need in needs} or {"(null)"}
         assert waits[str(jobs[name])] == expected
     assert [r.verdict for r in reports] == [*["queued"] * 2, *["waiting"] * 2, "queued"]
+    # Without these they would end in failure, a minute after they began.
+    assert all((r.batch.path / f"{r.job}_submitted.pkl").exists() for r in reports if r.batch)
 
 
 def test_a_sweep_is_submitted_with_its_dependencies(slurm: Cluster, tmp_path: Path) -> None:
@@ -98,6 +100,32 @@ def test_what_is_done_is_neither_submitted_nor_waited_for(slurm: Cluster, tmp_pa
     found = queue(slurm)
     assert found[str(jobs["c"])] == "(null)"
     assert found[str(jobs["d"])] == f"afterok:{jobs['b']}(unfulfilled)"
+
+
+def test_the_same_runs_elsewhere_are_others(slurm: Cluster, tmp_path: Path) -> None:
+    sweeps = [five(tmp_path / name) for name in ("one", "two")]
+    for sweep, configs in sweeps:
+        assert submit(sweep, configs) == ["a", "b", "c", "d", "e"]
+    jobs = [{report.job for report in look(sweep)} for sweep, _ in sweeps]
+    assert len(jobs[0] | jobs[1]) == len(queue(slurm)) == 10
+
+
+def test_a_launcher_inside_a_job_submits_as_outside(
+    slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outer = {"JOB_ID": "7", "ARRAY_JOB_ID": "6", "ARRAY_TASK_ID": "1", "MEM_PER_CPU": "100"}
+    for name, value in outer.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    slurm.run("scontrol", "update", "PartitionName=high", "State=UP")
+    sweep, configs = five(tmp_path)
+    environment = {"setup": ["printenv | grep ^SLURM_ > variables; exit 0"]}
+    submit(replace(sweep, runs=[Member("a", [], [], {**OPTIONS, **environment})]), configs)
+    variables = tmp_path / "variables"
+    slurm.wait(lambda: variables.exists() and not queue(slurm), "it has run")
+    inner = dict(line.split("=", 1) for line in variables.read_text().splitlines())
+    assert inner["SLURM_JOB_ID"] not in ("6", "7")
+    assert {f"SLURM_{name}" for name in outer} & inner.keys() == {"SLURM_JOB_ID"}
+    assert os.environ["SLURM_MEM_PER_CPU"] == "100"
 
 
 def test_the_batch_script_is_the_sites_then_ours(slurm: Cluster, tmp_path: Path) -> None:

@@ -332,6 +332,18 @@ def test_the_cluster_is_slurm_where_there_is_an_sbatch(
         cluster_of(LauncherOptions(cluster="foo"))
 
 
+@pytest.mark.parametrize("name", ["comment", "open-mode", "open_mode", "dependency", "output"])
+def test_what_the_launcher_needs_is_its_own(name: str) -> None:
+    read_options({"additional_parameters": {"mail-type": "FAIL", "requeue": False}})
+    with pytest.raises(UserError, match=f"must leave {name} to the launcher"):
+        read_options({"additional_parameters": {name: "x"}})
+
+
+def test_a_sweep_of_nothing() -> None:
+    with pytest.raises(UserError, match=r"must have runs; got none\. Is a range or a glob empty"):
+        launch([])
+
+
 @pytest.mark.parametrize(
     ("name", "least"),
     [
@@ -363,6 +375,26 @@ def two(tmp_path: Path, configure: Callable[..., TrainConfig]) -> tuple[Sweep, A
         runs=[Member("a", []), Member("b", [], needs=["a"])],
     )
     return sweep, dict.fromkeys("ab", configure("algorithm=sft"))
+
+
+@pytest.mark.parametrize(
+    ("cluster", "job", "where"),
+    [("local", "17_0", "as job 17_0 of Slurm"), ("slurm", None, "as of a sweep on one machine")],
+)
+def test_what_a_run_needs_must_not_wait_elsewhere(
+    two: tuple[Sweep, Any], monkeypatch: pytest.MonkeyPatch, cluster: Any, job: str, where: str
+) -> None:
+    sweep, configs = replace(two[0], cluster=cluster), two[1]
+    reports = [
+        SimpleNamespace(member=sweep.runs[0], verdict="queued", job=job),
+        SimpleNamespace(member=sweep.runs[1], verdict="to do", job=None),
+    ]
+    monkeypatch.setattr("reasonrl.sweep.submit.look", lambda _: reports)
+    with pytest.raises(
+        UserError, match=f"run=b must be made where .*; a waits for its turn {where}"
+    ):
+        submit(sweep, configs)
+    assert not sweep.run("b").config.exists()
 
 
 @pytest.fixture

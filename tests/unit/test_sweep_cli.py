@@ -16,10 +16,10 @@ import pytest
 from filelock import FileLock
 
 from reasonrl.runs import Status, write_status
-from reasonrl.sweep import slurm, submit
+from reasonrl.sweep import slurm, submit, table
 from reasonrl.sweep.__main__ import main
 from reasonrl.sweep.manifest import Batch, Sweep
-from reasonrl.sweep.slurm import Job
+from reasonrl.sweep.slurm import Job, SlurmError
 from reasonrl.sweep.table import duration, short_names
 from tests.unit.test_sweep_status import SEGFAULT, made_up_sweep
 
@@ -134,7 +134,9 @@ def test_logs_of_a_run_by_a_part_of_its_name(
         (["cancel", "17"], "it is of 0"),
         (["resubmit", "sft"], "must have ended without being done; it is done"),
         (["resubmit", "--state", "timed-out,ill"], "state=ill must be one of failed, crashed, out"),
-        (["resubmit", "--memory-gb", "0"], "mem_gb must be positive; got 0"),
+        (["resubmit", "--memory-gb", "0"], "--memory-gb must be positive; got 0"),
+        (["resubmit", "--hours", "-5"], r"--hours must be positive; got -5\.0"),
+        (["resubmit", "--hours", "nan"], "--hours must be positive; got nan"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -151,6 +153,46 @@ def test_a_mistake_is_one_line(
 def test_no_sweep_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, "status") == 2
     assert "there are none" in capsys.readouterr().err
+
+
+def test_sweeps_are_told_of_from_anywhere(
+    outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Jobs are told where their run lies, and work in another folder."""
+    told: list[Path] = []
+    monkeypatch.setattr(submit, "resubmit", lambda sweep, *_: told.append(sweep.path) or [])
+    sweep = outputs / "sweeps" / "ei-1a2b3c4d"
+    (outputs / "elsewhere").mkdir()
+    monkeypatch.chdir(outputs / "elsewhere")
+    assert main(["resubmit", "--outputs", "..", "--yes"]) == 0
+    assert main(["resubmit", "../sweeps/ei-1a2b3c4d", "--yes"]) == 0
+    monkeypatch.chdir(sweep)
+    assert main(["resubmit", ".", "--yes"]) == 0
+    assert told == [sweep] * 3
+    capsys.readouterr()
+    main(["status", "."])
+    assert "4 runs: 1 done" in capsys.readouterr().out
+
+
+def test_watching_outlasts_a_controller_that_is_busy(
+    outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers: list[Any] = [SlurmError("squeue must answer; got nothing."), []]
+
+    def queue() -> list[Job]:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(slurm, "queue", queue)
+    monkeypatch.setattr(table, "WATCH_SECONDS", 0)
+    assert run(outputs, "status", "--watch") == 1
+    assert answers == []
+    assert "4 runs: 1 done, 1 failed" in capsys.readouterr().out
+    monkeypatch.setattr(table, "SILENT_SECONDS", -1)
+    answers.append(SlurmError("squeue must answer; got nothing."))
+    assert run(outputs, "status", "--watch") == 2
 
 
 def test_resubmit_only_says_what_it_would_do_until_it_gets_yes(

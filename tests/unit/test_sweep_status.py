@@ -7,15 +7,17 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from reasonrl.runs import Status, write_status
 from reasonrl.sweep import slurm
 from reasonrl.sweep.manifest import Batch, Member, Submission, Sweep
 from reasonrl.sweep.slurm import Ended, Job, parse_accounting
-from reasonrl.sweep.status import Evidence, judge, look
+from reasonrl.sweep.status import Evidence, doomed, judge, look
 
 ROOT = Path(__file__).parents[2]
 BEGIN = "reasonrl: attempt 1 of outputs/runs/a\n"
@@ -67,6 +69,16 @@ REQUEUE = BEGIN + (
 PREEMPTION = BEGIN + (
     "slurmstepd-n0621-3: error: *** JOB 30 ON n0621-3 CANCELLED AT 2026-11-22T22:20:11 "
     "DUE TO PREEMPTION ***\n"
+)
+# What a job prints that is told to stop.
+STOPPED = (
+    BEGIN
+    + "reasonrl: saved, and back in the queue\n"
+    + REQUEUE.removeprefix(BEGIN)
+    + "srun: Job step aborted: Waiting up to 4 seconds for job step to finish.\n"
+    "slurmstepd-n0621-2: error: *** STEP 26.0 ON n0621-2 CANCELLED AT 2026-11-22T22:19:53 "
+    "DUE TO JOB REQUEUE ***\n"
+    "srun: error: n0621-2: task 0: Exited with exit code 75\n"
 )
 # Made up; the second and third after Slurm's messages.
 IMPORT_ERROR = (
@@ -149,6 +161,22 @@ CASES = {
         evidence(own=own("failed", "09:00:00", error="E: x"), job=False),
         "failed",
         "E: x",
+    ),
+    "failed, its job is ending": (
+        evidence(own=own("failed", error="E: x"), alive="COMPLETING"),
+        "failed",
+        "E: x",
+    ),
+    # The clock of the node where it failed is ahead.
+    "failed, queued again in the past": (
+        evidence(own=own("failed", error="E: x"), alive="PENDING"),
+        "queued",
+        "",
+    ),
+    "failed, begun again in the past": (
+        evidence(own=own("failed", error="E: x"), alive="RUNNING"),
+        "running",
+        "",
     ),
     "queued": (evidence(alive="PENDING"), "queued", ""),
     "running": (evidence("running", alive="RUNNING"), "running", ""),
@@ -247,6 +275,25 @@ CASES = {
         "cancelled",
         "saved when it was told to stop, and not queued again",
     ),
+    "queued again, then its setup fails": (
+        evidence(
+            "preempted",
+            log=STOPPED + SETUP,
+            ended=Ended("FAILED", "NonZeroExitCode", 127 * 256),
+        ),
+        "crashed",
+        "exit status 127",
+    ),
+    "queued again, then no torch": (
+        evidence("preempted", log=STOPPED + IMPORT_ERROR.removeprefix(BEGIN)),
+        "crashed",
+        "ModuleNotFoundError: No module named 'torch'",
+    ),
+    "queued again, then scancel": (
+        evidence("preempted", log=STOPPED, ended=Ended("CANCELLED", "None", 0)),
+        "cancelled",
+        "while it was queued again",
+    ),
     "requeued, then segfault": (
         evidence("running", log=REQUEUE + SEGFAULT),
         "crashed",
@@ -272,6 +319,16 @@ CASES = {
         evidence(log=IMPORT_ERROR, ended=FAILED),
         "crashed",
         "ModuleNotFoundError: No module named 'torch'",
+    ),
+    "cancelled, then made by hand on this machine": (
+        evidence("running", held=True, beats=True, log=SCANCEL),
+        "running",
+        "outside of this sweep's jobs",
+    ),
+    "cancelled a moment ago on another": (
+        evidence("running", beats=True, log=SCANCEL),
+        "cancelled",
+        "",
     ),
     "made by hand meanwhile": (
         evidence("running", beats=True),
@@ -342,7 +399,10 @@ def test_what_slurm_said_outlasts_its_memory(
     monkeypatch.setattr(slurm, "available", lambda: True)
     monkeypatch.setattr(slurm, "accounting", lambda _: {})
     monkeypatch.setattr(slurm, "queue", list)
-    monkeypatch.setattr(slurm, "ended", lambda: {"17_0": Ended("NODE_FAIL", "NodeDown", 0)})
+    end, elsewhere = Ended("NODE_FAIL", "NodeDown", 0), Path("/another/batch")
+    monkeypatch.setattr(slurm, "ended", lambda: {(elsewhere, "17_0"): end})  # the same id, reused
+    assert verdicts(sweep) == {"a": "crashed", "b": "done"}
+    monkeypatch.setattr(slurm, "ended", lambda: {(batch.path, "17_0"): end})
     assert verdicts(sweep) == {"a": "node failure", "b": "done"}
     monkeypatch.setattr(slurm, "ended", dict)
     assert verdicts(sweep) == {"a": "node failure", "b": "done"}
@@ -355,12 +415,67 @@ def test_what_slurm_said_outlasts_its_memory(
 @pytest.mark.usefixtures("no_slurm")
 def test_a_batch_whose_launcher_died_is_known_by_its_logs(tmp_path: Path) -> None:
     sweep, batch = made_up_sweep(tmp_path, ["a", "b"])
-    (batch.path / "batch.json").write_text(
-        (batch.path / "batch.json").read_text().replace('"job": "17"', '"job": null')
-    )
+    replace(batch, job=None).write()
     (batch.path / "21_1_0_log.out").write_text(SEGFAULT)
     assert verdicts(sweep) == {"a": "to do", "b": "crashed"}
     assert look(sweep)[1].job == "21_1"
+
+
+@pytest.mark.usefixtures("no_slurm")
+def test_also_if_it_is_of_one_run(tmp_path: Path) -> None:
+    sweep, batch = made_up_sweep(tmp_path, ["a"])
+    replace(batch, job=None).write()
+    (batch.path / "21_0_log.out").write_text(OOM)
+    assert verdicts(sweep) == {"a": "out of memory"}
+    assert look(sweep)[0].job == "21"
+
+
+@pytest.fixture
+def queued(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """What is in Slurm's queue; nothing has ended."""
+    jobs: list[Job] = []
+    monkeypatch.setattr(slurm, "available", lambda: True)
+    monkeypatch.setattr(slurm, "accounting", lambda _: {})
+    monkeypatch.setattr(slurm, "ended", dict)
+    monkeypatch.setattr(slurm, "queue", lambda: jobs)
+    return jobs
+
+
+def test_runs_of_the_same_names_in_other_outputs_are_others(
+    tmp_path: Path, queued: list[Job]
+) -> None:
+    sweep, _ = made_up_sweep(tmp_path / "one", ["a"])
+    other, batch = made_up_sweep(tmp_path / "two", ["a"])
+    queued.append(Job("17", "17", 0, "PENDING", "Priority", None, batch.path))
+    assert verdicts(sweep) == {"a": "cancelled"}
+    assert verdicts(other) == {"a": "queued"}
+
+
+def test_a_job_that_will_never_find_its_orders_is_not_alive(
+    tmp_path: Path, queued: list[Job]
+) -> None:
+    """submitit writes them after sbatch; the launcher died between the two."""
+    sweep, batch = made_up_sweep(tmp_path, ["a", "b"])
+    replace(batch, job=None).write()
+    queued += [Job(f"21_{k}", "21", k, "RUNNING", "None", 60, batch.path) for k in range(2)]
+    (batch.path / "21_1_submitted.pkl").write_text("")
+    assert verdicts(sweep) == {"a": "to do", "b": "running"}
+    assert doomed(sweep.outputs) == ["21_0"]
+    replace(batch, job="21").write()
+    assert doomed(sweep.outputs) == []
+
+
+def test_a_run_made_by_hand_has_no_job(tmp_path: Path, queued: list[Job]) -> None:
+    assert not queued
+    sweep, batch = made_up_sweep(tmp_path, ["a"])
+    batch.log(0).write_text(SCANCEL)
+    write_status(sweep.run("a"), Status.here("running", 2))
+    with FileLock(sweep.run("a").path / ".lock"):
+        (report,) = look(sweep)
+    assert (report.verdict, report.reason) == ("running", "outside of this sweep's jobs")
+    assert report.job is None
+    (report,) = look(sweep)
+    assert (report.verdict, report.job) == ("cancelled", "17")
 
 
 @pytest.mark.usefixtures("no_slurm")
@@ -406,7 +521,8 @@ def test_status_of_a_thousand_runs(tmp_path: Path) -> None:
             json.dumps(values | {"started": SUBMITTED, "heartbeat": SUBMITTED, "error": None})
         )
         run.metrics.write_text('{"step": 1, "ei/loss": 0.5, "ei/grad_norm": 0.25}\n' * 1000)
-        batch.log(task).write_text(BEGIN + "a line of a log\n" * 2000 + SEGFAULT)
+        end = STOPPED if state == "preempted" else SEGFAULT
+        batch.log(task).write_text(BEGIN + "a line of a log\n" * 2000 + end)
     # No sbatch on this PATH.
     command = [sys.executable, "-m", "reasonrl.sweep", "status", "--outputs", str(tmp_path)]
     environment = {"PATH": str(tmp_path), "PYTHONPATH": str(ROOT)}
