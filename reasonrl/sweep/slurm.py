@@ -57,6 +57,21 @@ class Job:
     seconds_left: int | None
     batch: Path
 
+    @property
+    def needs_in_vain(self) -> bool:
+        return self.reason == "DependencyNeverSatisfied"
+
+    @property
+    def launch_failed(self) -> bool:
+        """Whether Slurm holds it since it couldn't be begun: its node failed just then."""
+        reason = self.reason.replace(" ", "_")  # versions differ
+        return reason in {"launch_failed_requeued_held", "JobHoldMaxRequeue"}
+
+    @property
+    def held(self) -> bool:
+        """By somebody, with ``scontrol hold``."""
+        return self.reason in {"JobHeldUser", "JobHeldAdmin"}
+
 
 @dataclass(frozen=True)
 class Ended:

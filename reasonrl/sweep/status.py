@@ -91,8 +91,9 @@ class Evidence:
 
     own: its own word. submitted: when it was last, None if never; job: whether Slurm took it.
     alive: Slurm's state of its job if that is alive, or the same for a process of this machine.
-    stuck: whether it is in the queue for ever. held: whether a process of this machine works in its
-    folder; beats: the same, or its heartbeat is recent.
+    stuck: whether it is in the queue for ever; unlaunched: because it couldn't be begun.
+    held: whether a process of this machine works in its folder; beats: so, or its heartbeat is
+    recent.
     ended: what Slurm says of its last job. log: the end of that job's log.
     needs: the verdicts on its prerequisites.
     """
@@ -102,6 +103,7 @@ class Evidence:
     job: bool = False
     alive: str | None = None
     stuck: bool = False
+    unlaunched: bool = False
     held: bool = False
     beats: bool = False
     ended: Ended | None = None
@@ -125,8 +127,10 @@ def judge(evidence: Evidence) -> tuple[Verdict, str]:
         return "done", ""
     if said == "failed" and fresh and evidence.alive in {None, "COMPLETING"}:
         return "failed", error
-    if evidence.stuck:
+    if evidence.stuck or (evidence.alive == "PENDING" and bad):
         return "blocked", _needs(bad)
+    if evidence.unlaunched:
+        return "node failure", "its job could not be launched, and Slurm holds it"
     if evidence.alive in {"PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "CONFIGURING"}:
         waits = [need for need, verdict in evidence.needs.items() if verdict != "done"]
         if waits:
@@ -284,7 +288,8 @@ def look(sweep: Sweep) -> list[Report]:
                 submitted=one.batch.submitted if one.batch else None,
                 job=one.job is not None,
                 alive=job.state if job else one.process(run),
-                stuck=job is not None and job.reason == "DependencyNeverSatisfied",
+                stuck=job is not None and job.needs_in_vain,
+                unlaunched=job is not None and job.launch_failed,
                 held=job is None and one.held(run),
                 beats=job is None and one.beats(run),
                 ended=ended,
@@ -292,6 +297,8 @@ def look(sweep: Sweep) -> list[Report]:
                 needs={need: verdicts[need] for need in member.needs},
             )
         )
+        if job is not None and job.held:
+            reason = f"held: scontrol release {job.id} lets it begin"
         verdicts[member.name] = verdict
         metrics = _end(run.metrics)
         reports.append(

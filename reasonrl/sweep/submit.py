@@ -148,7 +148,8 @@ def _submit_to_slurm(
     A job waits for those alone that are alive: of one that Slurm has forgotten it would say that it
     has succeeded.
     """
-    stuck = [r.job for r in reports if r.verdict == "blocked" and r.slurm == "PENDING" and r.job]
+    names = {member.name for member in todo}
+    stuck = [r.job for r in reports if r.member.name in names and r.slurm == "PENDING" and r.job]
     slurm.cancel([*stuck, *doomed(sweep.outputs)])
     ids = {r.member.name: r.job for r in reports if r.verdict in ALIVE and r.job}
     size = slurm.max_array_size()

@@ -87,7 +87,7 @@ def test_slurms_word_is_shown_where_it_disagrees(
     assert failed.split()[:3] == ["ei-tiny-s0", "failed", "COMPLETING"]
     assert running.split()[:3] == ["ppo-tiny-s0", "running", "2"]  # no disagreement
     assert "1h 02m" in running  # 3723 s left
-    assert blocked.split()[:2] == ["rcrl-tiny-s0", "waiting"]
+    assert blocked.split()[:3] == ["rcrl-tiny-s0", "blocked", "PENDING"]
 
 
 def test_status_for_programs(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -196,6 +196,16 @@ CASES = {
         "blocked",
         "needs sft",
     ),
+    "never to start, but Slurm doesn't know yet": (
+        evidence(alive="PENDING", needs={"sft": "failed", "orm": "done"}),
+        "blocked",
+        "needs sft",
+    ),
+    "its node failed as it was to begin": (
+        evidence("running", alive="PENDING", unlaunched=True),
+        "node failure",
+        "its job could not be launched, and Slurm holds it",
+    ),
     "cancelled with what it needs": (
         evidence(ended=Ended("CANCELLED", "DependencyNeverSatisfied", 0), needs={"sft": "crashed"}),
         "blocked",
@@ -463,6 +473,27 @@ def test_a_job_that_will_never_find_its_orders_is_not_alive(
     assert doomed(sweep.outputs) == ["21_0"]
     replace(batch, job="21").write()
     assert doomed(sweep.outputs) == []
+
+
+@pytest.mark.parametrize(
+    ("held", "verdict", "why"),
+    [
+        ("launch failed requeued held", "node failure", "its job could not be launched"),
+        ("launch_failed_requeued_held", "node failure", "its job could not be launched"),
+        ("JobHoldMaxRequeue", "node failure", "its job could not be launched"),
+        ("JobHeldUser", "queued", "held: scontrol release 17 lets it begin"),
+        ("JobHeldAdmin", "queued", "held: scontrol release 17 lets it begin"),
+        ("Priority", "queued", ""),
+    ],
+)
+def test_a_job_that_slurm_holds(
+    tmp_path: Path, queued: list[Job], held: str, verdict: str, why: str
+) -> None:
+    sweep, batch = made_up_sweep(tmp_path, ["a"])
+    queued.append(Job("17", "17", 0, "PENDING", held, None, batch.path))
+    (report,) = look(sweep)
+    assert report.verdict == verdict
+    assert report.reason.startswith(why)
 
 
 def test_a_run_made_by_hand_has_no_job(tmp_path: Path, queued: list[Job]) -> None:
