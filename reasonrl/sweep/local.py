@@ -118,7 +118,7 @@ def wait_for(runs: Iterable[RunFolder]) -> None:
 
 
 def _start(sweep: Sweep, batch: Batch, name: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-P", "-m", "reasonrl.worker", str(sweep.run(name).path)]
+    command = [sys.executable, "-P", "-m", "reasonrl.sweep.worker", str(sweep.run(name).path)]
     path = os.pathsep.join(filter(None, [batch.code, os.environ.get("PYTHONPATH")]))
     where = {
         "cwd": sweep.folder,

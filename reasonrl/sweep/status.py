@@ -22,7 +22,7 @@ from reasonrl.runs import RunFolder, Status, read_status
 from reasonrl.sweep import local, slurm
 from reasonrl.sweep.manifest import Batch, Member, Submission, Sweep
 from reasonrl.sweep.slurm import Ended, Job
-from reasonrl.worker import ATTEMPT, BACK, STOPPED
+from reasonrl.sweep.worker import ATTEMPT, BACK, STOPPED
 
 Verdict = Literal[
     "done",

@@ -30,7 +30,7 @@ from reasonrl.runs import write_config
 from reasonrl.sweep import local, slurm
 from reasonrl.sweep.manifest import Batch, Member, Submission, Sweep
 from reasonrl.sweep.status import ALIVE, UNFINISHED, Report, doomed, look
-from reasonrl.worker import work
+from reasonrl.sweep.worker import work
 
 logger = logging.getLogger(__name__)
 

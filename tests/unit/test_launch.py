@@ -98,7 +98,7 @@ def test_what_runs_need_comes_first_and_once(
     assert {name: config.algorithm.name for name, config in configs.items()} == {
         name: name.partition("-")[0] for name in configs
     }
-    assert Path(sweep.code, "reasonrl", "worker.py").exists()
+    assert Path(sweep.code, "reasonrl", "sweep", "worker.py").exists()
     assert sweep.at_once == 1
 
 

@@ -38,7 +38,7 @@ LAYERS = [
     },
     {"algorithms", "report", "wandb_mirror"},
     {"pipeline", "estimate"},
-    {"cli", "train", "evaluate", "comparison", "dashboard", "worker", "sweep"},
+    {"cli", "train", "evaluate", "comparison", "dashboard", "sweep"},
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 WITHOUT_TORCH = [
@@ -54,7 +54,6 @@ WITHOUT_TORCH = [
     "wandb_mirror",
     "dashboard",
     "sweep",
-    "worker",
 ]
 
 MODULES = sorted(

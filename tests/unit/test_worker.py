@@ -12,7 +12,7 @@ from reasonrl.errors import UserError
 from reasonrl.preemption import Preempted
 from reasonrl.provenance import now
 from reasonrl.runs import RunFolder, Status, read_status, run_folder, write_config, write_status
-from reasonrl.worker import work
+from reasonrl.sweep.worker import work
 
 
 @pytest.fixture

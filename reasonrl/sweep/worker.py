@@ -1,6 +1,6 @@
 """What a job of a sweep does: make one run, as its folder says.
 
-    python -P -m reasonrl.worker outputs/runs/NAME
+    python -P -m reasonrl.sweep.worker outputs/runs/NAME
 
 Told to stop (SIGUSR2 before a time limit, SIGTERM for a job that matters more), it saves at its
 next step boundary; on Slurm the job then goes back into the queue, and here it ends with exit
