@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
+import shlex
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,10 +25,12 @@ from reasonrl.atomic import write_text
 from reasonrl.config import WandbConfig
 from reasonrl.errors import UserError
 from reasonrl.report.page import page
-from reasonrl.report.sweep_data import read_run
+from reasonrl.report.sweep_data import RunData, read_run
 from reasonrl.report.workspace import push
 from reasonrl.runs import RunFolder, is_done, read_config
-from reasonrl.sweep.manifest import Sweep
+from reasonrl.sweep.manifest import Member, Sweep
+from reasonrl.sweep.slurm import SlurmError
+from reasonrl.sweep.status import look
 from reasonrl.wandb_mirror import mirrored
 
 PAGE = "index.html"
@@ -40,18 +44,37 @@ def write_page(folder: Path, output: Path | None) -> Path:
 
     Raises UserError if there is no sweep in the folder.
     """
-    sweep = Sweep.read(folder)
+    sweep = Sweep.read(folder.resolve())  # the runs lie beside the sweeps
+    verdicts: dict[str, tuple[str, str]] = {}
+    note = ""
+    try:
+        verdicts = {report.member.name: (report.verdict, report.reason) for report in look(sweep)}
+    except SlurmError as error:
+        note = f"States are the runs' own word, and may be out of date: {error}"
+
+    def read(member: Member) -> RunData:
+        run = sweep.run(member.name)
+        return read_run(run, member.overrides, member.needs, verdicts.get(member.name))
+
     with ThreadPoolExecutor() as pool:  # a cluster's file system answers slowly, but many at once
-        runs = list(
-            pool.map(
-                lambda run: read_run(sweep.run(run.name), run.overrides, run.needs), sweep.runs
-            )
-        )
+        runs = list(pool.map(read, sweep.runs))
     made = datetime.now(UTC).isoformat(timespec="seconds")
     file = output or folder / PAGE
-    title = folder.resolve().name
-    write_text(file, page(title, sweep.command, sweep.created, made, runs))
+    write_text(file, page(sweep.name, pasteable(sweep.command), sweep.created, made, runs, note))
     return file
+
+
+def pasteable(command: Sequence[str]) -> str:
+    """A sweep's command for a shell. Of Hydra's own settings only the sweeper's, which decide what
+    runs there are: others, as a job's setup, may hold what isn't for everybody, and decide nothing.
+    """
+    kept = [
+        argument
+        for argument in command
+        if not re.match(r"[+~]*hydra[./=@]", argument)
+        or re.match(r"[+~]*hydra[./]sweeper\b", argument)
+    ]
+    return shlex.join(["python", *kept])
 
 
 def mirror(run: RunFolder, **given: str | None) -> None:

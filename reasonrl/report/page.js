@@ -35,7 +35,7 @@ const sorted = values => [...values].sort((a, b) => compare(a, b, false));
 
 // ---------------------------------------------------------------- numbers
 
-const percent = value => value === null ? "?" : (100 * value).toFixed(1).replace(/^-(0\.0)$/, "$1");
+const percent = value => !Number.isFinite(value) ? "?" : (100 * value).toFixed(1).replace(/^-(0\.0)$/, "$1");
 const interval = e => `[${percent(e.low)}, ${percent(e.high)}]`;
 const exact = e => `${e.value}, 95% interval ${e.low} to ${e.high}, of ${e.n} questions`;
 const isDifference = key => /^(gain|gap)\//.test(key);
@@ -79,7 +79,7 @@ for (const part of FILTERS) {
 $("text").oninput = filtersChanged;
 
 function isListed(run) {
-  const text = [run.name, overridesOf(run), run.state, run.error, run.init, run.dataset,
+  const text = [run.name, overridesOf(run), run.state, run.why, run.init, run.dataset,
                 `seed=${run.seed}`].join(" ").toLowerCase();
   return $("text").value.toLowerCase().split(/\s+/).every(word => text.includes(word))
     && FILTERS.every(part => !selects[part].value || run[part] === selects[part].value);
@@ -150,13 +150,13 @@ function nameCell(run) {
 }
 
 function stateMark(state, text = state) {
-  return element("span", {className: `state ${state.replace(" ", "-")}`}, text);
+  return element("span", {className: `state ${state.replaceAll(" ", "-")}`}, text);
 }
 
 function stateCell(run) {
-  const cell = element("td", {className: run.error ? "wide" : ""}, stateMark(run.state));
+  const cell = element("td", {className: run.why ? "wide" : ""}, stateMark(run.state));
   if (run.heartbeat) cell.title = `last sign of life ${run.heartbeat}`;
-  if (run.error) cell.append(element("div", {className: "error", title: run.error}, run.error));
+  if (run.why) cell.append(element("div", {className: "why", title: run.why}, run.why));
   return cell;
 }
 
@@ -202,9 +202,9 @@ function details(run) {
     element("td", {}, c.problem_id), element("td", {}, element("pre", {}, c.text)),
     element("td", {className: c.correct ? "right" : "wrong"},
             `${c.correct ? "✓" : "✗"} ${c.answer ?? "no answer"}`)));
-  const error = run.error ? [element("div", {className: "error"}, run.error)] : [];
+  const why = run.why ? [element("div", {className: "why"}, run.why)] : [];
   const parts = [
-    ...error,
+    ...why,
     element("div", {}, element("h3", {}, "estimates"), estimates.length
       ? element("table", {}, ...estimates) : element("p", {className: "none"}, "none yet")),
     element("div", {className: "completions"},
@@ -356,7 +356,8 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
 
 // ---------------------------------------------------------------- the rest
 
-$("command").textContent = DATA.command.join(" ");
+$("command").textContent = DATA.command;
+$("note").textContent = DATA.note;
 for (const time of ["created", "made"]) {
   $(time).textContent = DATA[time].replace("T", " ").replace(/\+00:00$/, " UTC");
 }

@@ -25,11 +25,12 @@ MIN_POINTS_PER_LINE = 20
 
 
 def page(
-    title: str, command: Sequence[str], created: str, made: str, runs: Sequence[RunData]
+    title: str, command: str, created: str, made: str, runs: Sequence[RunData], note: str = ""
 ) -> str:
     """The file's text.
 
-    created, made: when the sweep was begun and when the page is made, UTC, ISO 8601.
+    created, made: when the sweep was begun and when the page is made, UTC, ISO 8601. note: what
+    else there is to know of how it was made.
     Numbers are in it as they are in the runs' files, to the last bit. Only if all curves together
     have more than a million points, the long ones are thinned (``Curve.thinned``), and the page
     says so.
@@ -37,9 +38,10 @@ def page(
     limit = _points_per_line(runs)
     data = {
         "title": title,
-        "command": list(command),
+        "command": command,
         "created": created,
         "made": made,
+        "note": note,
         "validation": VALIDATION,
         "points_per_line": limit,
         "runs": [_thinned(run, limit) if limit else run for run in runs],

@@ -18,7 +18,7 @@ from reasonrl.metrics import paired_difference
 from reasonrl.runs import RunFolder, read_status
 from reasonrl.tracking import read_metrics
 
-NOT_BEGUN = "not begun"
+TO_DO = "to do"
 MAKE_POLICIES = ("sft", "ei", "ppo", "rcrl")
 ASK_FOR_REWARD = ("ei", "ppo", "rcrl")
 ROLLOUTS = ("ppo/rollouts", "ei/rollouts")
@@ -69,8 +69,8 @@ class RunData:
     """A run of a sweep. What isn't there yet is None or empty.
 
     overrides: None for a run that only others need.
-    state: by the run's own word, or ``not begun``. heartbeat: its last sign of life.
-    error: why it failed, or what of its folder can't be read.
+    state: as the status of sweeps has it. heartbeat: its last sign of life. why: the reason for its
+        state, and what of its folder can't be read.
     reward: None where the algorithm asks for none.
     estimates: ``after/maj@1`` and so on: value, low, high, n. The folders of evaluation/, and
         gain: after on before, paired; gap: between the best and the worst label.
@@ -79,10 +79,10 @@ class RunData:
 
     name: str
     overrides: list[str] | None
-    state: str = NOT_BEGUN
+    state: str = TO_DO
+    why: str = ""
     attempt: int = 0
     heartbeat: str | None = None
-    error: str | None = None
     algorithm: str | None = None
     reward: str | None = None
     model: str | None = None
@@ -98,20 +98,22 @@ class RunData:
         return self.algorithm in MAKE_POLICIES
 
 
-def read_run(run: RunFolder, overrides: list[str] | None, needs: Sequence[str]) -> RunData:
+def read_run(
+    run: RunFolder,
+    overrides: list[str] | None,
+    needs: Sequence[str],
+    verdict: tuple[str, str] | None = None,
+) -> RunData:
     """Never raises for a run that is unfinished or damaged.
 
-    needs: the names of the runs that it needs directly.
+    needs: the names of the runs that it needs directly. verdict: what became of it, and why; None
+    leaves that to the run's own word, which it may have had no time for.
     """
     data = RunData(run.path.name, overrides, **_parts(_config(run)))
     if (status := read_status(run)) is not None:
-        data = replace(
-            data,
-            state=status.state,
-            attempt=status.attempt,
-            heartbeat=status.heartbeat,
-            error=status.error,
-        )
+        verdict = verdict or (status.state, status.error or "")
+        data = replace(data, attempt=status.attempt, heartbeat=status.heartbeat)
+    state, why = verdict or (TO_DO, "")
     start = _start(run, needs)
     read: dict[str, Callable[[], Any]] = {
         "curves": lambda: read_curves(run.metrics),
@@ -119,14 +121,14 @@ def read_run(run: RunFolder, overrides: list[str] | None, needs: Sequence[str]) 
         "gain": lambda: _gain(run, start),
         "completions": lambda: _completions(run),
     }
-    found, errors = {}, [data.error] if data.error else []
+    found, reasons = {}, [why] if why else []
     for name, reading in read.items():
         try:
             found[name] = reading()
         except (UserError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            errors.append(f"its {name} can't be read: {' '.join(str(error).split())[:200]}")
+            reasons.append(f"its {name} can't be read: {' '.join(str(error).split())[:200]}")
     found["estimates"] = found.get("estimates", {}) | found.pop("gain", {})
-    return replace(data, error="; ".join(errors) or None, **found)
+    return replace(data, state=state, why="; ".join(reasons), **found)
 
 
 def read_curves(path: Path) -> dict[str, Curve]:
@@ -138,7 +140,7 @@ def read_curves(path: Path) -> dict[str, Curve]:
     for record in records:
         rollouts = next((record[name] for name in ROLLOUTS if name in record), rollouts)
         for name, value in record.items():
-            if name == "step" or isinstance(value, str):
+            if name == "step" or not isinstance(value, int | float | None):
                 continue
             if name not in curves:
                 curves[name] = Curve([], [] if says_rollouts else None, [])
@@ -162,10 +164,18 @@ def _config(run: RunFolder) -> dict[str, Any]:
 
 def _parts(config: dict[str, Any]) -> dict[str, Any]:
     groups = ("algorithm", "reward", "model", "init", "dataset")
-    parts = {group: (config.get(group) or {}).get("name") for group in groups}
+    parts = {group: _text(config, group, "name") for group in groups}
     if parts["algorithm"] not in ASK_FOR_REWARD:
         parts["reward"] = None
-    return {**parts, "seed": config.get("seed")}
+    seed = config.get("seed")
+    return {**parts, "seed": seed if isinstance(seed, int) else None}
+
+
+def _text(config: dict[str, Any], group: str, key: str) -> str | None:
+    """None also where somebody has written something else into a configuration."""
+    values = config.get(group)
+    value = values.get(key) if isinstance(values, dict) else None
+    return value if isinstance(value, str) else None
 
 
 def _start(run: RunFolder, needs: Sequence[str]) -> Path:
@@ -173,7 +183,7 @@ def _start(run: RunFolder, needs: Sequence[str]) -> Path:
     before = run.evaluation / "before"
     if before.exists():
         return before
-    earlier = ((_config(run).get("init") or {}).get("run"), *needs)
+    earlier = (_text(_config(run), "init", "run"), *needs)
     for other in (RunFolder(run.path.parent / Path(name).name) for name in earlier if name):
         if _parts(_config(other))["algorithm"] in MAKE_POLICIES:
             return other.evaluation / "after"

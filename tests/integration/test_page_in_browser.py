@@ -206,9 +206,9 @@ def test_the_table_tells_what_became_of_the_runs(page: Any) -> None:
     assert cell(EI, 14) == f"+note={EVIL}"
     assert cell(SFT, 14) == "needed by others"
     assert cell(FAILED, 2) == f"failed\nValueError: {EVIL}"
-    assert (cell(WAITING, 2), cell(WAITING, 13)) == ("not begun", "")
+    assert (cell(WAITING, 2), cell(WAITING, 13)) == ("to do", "")
     states = page.locator("#states .state").all_inner_texts()
-    assert states == ["3 done", "1 failed", "1 not begun"]
+    assert states == ["3 done", "1 failed", "1 to do"]
 
 
 def test_the_matrix(page: Any) -> None:
@@ -216,7 +216,7 @@ def test_the_matrix(page: Any) -> None:
     assert [" ".join(" ".join(table).split()) for table in tables] == [
         "tiny · stories dense sparse no reward ei 90.0% [80.0, 100.0] "
         "ppo 9.5% [5.0, 12.5] failed sft 10.0% [0.0, 20.0]",
-        "small · stories sparse rcrl not begun",
+        "small · stories sparse rcrl to do",
     ]
 
 

@@ -68,7 +68,7 @@ def write_estimates(file: Path, estimates: Estimates) -> None:
 def make_sweep(outputs: Path, members: Sequence[Member]) -> Sweep:
     sweep = Sweep(
         path=outputs / "sweeps" / "ei-ppo-1a2b3c4d",
-        command=["python", "train.py", "-m", "algorithm=ei,ppo"],
+        command=["train.py", "-m", "algorithm=ei,ppo"],
         folder=str(outputs.parent),
         created="2026-01-02T03:04:05+00:00",
         cluster="local",

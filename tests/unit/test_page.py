@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from reasonrl import dashboard
 from reasonrl.config import asks_for_reward, makes_policy
 from reasonrl.config.schemas import SCHEMAS
-from reasonrl.dashboard import main
+from reasonrl.dashboard import main, write_page
 from reasonrl.report import page as page_module
 from reasonrl.report.page import page
 from reasonrl.report.sweep_data import (
@@ -27,7 +29,8 @@ from reasonrl.report.sweep_data import (
     read_run,
 )
 from reasonrl.runs import RunFolder
-from reasonrl.sweep.manifest import Member
+from reasonrl.sweep.manifest import Member, Sweep
+from reasonrl.sweep.slurm import SlurmError
 from tests.unit.fake_sweep import make_run, make_sweep, write_estimates
 
 EVIL = '<img src=x onerror="boom()"></script><script>boom()</script><!--'
@@ -90,7 +93,7 @@ def test_a_run_that_starts_from_anothers_policy(tmp_path: Path) -> None:
     data = read_run(run, ["algorithm=rcrl"], needs)
 
     assert (data.name, data.overrides) == ("rcrl-sparse-tiny-sft-s3", ["algorithm=rcrl"])
-    assert (data.state, data.attempt, data.error) == ("done", 2, None)
+    assert (data.state, data.attempt, data.why) == ("done", 2, "")
     assert (data.algorithm, data.reward, data.model) == ("rcrl", "sparse", "tiny")
     assert (data.init, data.dataset, data.seed) == ("sft", "stories", 3)
     gain = data.estimates.pop("gain/maj@1")
@@ -137,18 +140,21 @@ def test_the_policy_of_an_earlier_run(tmp_path: Path) -> None:
 def test_runs_at_any_stage(tmp_path: Path) -> None:
     nothing = read_run(RunFolder(tmp_path / "runs" / "gone"), None, [])
     assert nothing == RunData("gone", None)
-    assert nothing.state == "not begun"
+    assert nothing.state == "to do"
 
     waiting = read_run(make_run(tmp_path, "ppo-dense-tiny-sft-s0", state=None), ["seed=0"], [])
-    assert (waiting.state, waiting.reward, waiting.curves) == ("not begun", "dense", {})
+    assert (waiting.state, waiting.reward, waiting.curves) == ("to do", "dense", {})
 
     failed = make_run(
         tmp_path, "ppo-dense-tiny-sft-s1", state="failed", error="ValueError: no", lines=["{"]
     )
     data = read_run(failed, [], [])
     assert data.state == "failed"
-    assert data.error is not None
-    assert data.error.startswith("ValueError: no; its curves can't be read: ")
+    assert data.why.startswith("ValueError: no; its curves can't be read: ")
+
+    died = read_run(failed, [], [], ("crashed", "killed (SIGKILL)"))  # after its own last word
+    assert died.state == "crashed"
+    assert died.why.startswith("killed (SIGKILL); its curves can't be read: ")
 
 
 def test_what_cannot_be_read_takes_nothing_else_with_it(tmp_path: Path) -> None:
@@ -162,13 +168,21 @@ def test_what_cannot_be_read_takes_nothing_else_with_it(tmp_path: Path) -> None:
         table = pa.table({"problem_id": ["q1"], "text": ["5"]})
         pq.write_table(table, run.evaluation / folder / "greedy.parquet")
     data = read_run(run, [], [])
-    assert data.error is not None
-    assert [part.partition(" can't")[0] for part in data.error.split("; ")] == [
+    assert [part.partition(" can't")[0] for part in data.why.split("; ")] == [
         "its gain",
         "its completions",
     ]
     assert data.curves == {"ei/loss": Curve([1], None, [2.5])}
     assert set(data.estimates) == {"before/maj@1", "after/maj@1"}
+
+
+@pytest.mark.parametrize("damage", ["algorithm: ei", "init: [run]", "- a", "seed: 2026-01-02", "{"])
+def test_a_damaged_configuration_is_no_end(tmp_path: Path, damage: str) -> None:
+    run = make_run(tmp_path, "ei-dense-tiny-sft-s0", lines=['{"step": 1, "ei/loss": 2.5}'])
+    run.config.write_text(damage)
+    data = read_run(run, [], [])
+    assert (data.state, data.why, data.seed) == ("done", "", None)
+    assert data_of(make_page(data))["runs"][0]["curves"]["ei/loss"]["values"] == [2.5]
 
 
 @pytest.mark.parametrize("name", SCHEMAS["algorithm"])
@@ -186,18 +200,18 @@ def data_of(text: str) -> dict[str, Any]:
 
 def make_page(*runs: RunData) -> str:
     times = ("2026-01-02T03:04:05+00:00", "2026-01-02T04:00:00+00:00")
-    return page(EVIL, ["python", EVIL], *times, runs)
+    return page(EVIL, EVIL, *times, runs, EVIL)
 
 
 def test_no_text_of_a_run_is_markup() -> None:
     completion = {"problem_id": EVIL, "text": EVIL, "answer": EVIL, "correct": False}
-    run = RunData(EVIL, [EVIL], error=EVIL, algorithm=EVIL, completions=[completion])
+    run = RunData(EVIL, [EVIL], EVIL, why=EVIL, algorithm=EVIL, completions=[completion])
     text = make_page(run)
     assert text.count("</script") == 3  # the data's, Plotly's and the page's own
     assert EVIL not in text
     assert text.count("&lt;img src=x") == 2  # the title, twice
     data = data_of(text)
-    assert (data["title"], data["command"]) == (EVIL, ["python", EVIL])
+    assert (data["title"], data["command"], data["note"]) == (EVIL, EVIL, EVIL)
     assert data["runs"][0]["completions"] == [completion]
 
 
@@ -252,10 +266,11 @@ def test_html_writes_the_page_and_says_where(
     assert capsys.readouterr().out == f"{sweep.path / 'index.html'}\n"
     data = data_of((sweep.path / "index.html").read_text())
     assert (data["title"], data["created"]) == ("ei-ppo-1a2b3c4d", "2026-01-02T03:04:05+00:00")
-    assert data["command"] == ["python", "train.py", "-m", "algorithm=ei,ppo"]
+    assert data["command"] == "python train.py -m algorithm=ei,ppo"
+    assert data["note"] == ""
     assert [(run["name"], run["overrides"], run["state"]) for run in data["runs"]] == [
         ("ei-dense-tiny-sft-s0", ["seed=0"], "done"),
-        ("ppo-dense-tiny-sft-s0", None, "not begun"),
+        ("ppo-dense-tiny-sft-s0", None, "to do"),
     ]
     main(["html", str(sweep.path), "--output", str(tmp_path / "elsewhere.html")])
     assert capsys.readouterr().out == f"{tmp_path / 'elsewhere.html'}\n"
@@ -265,3 +280,58 @@ def test_html_writes_the_page_and_says_where(
 def test_html_of_no_sweep_says_so(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"^error: sweep=.* must be a sweep's folder"):
         main(["html", str(tmp_path)])
+
+
+def written(sweep: Sweep) -> dict[str, Any]:
+    return data_of(write_page(sweep.path, None).read_text())
+
+
+def test_states_are_those_of_the_status_of_sweeps(tmp_path: Path) -> None:
+    dead, blocked = "sft-sparse-tiny-pretrained-s0", "ei-dense-tiny-sft-s0"
+    make_run(tmp_path, dead, state="running")  # months ago
+    make_run(tmp_path, blocked, state=None)
+    sweep = make_sweep(tmp_path, [Member(dead, None), Member(blocked, ["seed=0"], [dead])])
+    assert [(run["state"], run["why"]) for run in written(sweep)["runs"]] == [
+        ("crashed", "no trace: killed, or its node failed"),
+        ("blocked", f"needs {dead}"),
+    ]
+
+
+def test_where_slurm_does_not_answer_the_page_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(_: Sweep) -> None:
+        raise SlurmError("squeue must answer; got nothing in 60 s. Try again later.")
+
+    monkeypatch.setattr(dashboard, "look", silent)
+    make_run(tmp_path, "ei-dense-tiny-sft-s0", state="running")
+    data = written(make_sweep(tmp_path, [Member("ei-dense-tiny-sft-s0", ["seed=0"])]))
+    assert [run["state"] for run in data["runs"]] == ["running"]
+    assert data["note"] == (
+        "States are the runs' own word, and may be out of date: "
+        "squeue must answer; got nothing in 60 s. Try again later."
+    )
+
+
+def test_the_command_can_be_pasted_and_keeps_what_is_not_for_everybody(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, [])
+    secret = "[export HF_TOKEN=hf_secret]"
+    command = [
+        *("train.py", "-m", "hydra/launcher=slurm", f"hydra.launcher.setup={secret}"),
+        *(f"+hydra.launcher.setup={secret}", f"hydra.job.env_set={secret}", "algorithm=ei,ppo"),
+        *("dataset.stop=[a b]", "hydra.sweeper.params.seed=0,1"),
+    ]
+    replace(sweep, command=command).write()
+    text = write_page(sweep.path, None).read_text()
+    assert "hf_secret" not in text
+    assert data_of(text)["command"] == (
+        "python train.py -m algorithm=ei,ppo 'dataset.stop=[a b]' hydra.sweeper.params.seed=0,1"
+    )
+
+
+def test_from_inside_the_sweeps_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(tmp_path, "ei-dense-tiny-sft-s0")
+    sweep = make_sweep(tmp_path, [Member("ei-dense-tiny-sft-s0", ["seed=0"])])
+    monkeypatch.chdir(sweep.path)
+    data = data_of(write_page(Path("."), None).read_text())
+    assert (data["title"], data["runs"][0]["state"]) == ("ei-ppo-1a2b3c4d", "done")
