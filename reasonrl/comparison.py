@@ -9,6 +9,7 @@ from reasonrl.metrics import Estimate
 from reasonrl.pipeline import Plan
 from reasonrl.progress import Progress, console
 from reasonrl.report.tables import comparison_table
+from reasonrl.sweep.overrides import differing
 from reasonrl.train import Result, result_of
 
 METRIC = "maj@1"
@@ -21,19 +22,9 @@ def show_comparison(plans: Mapping[tuple[str, ...], Plan]) -> None:
     policies = {o: p for o, p in plans.items() if makes_policy(p.config.algorithm)}
     if 1 < len(policies) <= MAX_ROWS:
         results = {o: result_of(planned, progress) for o, planned in policies.items()}
-        rows = dict(zip(short_names(results), compare(results), strict=True))
+        names = map("\n".join, differing(results))
+        rows = dict(zip(names, compare(results), strict=True))
         console.print(comparison_table("comparison, by maj@1; gains are paired", rows))
-
-
-def short_names(overrides: Mapping[tuple[str, ...], object]) -> list[str]:
-    """Of each run the overrides that not all of them share, by the last part of their keys."""
-    shared = set.intersection(*(set(run) for run in overrides))
-    return ["\n".join(_short(o) for o in run if o not in shared) for run in overrides]
-
-
-def _short(override: str) -> str:
-    key, _, value = override.partition("=")
-    return f"{key.rpartition('.')[2]}={value}"
 
 
 def compare(results: Mapping[tuple[str, ...], Result]) -> list[dict[str, Estimate]]:

@@ -29,6 +29,7 @@ from reasonrl.report.sweep_data import RunData, read_run
 from reasonrl.report.workspace import push
 from reasonrl.runs import RunFolder, is_done, read_config
 from reasonrl.sweep.manifest import Member, Sweep
+from reasonrl.sweep.overrides import settings
 from reasonrl.sweep.slurm import SlurmError
 from reasonrl.sweep.status import look
 from reasonrl.wandb_mirror import mirrored
@@ -52,9 +53,12 @@ def write_page(folder: Path, output: Path | None) -> Path:
     except SlurmError as error:
         note = f"States are the runs' own word, and may be out of date: {error}"
 
+    differs = settings(sweep.runs)
+
     def read(member: Member) -> RunData:
-        run = sweep.run(member.name)
-        return read_run(run, member.overrides, member.needs, verdicts.get(member.name))
+        name, run = member.name, sweep.run(member.name)
+        data = read_run(run, member.overrides, member.needs, verdicts.get(name))
+        return replace(data, settings=differs.get(name, []))
 
     with ThreadPoolExecutor() as pool:  # a cluster's file system answers slowly, but many at once
         runs = list(pool.map(read, sweep.runs))

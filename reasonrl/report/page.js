@@ -5,10 +5,12 @@ const DATA = JSON.parse(document.getElementById("data").textContent);
 const RUNS = DATA.runs;
 const COLORS = ["#3b78e0", "#e8710a", "#12a150", "#d33a4a", "#8e5bd0",
                 "#8a6d52", "#d957a8", "#6b7683", "#a3a31c", "#16a5bd"];
-const DASHES = ["solid", "dash", "dot"];  // with the next ten runs, with the ten after that
-const TICKED_AT_FIRST = 40;  // more lines tell nothing, and a browser takes its time
+// Of the first ten runs, of the next ten, and so on; a curve of one point has no dash.
+const DASHES = ["solid", "dash", "dot"], SYMBOLS = ["circle", "square", "diamond"];
+const TICKED_AT_FIRST = COLORS.length * DASHES.length;  // more look alike
 const MOST_IN_LEGEND = 12;  // the table, and the pointer on a line, tell it too
-const MAIN = "after/maj@1";
+const MAIN = "after/maj@1", GAIN = "gain/maj@1";
+const PARTS = ["algorithm", "reward", "model", "init", "dataset", "seed"];
 
 const $ = id => document.getElementById(id);
 const distinct = values => [...new Set(values)];
@@ -36,9 +38,11 @@ const sorted = values => [...values].sort((a, b) => compare(a, b, false));
 // ---------------------------------------------------------------- numbers
 
 const percent = value => !Number.isFinite(value) ? "?" : (100 * value).toFixed(1).replace(/^-(0\.0)$/, "$1");
+const signed = value => (value > 0 ? "+" : "") + percent(value);
 const interval = e => `[${percent(e.low)}, ${percent(e.high)}]`;
 const exact = e => `${e.value}, 95% interval ${e.low} to ${e.high}, of ${e.n} questions`;
-const isDifference = key => /^(gain|gap)\//.test(key);
+const mean = values => values.reduce((a, b) => a + b) / values.length;
+const isDifference = key => /^(gain|gap|against)\b/.test(key);
 const established = e => e.n > 1 && (e.low > 0 || e.high < 0);
 
 function estimateCell(key, e) {
@@ -55,14 +59,34 @@ function estimateCell(key, e) {
 // ---------------------------------------------------------------- the runs and which are chosen
 
 const asked = RUNS.filter(run => run.overrides !== null);
-const ticked = new Set((asked.length ? asked : RUNS).slice(0, TICKED_AT_FIRST).map(r => r.name));
-const index = new Map(RUNS.map((run, i) => [run.name, i]));
-const color = run => COLORS[index.get(run.name) % COLORS.length];
-const dash = run => DASHES[Math.floor(index.get(run.name) / COLORS.length) % DASHES.length];
+const FIRST_OF_ALL = asked.length ? asked : RUNS;
+const ticked = new Set(FIRST_OF_ALL.slice(0, TICKED_AT_FIRST).map(run => run.name));
+
+// A run's name without the hash at its end, where that and its settings tell it from all others.
+const unhashed = run => run.name.replace(/-[0-9a-f]{8}$/, "");
+const labelled = name => run => [name(run), ...run.settings].join(" ");
+const shared = RUNS.map(labelled(unhashed)).filter((name, i, all) => all.indexOf(name) !== i);
+const shortName = run => shared.includes(labelled(unhashed)(run)) ? run.name : unhashed(run);
+const label = labelled(shortName);
+
+// What the look of a run stands for: itself, or its algorithm and so on.
+const stoodFor = run => $("by").value === "run" ? run.name : run[$("by").value] ?? "none";
+let looks;
+function chooseLooks() {
+  const order = $("by").value === "run"
+    ? [...asked, ...RUNS].map(stoodFor) : sorted(RUNS.map(stoodFor));
+  looks = new Map(distinct(order).map((name, i) => {
+    const j = Math.floor(i / COLORS.length) % DASHES.length;
+    return [name, {color: COLORS[i % COLORS.length], dash: DASHES[j], symbol: SYMBOLS[j]}];
+  }));
+}
+chooseLooks();
+$("by").onchange = () => { chooseLooks(); showTable(); drawAll(); };
 
 function swatch(run) {
-  const made = element("span", {className: `swatch ${dash(run)}`});
-  made.style.borderColor = color(run);
+  const {color, dash} = looks.get(stoodFor(run));
+  const made = element("span", {className: `swatch ${dash}`});
+  made.style.color = color;
   return made;
 }
 const overridesOf = run => run.overrides === null ? "needed by others" : run.overrides.join(" ");
@@ -85,7 +109,7 @@ function isListed(run) {
     && FILTERS.every(part => !selects[part].value || run[part] === selects[part].value);
 }
 
-function filtersChanged() { showTable(); drawAll(); }
+function filtersChanged() { showMatrices(); showTable(); drawAll(); }
 
 function tickListed(on) {
   for (const run of RUNS.filter(isListed)) on ? ticked.add(run.name) : ticked.delete(run.name);
@@ -94,6 +118,23 @@ function tickListed(on) {
 }
 $("all").onclick = () => tickListed(true);
 $("none").onclick = () => tickListed(false);
+
+// ---------------------------------------------------------------- one run against another
+
+for (const run of RUNS.filter(run => run.correct)) {
+  $("against").append(element("option", {value: run.name}, label(run)));
+}
+$("against").onchange = () => showTable();
+
+// How many more of the same questions a run has right, with the interval of a normal distribution.
+function difference(run) {
+  const other = RUNS.find(one => one.name === $("against").value);
+  if (!other || other === run || !run.correct || run.problems !== other.problems) return undefined;
+  const each = [...run.correct].map((right, i) => right - other.correct[i]);
+  const value = mean(each);
+  const width = 1.96 * Math.sqrt(mean(each.map(d => (d - value) ** 2)) / each.length);
+  return {value, low: value - width, high: value + width, n: each.length};
+}
 
 // ---------------------------------------------------------------- the table
 
@@ -117,21 +158,34 @@ function estimateColumns() {
     .sort((a, b) => rank(a) - rank(b) || compare(a, b, false));
 }
 
-const PARTS = ["algorithm", "reward", "model", "init", "dataset", "seed"];
-const COLUMNS = [
-  {key: "name", value: run => run.name, cell: nameCell},
-  {key: "state", value: run => run.state, cell: stateCell},
-  ...estimateColumns().map(key => ({
-    key, value: run => run.estimates[key]?.value, cell: run => estimateCell(key, run.estimates[key]),
-    descending: true,
-  })),
-  ...PARTS.map(part => ({key: part, value: run => run[part]})),
-  {key: "attempt", value: run => run.attempt || null},
-  {key: "overrides", value: overridesOf,
-   cell: run => element("td", {className: run.overrides === null ? "none" : ""},
-                        overridesOf(run))},
-];
-let order = {column: null, descending: false};  // at first as the sweep has them
+// What differs stands before the numbers.
+function columns() {
+  const estimates = ESTIMATES.map(key => ({key, estimate: run => run.estimates[key]}));
+  if ($("against").value) {
+    const other = RUNS.find(run => run.name === $("against").value);
+    estimates.splice(1, 0, {key: "against", head: `against ${label(other)}`, estimate: difference});
+  }
+  const parts = PARTS.map(key => ({key, value: run => run[key]}));
+  const differs = part => distinct(FIRST_OF_ALL.map(part.value)).length > 1;
+  return [
+    {key: "name", value: shortName, cell: nameCell},
+    {key: "state", value: run => run.state, cell: stateCell},
+    ...parts.filter(differs),
+    ...RUNS.some(run => run.settings.length)
+      ? [{key: "settings", value: run => run.settings.join(" ")}] : [],
+    ...estimates.map(column => ({
+      ...column, value: run => column.estimate(run)?.value, descending: true,
+      cell: run => estimateCell(column.key, column.estimate(run)),
+    })),
+    ...parts.filter(part => !differs(part)),
+    {key: "attempt", value: run => run.attempt || null},
+    {key: "overrides", value: overridesOf,
+     cell: run => element("td", {className: run.overrides === null ? "none" : ""},
+                          overridesOf(run))},
+  ];
+}
+const ESTIMATES = estimateColumns();
+let order = {key: MAIN, descending: true};  // without it as the sweep has them
 const unfolded = new Set();
 
 function nameCell(run) {
@@ -142,10 +196,11 @@ function nameCell(run) {
       showCount();
       drawAll();
     }});
-  const unfold = element("button", {type: "button", onclick: () => {
-    unfolded.has(run.name) ? unfolded.delete(run.name) : unfolded.add(run.name);
-    showTable();
-  }}, `${unfolded.has(run.name) ? "▾" : "▸"} ${run.name}`);
+  const unfold = element("button", {type: "button", id: `unfold-${run.name}`, title: run.name,
+    onclick: () => {
+      unfolded.has(run.name) ? unfolded.delete(run.name) : unfolded.add(run.name);
+      showTable();
+    }}, `${unfolded.has(run.name) ? "▾" : "▸"} ${shortName(run)}`);
   return element("td", {className: "name"}, tick, swatch(run), unfold);
 }
 
@@ -161,31 +216,36 @@ function stateCell(run) {
 }
 
 function showTable() {
-  const head = COLUMNS.map(column => element("th", {
-    className: column.key === "name" ? "name" : "", scope: "col",
-    ariaSort: order.column !== column ? "none" : order.descending ? "descending" : "ascending",
-    onclick: () => {
-      const again = order.column === column;
-      order = {column, descending: again ? !order.descending : Boolean(column.descending)};
+  const shown = columns(), sorting = shown.find(column => column.key === order.key);
+  const head = shown.map(column => {
+    const sort = () => {
+      const again = sorting === column;
+      order = {key: column.key, descending: again ? !order.descending : !!column.descending};
       showTable();
-    },
-  }, column.key.replace("/", " "),
-     order.column !== column ? "" : order.descending ? " ▼" : " ▲"));
-  $("runs").tHead.replaceChildren(element("tr", {}, ...head));
-
+    };
+    const direction = sorting !== column ? "none" : order.descending ? "descending" : "ascending";
+    const className = ["name", "against"].includes(column.key) ? column.key : "";
+    return element("th", {className, scope: "col", ariaSort: direction},
+      element("button", {type: "button", id: `sort-${column.key}`, onclick: sort},
+              column.head ?? column.key.replace("/", " "),
+              {none: "", descending: " ▼", ascending: " ▲"}[direction]));
+  });
   const listed = RUNS.filter(isListed);
-  if (order.column) {
-    const {column, descending} = order;
-    listed.sort((a, b) => compare(column.value(a), column.value(b), descending));
+  if (sorting) {
+    const values = new Map(listed.map(run => [run, sorting.value(run)]));
+    listed.sort((a, b) => compare(values.get(a), values.get(b), order.descending));
   }
   const rows = [];
   for (const run of listed) {
-    const cells = COLUMNS.map(column => column.cell
+    const cells = shown.map(column => column.cell
       ? column.cell(run) : element("td", {}, String(column.value(run) ?? "")));
     rows.push(element("tr", {className: "run", id: `run-${run.name}`}, ...cells));
-    if (unfolded.has(run.name)) rows.push(details(run));
+    if (unfolded.has(run.name)) rows.push(details(run, shown.length));
   }
+  const focused = document.activeElement.id;
+  $("runs").tHead.replaceChildren(element("tr", {}, ...head));
   $("runs").tBodies[0].replaceChildren(...rows);
+  if (focused) $(focused)?.focus();  // who sorts by keyboard stays where he is
   showCount();
 }
 
@@ -195,16 +255,16 @@ function showCount() {
   $("count").textContent = `${listed.length} of ${RUNS.length} listed, ${plotted} of them ticked`;
 }
 
-function details(run) {
+function details(run, width) {
   const estimates = Object.keys(run.estimates).map(key => element("tr", {},
     element("td", {}, key.replace("/", " ")), estimateCell(key, run.estimates[key])));
   const completions = run.completions.map(c => element("tr", {},
     element("td", {}, c.problem_id), element("td", {}, element("pre", {}, c.text)),
     element("td", {className: c.correct ? "right" : "wrong"},
             `${c.correct ? "✓" : "✗"} ${c.answer ?? "no answer"}`)));
-  const why = run.why ? [element("div", {className: "why"}, run.why)] : [];
+  const why = run.why ? [element("p", {className: "why"}, run.why)] : [];
   const parts = [
-    ...why,
+    element("div", {className: "all"}, element("code", {}, run.name), ...why),
     element("div", {}, element("h3", {}, "estimates"), estimates.length
       ? element("table", {}, ...estimates) : element("p", {className: "none"}, "none yet")),
     element("div", {className: "completions"},
@@ -212,46 +272,56 @@ function details(run) {
         ? element("table", {}, ...completions) : element("p", {className: "none"}, "none")),
   ];
   return element("tr", {className: "details"},
-    element("td", {colSpan: COLUMNS.length}, element("div", {className: "parts"}, ...parts)));
+    element("td", {colSpan: width}, element("div", {className: "parts"}, ...parts)));
 }
 
 // ---------------------------------------------------------------- the matrices
 
 // A table for each model and dataset: algorithms × rewards. A row tells where its runs started if
-// not all of that algorithm started alike.
+// not all of that algorithm started alike, and their settings: what is left is the seed.
 function showMatrices() {
-  const runs = RUNS.filter(run => run.makes_policy);
-  const inits = run => distinct(runs.filter(r => r.algorithm === run.algorithm).map(r => r.init));
-  const row = run => inits(run).length > 1 ? `${run.algorithm} from ${run.init}` : run.algorithm;
+  const policies = RUNS.filter(run => run.makes_policy), runs = policies.filter(isListed);
+  const inits = run => distinct(policies.filter(r => r.algorithm === run.algorithm).map(r => r.init));
+  const start = run => inits(run).length > 1 ? ` from ${run.init}` : "";
+  const row = run => [run.algorithm + start(run), ...run.settings].join("\n");
   const place = run => `${run.model} · ${run.dataset}`;
-  $("results").hidden = !runs.length;
-  for (const where of distinct(runs.map(place))) {
+  $("results").hidden = !policies.length;
+  $("matrices").replaceChildren(...distinct(runs.map(place)).map(where => {
     const here = runs.filter(run => place(run) === where);
     const all = here.map(run => run.estimates[MAIN]?.value).filter(Number.isFinite);
     const [least, most] = [Math.min(...all), Math.max(...all)];
     const rewards = sorted(distinct(here.map(run => run.reward)));
     const head = rewards.map(reward => element("th", {}, reward ?? "no reward"));
     const body = sorted(distinct(here.map(row))).map(name => element("tr", {},
-      element("th", {}, name),
+      element("th", {}, name.split("\n")[0], ...name.split("\n").slice(1).map(small)),
       ...rewards.map(reward => matrixCell(
         here.filter(run => row(run) === name && run.reward === reward), least, most))));
-    $("matrices").append(element("div", {}, element("h3", {}, where), element("table", {},
+    return element("div", {}, element("h3", {}, where), element("table", {},
       element("thead", {}, element("tr", {}, element("th"), ...head)),
-      element("tbody", {}, ...body))));
-  }
+      element("tbody", {}, ...body)));
+  }));
 }
+const small = text => element("small", {}, text);
 
 function matrixCell(runs, least, most) {
   const cell = element("td");
   const known = runs.filter(run => Number.isFinite(run.estimates[MAIN]?.value));
   const values = known.map(run => run.estimates[MAIN].value);
   if (values.length) {
-    const mean = values.reduce((a, b) => a + b) / values.length;
-    const e = known[0].estimates[MAIN];
-    cell.append(element("b", {}, `${percent(mean)}%`), element("small", {}, values.length === 1
-      ? interval(e)
-      : `${values.length} runs, ${percent(Math.min(...values))} to ${percent(Math.max(...values))}`));
-    const share = most > least ? (mean - least) / (most - least) : 0.5;
+    const value = mean(values), n = values.length;
+    cell.append(element("b", {}, `${percent(value)}%`));
+    if (n === 1) cell.append(small(interval(known[0].estimates[MAIN])));
+    else {
+      const seeds = distinct(known.map(run => run.seed)).length === n ? "seeds" : "runs";
+      cell.append(small(`mean of ${n} ${seeds}`),
+                  small(`range ${percent(Math.min(...values))} to ${percent(Math.max(...values))}`));
+    }
+    const gains = known.map(run => run.estimates[GAIN]).filter(Boolean);
+    if (gains.length === n) {
+      cell.append(small(`gain ${signed(mean(gains.map(gain => gain.value)))}`
+                        + (n === 1 ? ` ${interval(gains[0])}` : "")));
+    }
+    const share = most > least ? (value - least) / (most - least) : 0.5;
     cell.style.background = `color-mix(in srgb, var(--accent) ${5 + 35 * share}%, var(--back))`;
     cell.title = known.map(run => `${run.name}: ${exact(run.estimates[MAIN])}`).join("\n");
   }
@@ -266,8 +336,9 @@ function matrixCell(runs, least, most) {
 
 const METRICS = sorted(distinct(RUNS.flatMap(run => Object.keys(run.curves))));
 const FIRST = METRICS.includes(DATA.validation) ? DATA.validation : METRICS[0];
-const DEFAULTS = distinct([FIRST, METRICS.find(name => /\/(loss|policy_loss)$/.test(name))])
-  .filter(Boolean);
+const having = name => RUNS.filter(run => ticked.has(run.name) && run.curves[name]).length;
+const SECOND = METRICS.filter(name => name !== FIRST && !/^(eval|time)\//.test(name))
+  .sort((a, b) => having(b) - having(a) || /loss$/.test(b) - /loss$/.test(a))[0];
 const plots = [];
 
 const hasRollouts = RUNS.some(run => Object.values(run.curves).some(curve => curve.rollouts));
@@ -314,20 +385,21 @@ function draw(plot) {
   const chosen = RUNS.filter(run => ticked.has(run.name) && isListed(run));
   const shown = chosen.filter(run => run.curves[metric]?.[x]);
   const traces = shown.map(run => {
-    const curve = run.curves[metric];
+    const curve = run.curves[metric], {color, dash, symbol} = looks.get(stoodFor(run));
     const sparse = curve.values.length <= 60 || curve.values.includes(null);
     return {
       type: "scatter", mode: sparse ? "lines+markers" : "lines", name: run.name,
       x: curve[x], y: smooth(curve.values, weight),
-      line: {color: color(run), dash: dash(run), width: 1.6}, marker: {size: 5},
-      hovertemplate: `<b>%{y}</b><br>${x} %{x}<br>%{fullData.name}<extra></extra>`,
+      line: {color, dash, width: 1.6}, marker: {size: 6, symbol}, meta: label(run),
+      hovertemplate: `<b>%{y}</b><br>${x} %{x}<br>%{meta}<extra></extra>`,
     };
   });
   const missing = chosen.length - shown.length;
   plot.note.textContent = missing
     ? `${missing} of the ${chosen.length} ${missing === 1 ? "has" : "have"} no such curve` : "";
-  plot.legend.replaceChildren(...(shown.length > MOST_IN_LEGEND ? [] : shown).map(
-    run => element("span", {}, swatch(run), run.name)));
+  const kinds = new Map(shown.map(run => [stoodFor(run), run]));
+  plot.legend.replaceChildren(...[...kinds].filter(() => kinds.size <= MOST_IN_LEGEND).map(
+    ([name, run]) => element("span", {}, swatch(run), $("by").value === "run" ? label(run) : name)));
   const style = getComputedStyle(document.body);
   const [front, line] = [style.color, style.getPropertyValue("--line")];
   const axis = {gridcolor: line, linecolor: line, zeroline: false, automargin: true};
@@ -371,6 +443,6 @@ for (const state of distinct(RUNS.map(run => run.state))) {
 }
 showMatrices();
 showTable();
-if (METRICS.length) DEFAULTS.forEach(addPlot);
+if (METRICS.length) [FIRST, SECOND].filter(Boolean).forEach(addPlot);
 else $("plots").append(element("p", {className: "none"}, "No run has logged anything yet."));
 $("add").disabled = !METRICS.length;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -68,17 +69,21 @@ class Curve:
 class RunData:
     """A run of a sweep. What isn't there yet is None or empty.
 
-    overrides: None for a run that only others need.
+    overrides: None for a run that only others need. settings: those that tell it from others with
+        the same algorithm, reward, model, init, dataset and seed.
     state: as the status of sweeps has it. heartbeat: its last sign of life. why: the reason for its
         state, and what of its folder can't be read.
     reward: None where the algorithm asks for none.
     estimates: ``after/maj@1`` and so on: value, low, high, n. The folders of evaluation/, and
         gain: after on before, paired; gap: between the best and the worst label.
     completions: the first of those evaluated after: problem_id, text, answer, correct.
+    correct: ``0110``, whether each of them all is right, by the ids of the problems. problems: a
+        hash of these.
     """
 
     name: str
     overrides: list[str] | None
+    settings: list[str] = field(default_factory=list)
     state: str = TO_DO
     why: str = ""
     attempt: int = 0
@@ -92,6 +97,8 @@ class RunData:
     estimates: dict[str, dict[str, Any]] = field(default_factory=dict)
     curves: dict[str, Curve] = field(default_factory=dict)
     completions: list[dict[str, Any]] = field(default_factory=list)
+    correct: str = ""
+    problems: str = ""
 
     @property
     def makes_policy(self) -> bool:
@@ -119,6 +126,7 @@ def read_run(
         "curves": lambda: read_curves(run.metrics),
         "estimates": lambda: _estimates(run, start),
         "gain": lambda: _gain(run, start),
+        "answers": lambda: _answers(run),
         "completions": lambda: _completions(run),
     }
     found, reasons = {}, [why] if why else []
@@ -128,6 +136,7 @@ def read_run(
         except (UserError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             reasons.append(f"its {name} can't be read: {' '.join(str(error).split())[:200]}")
     found["estimates"] = found.get("estimates", {}) | found.pop("gain", {})
+    found |= found.pop("answers", {})
     return replace(data, state=state, why="; ".join(reasons), **found)
 
 
@@ -217,6 +226,17 @@ def _greedy(evaluation: Path) -> dict[str, bool]:
     """Whether right, by the problem's id."""
     table = pq.read_table(evaluation / GREEDY, columns=["problem_id", "correct"])
     return dict(zip(table["problem_id"].to_pylist(), table["correct"].to_pylist(), strict=True))
+
+
+def _answers(run: RunFolder) -> dict[str, str]:
+    after = run.evaluation / "after"
+    if not (after / GREEDY).exists():
+        return {}
+    right = dict(sorted(_greedy(after).items()))
+    return {
+        "correct": "".join("01"[correct] for correct in right.values()),
+        "problems": hashlib.sha256("\n".join(right).encode()).hexdigest()[:8],
+    }
 
 
 def _completions(run: RunFolder) -> list[dict[str, Any]]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from reasonrl.dashboard import main
+from reasonrl.metrics import paired_difference
 from reasonrl.sweep.manifest import Member
 from tests.unit.fake_sweep import make_run, make_sweep
 
@@ -68,6 +72,10 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_run(outputs, WAITING, state=None)
     members = [Member(SFT, None), Member(EI, [f"+note={EVIL}"], [SFT])]
     members += [Member(name, ["algorithm=ppo"], [SFT]) for name in (PPO, FAILED, WAITING)]
+    return page_of(outputs, members)
+
+
+def page_of(outputs: Path, members: list[Member]) -> Path:
     sweep = make_sweep(outputs, members)
     main(["html", str(sweep.path)])
     return sweep.path / "index.html"
@@ -83,8 +91,15 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any, file: Path) -> Iterator[Any]:
-    """Freshly opened. Whatever a test does, nothing may go wrong or ask for anything."""
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    """Freshly opened."""
+    with opened(browser, file) as page:
+        yield page
+
+
+@contextmanager
+def opened(browser: Any, file: Path, width: int = 1400) -> Iterator[Any]:
+    """Whatever a test does, nothing may go wrong or ask for anything."""
+    page = browser.new_page(viewport={"width": width, "height": 1000})
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -160,15 +175,15 @@ def test_ticks_choose_the_lines(page: Any) -> None:
 
 
 def test_sorting(page: Any) -> None:
-    as_given = [SFT, EI, PPO, FAILED, WAITING]
-    assert listed(page) == as_given
-    heading = page.locator("#runs th", has_text="after maj@1")
-    heading.click()  # the best first, as a number; runs without it last
+    # The best first, as a number; runs without it last.
     assert listed(page) == [EI, SFT, PPO, FAILED, WAITING]
-    heading.click()
+    page.locator("#runs th button", has_text="after maj@1").click()
     assert listed(page) == [PPO, SFT, EI, FAILED, WAITING]
-    page.locator("#runs th", has_text="name").click()
-    assert listed(page) == sorted(as_given)
+    page.locator("#runs th button", has_text="name").focus()
+    page.keyboard.press("Enter")
+    assert listed(page) == sorted([SFT, EI, PPO, FAILED, WAITING])
+    page.keyboard.press("Enter")  # who uses the keyboard is still there
+    assert listed(page) == sorted([SFT, EI, PPO, FAILED, WAITING], reverse=True)
 
 
 def test_filters(page: Any) -> None:
@@ -185,6 +200,7 @@ def test_filters(page: Any) -> None:
     page.fill("#text", "valueERROR seed=1")
     assert listed(page) == [FAILED]
     assert page.inner_text("#count") == "1 of 5 listed, 1 of them ticked"
+    assert matrices(page) == ["tiny · stories sparse ppo failed"]
 
 
 def test_the_table_tells_what_became_of_the_runs(page: Any) -> None:
@@ -193,28 +209,36 @@ def test_the_table_tells_what_became_of_the_runs(page: Any) -> None:
 
     headings = page.locator("#runs th").all_inner_texts()
     assert headings == [
-        *("name", "state", "after maj@1", "gain maj@1", "before maj@1", "after maj@4"),
-        *("algorithm", "reward", "model", "init", "dataset", "seed", "attempt", "overrides"),
+        *("name", "state", "algorithm", "reward", "model", "seed", "settings"),  # what differs
+        *("after maj@1 ▼", "gain maj@1", "before maj@1", "after maj@4"),
+        *("init", "dataset", "attempt", "overrides"),
     ]
-    assert cell(EI, 3) == "90.0% [80.0, 100.0]"
-    assert cell(EI, 4).startswith("50.0% [")  # ten of twenty more
-    assert page.locator(f"#run-{EI} td:nth-child(4) b.right").count() == 1
-    assert cell(EI, 5) == "10.0% [0.0, 20.0]"
-    assert [cell(EI, column) for column in range(7, 14)] == [
-        *("ei", "dense", "tiny", "sft", "stories", "0", "2"),
+    assert [cell(EI, column) for column in range(3, 8)] == [
+        *("ei", "dense", "tiny", "0", f"+note={EVIL}"),
     ]
-    assert cell(EI, 14) == f"+note={EVIL}"
-    assert cell(SFT, 14) == "needed by others"
+    assert cell(EI, 8) == "90.0% [80.0, 100.0]"
+    assert cell(EI, 9).startswith("50.0% [")  # ten of twenty more
+    assert page.locator(f"#run-{EI} td:nth-child(9) b.right").count() == 1
+    assert cell(EI, 10) == "10.0% [0.0, 20.0]"
+    assert [cell(EI, column) for column in range(12, 15)] == ["sft", "stories", "2"]
+    assert cell(EI, 15) == f"+note={EVIL}"
+    assert cell(SFT, 15) == "needed by others"
     assert cell(FAILED, 2) == f"failed\nValueError: {EVIL}"
-    assert (cell(WAITING, 2), cell(WAITING, 13)) == ("to do", "")
+    assert (cell(WAITING, 2), cell(WAITING, 14)) == ("to do", "")
     states = page.locator("#states .state").all_inner_texts()
     assert states == ["3 done", "1 failed", "1 to do"]
 
 
+def matrices(page: Any) -> list[str]:
+    return [" ".join(text.split()) for text in page.locator("#matrices > div").all_inner_texts()]
+
+
 def test_the_matrix(page: Any) -> None:
-    tables = [table.split("\n") for table in page.locator("#matrices > div").all_inner_texts()]
-    assert [" ".join(" ".join(table).split()) for table in tables] == [
-        "tiny · stories dense sparse no reward ei 90.0% [80.0, 100.0] "
+    first, second = matrices(page)
+    gain = page.inner_text(f"#run-{EI} td:nth-child(9) small")
+    assert [first, second] == [
+        f"tiny · stories dense sparse no reward ei +note={EVIL} "
+        f"90.0% [80.0, 100.0] gain +50.0 {gain} "
         "ppo 9.5% [5.0, 12.5] failed sft 10.0% [0.0, 20.0]",
         "small · stories sparse rcrl to do",
     ]
@@ -261,3 +285,99 @@ def test_hovering_tells_run_and_value(page: Any) -> None:
     text = label.text_content()
     assert PPO in text
     assert "0.9" in text
+
+
+def test_settings_are_told_apart_and_seeds_are_averaged(browser: Any, tmp_path: Path) -> None:
+    members = []
+    for ratio, seed, value in (("inf", 0, 0.5), ("inf", 1, 0.7), ("0.3333", 0, 0.2)):
+        after = {"after": {"maj@1": (value, value - 0.1, value + 0.1)}}
+        name = f"rcrl-sparse-tiny-sft-s{seed}-{len(members):08x}"  # only the hash differs
+        line = '{"step": 1, "rcrl/loss": 1.5}'
+        make_run(tmp_path, name, lines=[line], evaluations=after)
+        overrides = ["algorithm=rcrl", f"seed={seed}", f"algorithm.solution_ratio={ratio}"]
+        members.append(Member(name, overrides))
+    with opened(browser, page_of(tmp_path, members)) as page:
+        assert matrices(page) == [
+            "tiny · stories sparse rcrl solution_ratio=0.3333 20.0% [10.0, 30.0] "
+            "rcrl solution_ratio=inf 60.0% mean of 2 seeds range 50.0 to 70.0"
+        ]
+        assert page.locator(".legend > span").all_inner_texts() == [
+            "rcrl-sparse-tiny-sft-s0 solution_ratio=inf",
+            "rcrl-sparse-tiny-sft-s1 solution_ratio=inf",
+            "rcrl-sparse-tiny-sft-s0 solution_ratio=0.3333",
+        ]
+        headings = page.locator("#runs th").all_inner_texts()
+        assert headings[:5] == ["name", "state", "seed", "settings", "after maj@1 ▼"]
+
+
+def test_a_narrow_screen_is_enough(browser: Any, file: Path) -> None:
+    with opened(browser, file, width=400) as page:
+        assert page.evaluate("document.documentElement.scrollWidth") == 400
+        for box in page.locator(".plot, #matrices > div, .scroll").all():
+            assert box.bounding_box()["width"] < 400
+        page.evaluate("document.querySelector('.scroll').scrollLeft = 200")
+        name, beside = (page.locator(f"#run-{EI} td:nth-child({i})").bounding_box() for i in (1, 2))
+        assert name["x"] + name["width"] == pytest.approx(beside["x"])  # it gives way
+
+
+def test_no_two_ticked_runs_look_alike(browser: Any, tmp_path: Path) -> None:
+    needed = "sft-sparse-tiny-pretrained-s0"
+    names = [f"ei-sparse-tiny-sft-s{seed}" for seed in range(31)]
+    for name in (needed, *names):
+        make_run(tmp_path, name, lines=['{"step": 1, "ei/loss": 1.5}'])  # no line, one point
+    members = [Member(needed, None), *(Member(name, [], [needed]) for name in names)]
+    with opened(browser, page_of(tmp_path, members)) as page:
+        looks = page.evaluate(
+            "document.querySelector('.chart').data.map(line =>"
+            " [line.name, line.line.color, line.line.dash, line.marker.symbol])"
+        )
+        assert [look[0] for look in looks] == names[:30]
+        assert len({tuple(look[1:]) for look in looks}) == 30
+        assert len({(look[1], look[3]) for look in looks}) == 30
+        page.select_option("#by", "reward")
+        assert page.locator(".legend").inner_text().strip() == "sparse"
+
+
+def test_one_run_against_another(browser: Any, tmp_path: Path) -> None:
+    drawn = np.random.default_rng(0)
+    right = {"ei": drawn.random(500) < 0.45, "ppo": drawn.random(500) < 0.55}
+    right["rcrl"] = right["ppo"] ^ (drawn.random(500) < 0.02)
+    members = []
+    for algorithm, values in right.items():
+        name = f"{algorithm}-sparse-tiny-sft-s0"
+        after = {"after": {"maj@1": (values.mean(), 0.0, 1.0)}}
+        correct = {f"q{i}": bool(value) for i, value in enumerate(values)}
+        if algorithm == "rcrl":  # in another order
+            correct = dict(reversed(correct.items()))
+        make_run(tmp_path, name, evaluations=after, correct=correct)
+        members.append(Member(name, [f"algorithm={algorithm}"]))
+    make_run(
+        *(tmp_path, "sft-sparse-tiny-pretrained-s0"),
+        evaluations={"after": {"maj@1": (0.5, 0.0, 1.0)}},
+        correct={"other": True, "questions": False},
+    )
+    members.append(Member("sft-sparse-tiny-pretrained-s0", ["algorithm=sft"]))
+    with opened(browser, page_of(tmp_path, members)) as page:
+        page.select_option("#against", "ei-sparse-tiny-sft-s0")
+        (column,) = [
+            i
+            for i, head in enumerate(page.locator("#runs th").all_inner_texts(), 1)
+            if head == "against ei-sparse-tiny-sft-s0"
+        ]
+        for algorithm in ("ppo", "rcrl"):
+            cell = page.locator(f"#run-{algorithm}-sparse-tiny-sft-s0 td:nth-child({column})")
+            expected = paired_difference(*(right[each].astype(float) for each in ("ei", algorithm)))
+            value, low, high = map(float, re.findall(r"-?[\d.]+", cell.inner_text()))
+            assert value == round(100 * expected.value, 1)
+            assert (low, high) == pytest.approx((100 * expected.low, 100 * expected.high), abs=1.0)
+            assert cell.locator("b").count() == expected.excludes_zero() == 1
+        for other in ("ei-sparse-tiny-sft-s0", "sft-sparse-tiny-pretrained-s0"):
+            assert page.inner_text(f"#run-{other} td:nth-child({column})") == ""
+
+
+def test_an_estimate_without_its_interval(browser: Any, tmp_path: Path) -> None:
+    run = make_run(tmp_path, EI, evaluations={"after": {"maj@1": (0.5, 0.0, 1.0)}})
+    values = {"estimates": {"maj@1": {"value": 0.5, "n": 4}}}
+    (run.evaluation / "after" / "metrics.json").write_text(json.dumps(values))
+    with opened(browser, page_of(tmp_path, [Member(EI, [])])) as page:
+        assert matrices(page) == ["tiny · stories dense ei 50.0% [?, ?]"]

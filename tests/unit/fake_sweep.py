@@ -28,13 +28,13 @@ def make_run(
     correct: Mapping[str, bool] | None = None,
     text: str = " 2+3=5\n#### 5",
 ) -> RunFolder:
-    """name: ``ALGORITHM-REWARD-MODEL-INIT-sSEED``.
+    """name: ``ALGORITHM-REWARD-MODEL-INIT-sSEED``, and perhaps a hash.
 
     lines: of metrics.jsonl. state: None if it was never begun. evaluations: by folder.
     correct: by problem, of the greedy completions of evaluation/after, each of this text.
     """
     run = RunFolder(outputs / "runs" / name)
-    algorithm, reward, model, init, seed = name.split("-")
+    algorithm, reward, model, init, seed, *_ = name.split("-")
     run.config.parent.mkdir(parents=True)
     groups = {"algorithm": algorithm, "reward": reward, "model": model, "init": init}
     names = [f"{group}: {{name: {value}}}\n" for group, value in groups.items()]

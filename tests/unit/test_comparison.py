@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from reasonrl import comparison
-from reasonrl.comparison import compare, short_names, show_comparison
+from reasonrl.comparison import compare, show_comparison
 from reasonrl.evaluation import Evaluation
 from reasonrl.metrics import Estimate
 from reasonrl.progress import console
@@ -108,36 +108,6 @@ def test_without_samples_the_single_one_is_compared() -> None:
     one = Evaluation(FOUR, {name: np.array([1.0, 0, 0, 0]) for name in ("maj@1", "pass@1")}, {})
     (row,) = compare({("seed=0",): Result(one, one, None)})
     assert [*row] == ["maj@1", "gain on: its start", "pass@1: gain on start"]
-
-
-# --- the names of runs
-
-
-@pytest.mark.parametrize(
-    ("runs", "names"),
-    [
-        (
-            [("algorithm=ei", "seed=0"), ("algorithm=ppo", "seed=0")],
-            ["algorithm=ei", "algorithm=ppo"],
-        ),
-        (
-            [("algorithm.kl_coef=0.05", "init=sft"), ("algorithm.kl_coef=0.1", "init=sft")],
-            ["kl_coef=0.05", "kl_coef=0.1"],
-        ),
-        (
-            [("algorithm=ei", "seed=0"), ("algorithm=rcrl", "seed=1")],
-            ["algorithm=ei\nseed=0", "algorithm=rcrl\nseed=1"],
-        ),
-        (
-            [("dataset.prompt='a=b'",), ("dataset.prompt='a.c=b'",)],
-            ["prompt='a=b'", "prompt='a.c=b'"],
-        ),
-    ],
-)
-def test_runs_are_named_by_what_they_do_not_share(
-    runs: list[tuple[str, ...]], names: list[str]
-) -> None:
-    assert short_names(dict.fromkeys(runs)) == names
 
 
 # --- what is printed

@@ -104,6 +104,7 @@ def test_a_run_that_starts_from_anothers_policy(tmp_path: Path) -> None:
     }
     # The differences are 0, 0, 1, 1: of a resample of four, all alike in 1 of 16 either way.
     assert gain == {"value": 0.5, "low": 0.0, "high": 1.0, "n": 4}
+    assert data.correct == "1011"  # of q1 to q4
     assert data.completions[0] == {
         "problem_id": "q2",
         "text": " 2+3=5\n#### 5",
@@ -170,6 +171,7 @@ def test_what_cannot_be_read_takes_nothing_else_with_it(tmp_path: Path) -> None:
     data = read_run(run, [], [])
     assert [part.partition(" can't")[0] for part in data.why.split("; ")] == [
         "its gain",
+        "its answers",
         "its completions",
     ]
     assert data.curves == {"ei/loss": Curve([1], None, [2.5])}
@@ -205,7 +207,7 @@ def make_page(*runs: RunData) -> str:
 
 def test_no_text_of_a_run_is_markup() -> None:
     completion = {"problem_id": EVIL, "text": EVIL, "answer": EVIL, "correct": False}
-    run = RunData(EVIL, [EVIL], EVIL, why=EVIL, algorithm=EVIL, completions=[completion])
+    run = RunData(EVIL, [EVIL], [EVIL], EVIL, why=EVIL, algorithm=EVIL, completions=[completion])
     text = make_page(run)
     assert text.count("</script") == 3  # the data's, Plotly's and the page's own
     assert EVIL not in text

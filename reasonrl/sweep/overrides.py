@@ -1,0 +1,38 @@
+"""What tells the runs of one command apart."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from reasonrl.sweep.manifest import Member
+
+# A page has a place of its own for each of these.
+PARTS = ("algorithm", "reward", "model", "init", "dataset", "seed")
+
+
+def differing(runs: Collection[Sequence[str]]) -> list[list[str]]:
+    """Of each run's overrides those that not all of them share, by the last part of their keys."""
+    shared = set.intersection(*map(set, runs)) if runs else set()
+    return [[_short(override) for override in run if override not in shared] for run in runs]
+
+
+def settings(members: Sequence[Member]) -> dict[str, list[str]]:
+    """``differing`` without PARTS, by the run's name: runs alike in both differ in their seed only.
+
+    A run that only others need has those that all of them have, for it was made for them.
+    """
+    asked = [member for member in members if member.overrides is not None]
+    names = {member.name for member in asked}
+    found: dict[str, list[str]] = {}
+    for member, differs in zip(asked, differing([m.overrides or [] for m in asked]), strict=True):
+        found[member.name] = [s for s in differs if s.partition("=")[0].lstrip("+~") not in PARTS]
+    for member in reversed(members):  # none comes before those that it needs
+        for need in set(member.needs) - names:
+            own = found.get(member.name, [])
+            found[need] = [setting for setting in found.get(need, own) if setting in own]
+    return found
+
+
+def _short(override: str) -> str:
+    key, _, value = override.partition("=")
+    return f"{key.rpartition('.')[2]}={value}"
