@@ -259,9 +259,12 @@ function details(run, width) {
   const estimates = Object.keys(run.estimates).map(key => element("tr", {},
     element("td", {}, key.replace("/", " ")), estimateCell(key, run.estimates[key])));
   const completions = run.completions.map(c => element("tr", {},
-    element("td", {}, c.problem_id), element("td", {}, element("pre", {}, c.text)),
-    element("td", {className: c.correct ? "right" : "wrong"},
-            `${c.correct ? "✓" : "✗"} ${c.answer ?? "no answer"}`)));
+    element("td", {}, c.problem_id),
+    element("td", {}, ...c.question ? [element("p", {className: "quiet"}, c.question)] : [],
+            element("pre", {}, c.text)),
+    element("td", {}, element("span", {className: c.correct ? "right" : "wrong"},
+                              `${c.correct ? "✓" : "✗"} ${c.answer ?? "no answer"}`),
+            ...c.gold && !c.correct ? [element("div", {}, `right: ${c.gold}`)] : [])));
   const why = run.why ? [element("p", {className: "why"}, run.why)] : [];
   const parts = [
     element("div", {className: "all"}, element("code", {}, run.name), ...why),

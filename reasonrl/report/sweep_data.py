@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import yaml
 
+from reasonrl.config.schemas import SCHEMAS
 from reasonrl.errors import UserError
 from reasonrl.metrics import paired_difference
+from reasonrl.problems import load_problems
 from reasonrl.runs import RunFolder, read_status
 from reasonrl.tracking import read_metrics
+from reasonrl.types import Problem
 
 TO_DO = "to do"
 MAKE_POLICIES = ("sft", "ei", "ppo", "rcrl")
@@ -76,7 +80,8 @@ class RunData:
     reward: None where the algorithm asks for none.
     estimates: ``after/maj@1`` and so on: value, low, high, n. The folders of evaluation/, and
         gain: after on before, paired; gap: between the best and the worst label.
-    completions: the first of those evaluated after: problem_id, text, answer, correct.
+    completions: the first of those evaluated after: problem_id, text, answer, correct; and question
+        and gold, the right answer, of problems that are here without a network.
     correct: ``0110``, whether each of them all is right, by the ids of the problems. problems: a
         hash of these.
     """
@@ -247,7 +252,25 @@ def _completions(run: RunFolder) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = (
         pq.read_table(file, columns=columns).slice(0, NUM_COMPLETIONS).to_pylist()
     )
+    config = _config(run)
+    try:
+        problems = _problems(json.dumps(config["dataset"]), config["evaluation"]["split"])
+    except (UserError, OSError, ValueError, LookupError, TypeError, AttributeError):
+        problems = {}  # the folder with its files is elsewhere, or it is of another version
+    for row in rows:
+        if problem := problems.get(row["problem_id"]):
+            row |= {"question": problem.question, "gold": problem.answer}
     return rows
+
+
+@lru_cache
+def _problems(dataset: str, split: str) -> dict[str, Problem]:
+    """By id; none of a dataset that has to be fetched. dataset: its configuration, as JSON."""
+    values = json.loads(dataset)
+    if "hub" in values and values["path"] is None:
+        return {}
+    config = SCHEMAS["dataset"][values["name"]](**values)
+    return {problem.id: problem for problem in load_problems(config, split)}
 
 
 def _finite(value: Any) -> Any:

@@ -8,14 +8,18 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
 from reasonrl.dashboard import main
 from reasonrl.metrics import paired_difference
+from reasonrl.report.page import page as html
+from reasonrl.report.sweep_data import RunData
 from reasonrl.sweep.manifest import Member
+from reasonrl.sweep.status import Verdict
+from reasonrl.sweep.table import COLOURS
 from tests.unit.fake_sweep import make_run, make_sweep
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed")
@@ -373,6 +377,33 @@ def test_one_run_against_another(browser: Any, tmp_path: Path) -> None:
             assert cell.locator("b").count() == expected.excludes_zero() == 1
         for other in ("ei-sparse-tiny-sft-s0", "sft-sparse-tiny-pretrained-s0"):
             assert page.inner_text(f"#run-{other} td:nth-child({column})") == ""
+
+
+def test_the_second_plot_is_of_most_runs(browser: Any, tmp_path: Path) -> None:
+    lines = {"ei": "ei/loss", "ppo": "ppo/policy_loss"}
+    names = ["ei-dense-tiny-sft-s0", "ppo-dense-tiny-sft-s0", "ppo-dense-tiny-sft-s1"]
+    for name in names:
+        metric = lines[name.partition("-")[0]]
+        values = f'"{metric}": 1.5, "eval/validation_maj@1": 0.5, "time/seconds": 1.0'
+        make_run(tmp_path, name, lines=[f'{{"step": 1, {values}}}'])
+    with opened(browser, page_of(tmp_path, [Member(name, []) for name in names])) as page:
+        chosen = page.evaluate("[...document.querySelectorAll('.plot select')].map(s => s.value)")
+        assert chosen == ["eval/validation_maj@1", "ppo/policy_loss"]
+
+
+def test_states_are_coloured_as_on_a_terminal(browser: Any, tmp_path: Path) -> None:
+    file = tmp_path / "index.html"
+    runs = [RunData(verdict, [], state=verdict) for verdict in get_args(Verdict)]
+    file.write_text(html("t", "python train.py", "", "", runs, "Slurm is silent."))
+    with opened(browser, file) as page:
+        assert page.inner_text("#note") == "Slurm is silent."
+        colours = page.evaluate(
+            "Object.fromEntries([...document.querySelectorAll('#states .state')].map(one =>"
+            " [one.textContent.slice(2), getComputedStyle(one).color]))"
+        )
+    assert list(colours) == list(get_args(Verdict))
+    pairs = {(colours[verdict], COLOURS.get(verdict, "red")) for verdict in get_args(Verdict)}
+    assert len(pairs) == len({ours for ours, _ in pairs}) == len({theirs for _, theirs in pairs})
 
 
 def test_an_estimate_without_its_interval(browser: Any, tmp_path: Path) -> None:

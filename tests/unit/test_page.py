@@ -6,7 +6,8 @@ import base64
 import hashlib
 import json
 import re
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from reasonrl import dashboard
-from reasonrl.config import asks_for_reward, makes_policy
+from reasonrl.config import DatasetConfig, GSM8KConfig, TrainConfig, asks_for_reward, makes_policy
 from reasonrl.config.schemas import SCHEMAS
 from reasonrl.dashboard import main, write_page
+from reasonrl.problems import load_problems
 from reasonrl.report import page as page_module
 from reasonrl.report.page import page
 from reasonrl.report.sweep_data import (
@@ -28,7 +30,7 @@ from reasonrl.report.sweep_data import (
     read_curves,
     read_run,
 )
-from reasonrl.runs import RunFolder
+from reasonrl.runs import RunFolder, write_config
 from reasonrl.sweep.manifest import Member, Sweep
 from reasonrl.sweep.slurm import SlurmError
 from tests.unit.fake_sweep import make_run, make_sweep, write_estimates
@@ -111,6 +113,30 @@ def test_a_run_that_starts_from_anothers_policy(tmp_path: Path) -> None:
         "answer": "5",
         "correct": False,
     }
+
+
+def test_completions_stand_beside_their_questions(
+    tmp_path: Path, configure: Callable[..., TrainConfig]
+) -> None:
+    config = configure()
+    first = load_problems(config.dataset, "test")[0]
+    run = make_run(
+        *(tmp_path, "ei-dense-tiny-sft-s0"),
+        evaluations={"after": {"maj@1": (0.5, 0.0, 1.0)}},
+        correct={first.id: True, "unknown": False},
+    )
+    write_config(run, config)
+    known, unknown = read_run(run, [], []).completions
+    assert (known["question"], known["gold"]) == (first.question, first.answer)
+    assert "question" not in unknown
+
+    # Files that aren't here; and what a page doesn't go to the network for.
+    common = {one.name: getattr(config.dataset, one.name) for one in fields(DatasetConfig)}
+    for path in ("/elsewhere", None):
+        gsm8k = GSM8KConfig(**(common | {"name": "gsm8k"}), annotations=False, hub="x/y", path=path)
+        write_config(run, replace(config, dataset=gsm8k))
+        data = read_run(run, [], [])
+        assert (data.why, "question" in data.completions[0]) == ("", False)
 
 
 def test_a_reward_only_where_it_is_asked_for(tmp_path: Path) -> None:
