@@ -37,7 +37,8 @@ const sorted = values => [...values].sort((a, b) => compare(a, b, false));
 
 // ---------------------------------------------------------------- numbers
 
-const percent = value => !Number.isFinite(value) ? "?" : (100 * value).toFixed(1).replace(/^-(0\.0)$/, "$1");
+const percent = value =>
+  Number.isFinite(value) ? (100 * value).toFixed(1).replace(/^-(0\.0)$/, "$1") : "?";
 const signed = value => (value > 0 ? "+" : "") + percent(value);
 const interval = e => `[${percent(e.low)}, ${percent(e.high)}]`;
 const exact = e => `${e.value}, 95% interval ${e.low} to ${e.high}, of ${e.n} questions`;
@@ -70,11 +71,11 @@ const shortName = run => shared.includes(labelled(unhashed)(run)) ? run.name : u
 const label = labelled(shortName);
 
 // What the look of a run stands for: itself, or its algorithm and so on.
-const stoodFor = run => $("by").value === "run" ? run.name : run[$("by").value] ?? "none";
+const by = () => $("by").value;
+const stoodFor = run => by() === "run" ? run.name : run[by()] ?? `no ${by()}`;
 let looks;
 function chooseLooks() {
-  const order = $("by").value === "run"
-    ? [...asked, ...RUNS].map(stoodFor) : sorted(RUNS.map(stoodFor));
+  const order = by() === "run" ? [...asked, ...RUNS].map(stoodFor) : sorted(RUNS.map(stoodFor));
   looks = new Map(distinct(order).map((name, i) => {
     const j = Math.floor(i / COLORS.length) % DASHES.length;
     return [name, {color: COLORS[i % COLORS.length], dash: DASHES[j], symbol: SYMBOLS[j]}];
@@ -124,9 +125,10 @@ $("none").onclick = () => tickListed(false);
 for (const run of RUNS.filter(run => run.correct)) {
   $("against").append(element("option", {value: run.name}, label(run)));
 }
-$("against").onchange = () => showTable();
+$("against").parentNode.hidden = $("against").length < 3;
+$("against").onchange = showTable;
 
-// How many more of the same questions a run has right, with the interval of a normal distribution.
+// What a run gains on that one, paired by question, with the interval of a normal distribution.
 function difference(run) {
   const other = RUNS.find(one => one.name === $("against").value);
   if (!other || other === run || !run.correct || run.problems !== other.problems) return undefined;
@@ -284,9 +286,10 @@ function details(run, width) {
 // not all of that algorithm started alike, and their settings: what is left is the seed.
 function showMatrices() {
   const policies = RUNS.filter(run => run.makes_policy), runs = policies.filter(isListed);
-  const inits = run => distinct(policies.filter(r => r.algorithm === run.algorithm).map(r => r.init));
-  const start = run => inits(run).length > 1 ? ` from ${run.init}` : "";
-  const row = run => [run.algorithm + start(run), ...run.settings].join("\n");
+  const alike = run => policies.filter(other => other.algorithm === run.algorithm);
+  const start = run => distinct(alike(run).map(r => r.init)).length > 1 ? ` from ${run.init}` : "";
+  const named = run => [run.algorithm + start(run), ...run.settings].join("\n");
+  const row = new Map(runs.map(run => [run, named(run)]));
   const place = run => `${run.model} · ${run.dataset}`;
   $("results").hidden = !policies.length;
   $("matrices").replaceChildren(...distinct(runs.map(place)).map(where => {
@@ -295,10 +298,10 @@ function showMatrices() {
     const [least, most] = [Math.min(...all), Math.max(...all)];
     const rewards = sorted(distinct(here.map(run => run.reward)));
     const head = rewards.map(reward => element("th", {}, reward ?? "no reward"));
-    const body = sorted(distinct(here.map(row))).map(name => element("tr", {},
+    const body = sorted(distinct(here.map(run => row.get(run)))).map(name => element("tr", {},
       element("th", {}, name.split("\n")[0], ...name.split("\n").slice(1).map(small)),
       ...rewards.map(reward => matrixCell(
-        here.filter(run => row(run) === name && run.reward === reward), least, most))));
+        here.filter(run => row.get(run) === name && run.reward === reward), least, most))));
     return element("div", {}, element("h3", {}, where), element("table", {},
       element("thead", {}, element("tr", {}, element("th"), ...head)),
       element("tbody", {}, ...body)));
@@ -316,8 +319,8 @@ function matrixCell(runs, least, most) {
     if (n === 1) cell.append(small(interval(known[0].estimates[MAIN])));
     else {
       const seeds = distinct(known.map(run => run.seed)).length === n ? "seeds" : "runs";
-      cell.append(small(`mean of ${n} ${seeds}`),
-                  small(`range ${percent(Math.min(...values))} to ${percent(Math.max(...values))}`));
+      const range = [Math.min(...values), Math.max(...values)].map(percent).join(" to ");
+      cell.append(small(`mean of ${n} ${seeds}`), small(`range ${range}`));
     }
     const gains = known.map(run => run.estimates[GAIN]).filter(Boolean);
     if (gains.length === n) {
@@ -402,7 +405,7 @@ function draw(plot) {
     ? `${missing} of the ${chosen.length} ${missing === 1 ? "has" : "have"} no such curve` : "";
   const kinds = new Map(shown.map(run => [stoodFor(run), run]));
   plot.legend.replaceChildren(...[...kinds].filter(() => kinds.size <= MOST_IN_LEGEND).map(
-    ([name, run]) => element("span", {}, swatch(run), $("by").value === "run" ? label(run) : name)));
+    ([name, run]) => element("span", {}, swatch(run), by() === "run" ? label(run) : name)));
   const style = getComputedStyle(document.body);
   const [front, line] = [style.color, style.getPropertyValue("--line")];
   const axis = {gridcolor: line, linecolor: line, zeroline: false, automargin: true};
