@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ import yaml
 
 from reasonrl.config.schemas import SCHEMAS
 from reasonrl.errors import UserError
-from reasonrl.metrics import paired_difference
 from reasonrl.problems import load_problems
 from reasonrl.runs import RunFolder, read_status
 from reasonrl.tracking import read_metrics
@@ -130,7 +129,6 @@ def read_run(
     read: dict[str, Callable[[], Any]] = {
         "curves": lambda: read_curves(run.metrics),
         "estimates": lambda: _estimates(run, start),
-        "gain": lambda: _gain(run, start),
         "answers": lambda: _answers(run),
         "completions": lambda: _completions(run),
     }
@@ -140,7 +138,6 @@ def read_run(
             found[name] = reading()
         except (UserError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             reasons.append(f"its {name} can't be read: {' '.join(str(error).split())[:200]}")
-    found["estimates"] = found.get("estimates", {}) | found.pop("gain", {})
     found |= found.pop("answers", {})
     return replace(data, state=state, why="; ".join(reasons), **found)
 
@@ -206,25 +203,14 @@ def _start(run: RunFolder, needs: Sequence[str]) -> Path:
 
 def _estimates(run: RunFolder, start: Path) -> dict[str, dict[str, Any]]:
     files = {file.parent.name: file for file in sorted(run.evaluation.glob("*/metrics.json"))}
-    files |= {"before": start / "metrics.json", "gap": run.evaluation / "conditioning_gap.json"}
+    files |= {"before": start / "metrics.json", "gain": run.evaluation / "gain.json"}
+    files |= {"gap": run.evaluation / "conditioning_gap.json"}
     return {
         f"{kind}/{name}": {key: _finite(value) for key, value in estimate.items()}
         for kind, file in files.items()
         if file.exists()
         for name, estimate in json.loads(file.read_bytes())["estimates"].items()
     }
-
-
-def _gain(run: RunFolder, start: Path) -> dict[str, dict[str, Any]]:
-    """As it is printed at a run's end. Empty if the two evaluations ask different questions."""
-    after = run.evaluation / "after"
-    if not all((folder / "metrics.json").exists() for folder in (start, after)):
-        return {}
-    earlier, later = _greedy(start), _greedy(after)
-    if earlier.keys() != later.keys():
-        return {}
-    scores = [np.array([each[name] for name in earlier], float) for each in (earlier, later)]
-    return {"gain/maj@1": asdict(paired_difference(*scores))}
 
 
 def _greedy(evaluation: Path) -> dict[str, bool]:
