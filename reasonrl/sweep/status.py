@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from reasonrl.atomic import write_json
 from reasonrl.errors import UserError
-from reasonrl.runs import RunFolder, Status, read_status
+from reasonrl.runs import HEARTBEAT_SECONDS, RunFolder, Status, read_status
 from reasonrl.sweep import local, slurm
 from reasonrl.sweep.manifest import Batch, Member, Submission, Sweep
 from reasonrl.sweep.slurm import Ended, Job
@@ -299,6 +299,8 @@ def look(sweep: Sweep) -> list[Report]:
         )
         if job is not None and job.held:
             reason = f"held: scontrol release {job.id} lets it begin"
+        if verdict == "running" and not reason:
+            reason = _silence(one.status)
         verdicts[member.name] = verdict
         metrics = _end(run.metrics)
         reports.append(
@@ -452,6 +454,16 @@ def _remembered(file: Path) -> dict[str, Ended]:
         return {id: Ended(**values) for id, values in json.loads(file.read_bytes()).items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
+
+
+def _silence(status: Status | None) -> str:
+    """Of a run that is alive by Slurm's word, and whose heartbeat isn't recent."""
+    if status is None or status.state != "running":
+        return ""  # it loads
+    age = (datetime.now(UTC) - datetime.fromisoformat(status.heartbeat)).total_seconds()
+    if age < local.MISSED_BEATS * HEARTBEAT_SECONDS:
+        return ""
+    return f"no sign of life for {age / 60:.0f} min"
 
 
 def _seconds(status: Status | None, verdict: Verdict) -> float | None:

@@ -179,6 +179,11 @@ class Cluster:
         """Start the node's daemon, as at boot."""
         self._daemon("slurmd", "-f", str(self.conf), "-N", node)
 
+    def crash_controller(self) -> None:
+        """Gone at once, it begins again with what it had written: all but the last moments."""
+        self._kill("slurmctld")
+        self._daemon("slurmctld", "-f", str(self.conf))
+
     def run(self, *command: str | Path, timeout: float = 60) -> str:
         """What a command of the cluster prints. Raises ClusterError where it fails or hangs."""
         line = " ".join(map(str, command))

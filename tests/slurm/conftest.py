@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from reasonrl.runs import RunFolder
 from reasonrl.sweep.manifest import Sweep
 from reasonrl.sweep.status import look
+from reasonrl.tracking import read_metrics
 from tests.conftest import ROOT, SMALL
 from tests.slurm.cluster import Cluster, ClusterError, cluster
 
@@ -104,3 +106,15 @@ def wait_until(sweep: Sweep, holds: Callable[[dict[str, str]], bool]) -> None:
 
 def all_done(verdicts: dict[str, str]) -> bool:
     return {*verdicts.values()} == {"done"}
+
+
+def outcome(run: RunFolder) -> dict[str, object]:
+    """What a run has come to, without times."""
+    files = [*run.evaluation.rglob("metrics.json"), *run.path.glob("policy/*.safetensors")]
+    found: dict[str, object] = {str(f.relative_to(run.path)): f.read_bytes() for f in files}
+    assert len(found) >= 2
+    lines = read_metrics(run.metrics)
+    found["metrics"] = [
+        {key: value for key, value in line.items() if not key.startswith("time/")} for line in lines
+    ]
+    return found

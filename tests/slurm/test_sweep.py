@@ -9,29 +9,16 @@ import pytest
 
 from reasonrl.pipeline import obtain, plan
 from reasonrl.progress import Progress
-from reasonrl.runs import RunFolder, read_status, run_folder
+from reasonrl.runs import read_status, run_folder
 from reasonrl.sweep.manifest import Sweep
 from reasonrl.sweep.status import look
-from reasonrl.tracking import read_metrics
 from tests.conftest import ROOT, small_config
 from tests.slurm.cluster import Cluster
-from tests.slurm.conftest import WAIT, all_done, short, sweep_of, train, wait_until
+from tests.slurm.conftest import WAIT, all_done, outcome, short, sweep_of, train, wait_until
 
 
 def verdicts(sweep: Sweep) -> dict[str, str]:
     return {short(report.member.name): report.verdict for report in look(sweep)}
-
-
-def outcome(run: RunFolder) -> dict[str, object]:
-    """What a run has come to, without times."""
-    files = [*run.evaluation.rglob("metrics.json"), *run.path.glob("policy/*.safetensors")]
-    found: dict[str, object] = {str(f.relative_to(run.path)): f.read_bytes() for f in files}
-    assert len(found) >= 2
-    lines = read_metrics(run.metrics)
-    found["metrics"] = [
-        {key: value for key, value in line.items() if not key.startswith("time/")} for line in lines
-    ]
-    return found
 
 
 @pytest.mark.slow

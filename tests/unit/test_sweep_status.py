@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -494,6 +495,18 @@ def test_a_job_that_slurm_holds(
     (report,) = look(sweep)
     assert report.verdict == verdict
     assert report.reason.startswith(why)
+
+
+def test_a_run_whose_heart_does_not_beat_may_hang(tmp_path: Path, queued: list[Job]) -> None:
+    sweep, batch = made_up_sweep(tmp_path, ["a"])
+    queued.append(Job("17", "17", 0, "RUNNING", "None", 60, batch.path))
+    assert look(sweep)[0].reason == ""  # it loads
+    now = datetime.now(UTC)
+    for seconds, reason in ((55, ""), (130, "no sign of life for 2 min")):
+        beat = (now - timedelta(seconds=seconds)).isoformat(timespec="seconds")
+        write_status(sweep.run("a"), Status("running", 1, "node1", 1, beat, beat))
+        (report,) = look(sweep)
+        assert (report.verdict, report.reason) == ("running", reason)
 
 
 def test_a_run_made_by_hand_has_no_job(tmp_path: Path, queued: list[Job]) -> None:
