@@ -25,8 +25,6 @@ from reasonrl.supervised import Example, fit, num_steps
 from reasonrl.tracking import MetricsLog
 from reasonrl.types import Problem, Prompt, Rollout
 
-WORK = "work"
-
 
 @dataclass(frozen=True)
 class Job:
@@ -60,7 +58,7 @@ class Job:
     @property
     def work(self) -> Path:
         """What is there until the run's result is: checkpoints, and policies on the way."""
-        return self.run.path / WORK
+        return self.run.work
 
     def learner(self, path: str) -> Policy:
         """A policy to train: its weights are float32, whatever it computes in."""

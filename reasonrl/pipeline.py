@@ -37,7 +37,7 @@ from reasonrl.config import (
 from reasonrl.continuations import STEPS_FILE
 from reasonrl.errors import UserError
 from reasonrl.evaluation import Evaluation, evaluate, write_estimates
-from reasonrl.job import WORK, Job
+from reasonrl.job import Job
 from reasonrl.policy import (
     SavedPolicy,
     check_num_layers,
@@ -315,8 +315,8 @@ def _execute(planned: Plan, progress: Progress, mirror: Mirror) -> None:
     if not run.result.exists():
         result = _carry_out(planned, start, progress, mirror)
         write_json(run.result, asdict(result) if result else {})
-    if (run.path / WORK).exists():
-        remove_folder(run.path / WORK)
+    if run.work.exists():
+        remove_folder(run.work)
     if makes_policy(config.algorithm):
         policy = _read_result(run)
         after = _evaluate(planned, policy, AFTER, progress)

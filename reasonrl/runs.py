@@ -65,6 +65,11 @@ class RunFolder:
         return self.path / "rollouts"
 
     @property
+    def work(self) -> Path:
+        """Checkpoints and the like, while it isn't done."""
+        return self.path / "work"
+
+    @property
     def policy(self) -> Path:
         """The trained policy: a folder that transformers loads by itself."""
         return self.path / "policy"

@@ -22,7 +22,6 @@ from reasonrl.runs import RunFolder, is_done
 from reasonrl.sweep.manifest import MANIFEST, Batch, Submission, Sweep
 from reasonrl.sweep.status import ALIVE, Report
 
-WORK = "work"  # a run's folder of checkpoints
 TEMPORARY = ".*~*~*~*.tmp"  # see reasonrl.atomic
 DAY = 24 * 3600.0  # an older temporary, and code that no sweep mentions yet, is nobody's
 
@@ -48,7 +47,7 @@ def leftovers(
     for report in reports:
         if report.verdict in ALIVE:
             continue
-        work = report.run.path / WORK
+        work = report.run.work
         if work.exists() and report.verdict == "done":
             found.append(Leftover(work, "checkpoints of a finished run", _size(work), report.run))
         elif work.exists() and failed and _ended_before(report, days):
@@ -57,7 +56,7 @@ def leftovers(
         found += [
             Leftover(path, "abandoned", _size(path), report.run)
             for path in report.run.path.rglob(TEMPORARY)
-            if WORK not in path.relative_to(report.run.path).parts and _age(path) > DAY
+            if work not in path.parents and _age(path) > DAY
         ]
     needed = set(_code_needed(sweep.outputs))
     for code in sorted((sweep.outputs / "code").glob("*")):

@@ -37,10 +37,10 @@ def is_alive(run: RunFolder) -> bool:
     batch = Batch.read(Path(submission.batch)) if submission else None
     if batch is None or batch.cluster != "local" or batch.host != socket.gethostname():
         return False
-    return not _has_begun(status, batch) and _lives(batch)
+    return not has_begun(status, batch) and _lives(batch)
 
 
-def _has_begun(status: Status | None, batch: Batch) -> bool:
+def has_begun(status: Status | None, batch: Batch) -> bool:
     """Whether a run has, since it was submitted with this batch."""
     return status is not None and status.started >= batch.submitted
 
@@ -134,7 +134,7 @@ def _start(sweep: Sweep, batch: Batch, name: str) -> subprocess.Popen[bytes]:
 def _report(run: RunFolder, batch: Batch, code: int) -> None:
     """Says what became of a run; for it, if it couldn't: else it would seem to be still to come."""
     status = read_status(run)
-    if not is_done(run) and not _has_begun(status, batch):
+    if not is_done(run) and not has_begun(status, batch):
         failed = Status.here("failed", attempt=status.attempt + 1 if status else 1)
         status = replace(failed, error=f"exit status {code} before it began")
         write_status(run, status)

@@ -409,11 +409,8 @@ class _Last:
             return None
         if (self.batch is None and self.status is None) or not local.is_alive(run):
             return None
-        begun = (
-            self.status is not None
-            and self.status.state == "running"
-            and (self.batch is None or self.status.started >= self.batch.submitted)
-        )
+        says_so = self.status is not None and self.status.state == "running"
+        begun = says_so and (self.batch is None or local.has_begun(self.status, self.batch))
         return "RUNNING" if begun else "PENDING"
 
     def beats(self, run: RunFolder) -> bool:
