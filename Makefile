@@ -13,7 +13,7 @@ demo: .venv/installed ## a policy that learns: Expert Iteration on generated pro
 	$(BIN)/python train.py
 
 test: .venv/installed-dev .venv/installed-smollm2 ## all tests, with line coverage
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15 --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 lint: .venv/installed-dev ## style and layout, changing nothing
 	$(BIN)/ruff check .

@@ -414,7 +414,7 @@ function draw(plot) {
     paper_bgcolor: "transparent", plot_bgcolor: "transparent",
     font: {family: "system-ui, sans-serif", size: 12, color: front},
     hovermode: "closest", hoverlabel: {namelength: -1, align: "left"},
-    showlegend: false,
+    showlegend: false, modebar: {bgcolor: "transparent", color: front},
     xaxis: {...axis, title: {text: x}},
     yaxis: {...axis, type: plot.log.checked ? "log" : "linear"},
     uirevision: `${metric} ${x} ${plot.log.checked}`,  // a zoom outlives ticks and smoothing

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from reasonrl.atomic import write_json
 from reasonrl.errors import UserError
-from reasonrl.runs import HEARTBEAT_SECONDS, RunFolder, Status, read_status
+from reasonrl.runs import HEARTBEAT_SECONDS, RunFolder, Status, is_done, read_status
 from reasonrl.sweep import local, slurm
 from reasonrl.sweep.manifest import Batch, Member, Submission, Sweep
 from reasonrl.sweep.slurm import Ended, Job
@@ -270,11 +270,13 @@ def look(sweep: Sweep) -> list[Report]:
     """A report on each run of a sweep, in its order. Raises SlurmError.
 
     What Slurm says of ended jobs is kept in their batches' folders, for it forgets it in minutes.
-    Where there is no Slurm, no job is alive. It isn't asked about what never had to do with it.
+    Where there is no Slurm, no job is alive. It isn't asked about what never had to do with it, or
+    is done.
     """
     batches = Batches()
     # First the queue: who isn't in it any more has said its last word.
-    jobs = jobs_by_run(sweep.outputs, batches) if _on_slurm(sweep, batches) else {}
+    asks = _on_slurm(sweep, batches) and not all(is_done(sweep.run(m.name)) for m in sweep.runs)
+    jobs = jobs_by_run(sweep.outputs, batches) if asks else {}
     last = {member.name: _Last.of(sweep.run(member.name), batches) for member in sweep.runs}
     known = _ended([one for run, one in last.items() if run not in jobs])
     reports: list[Report] = []

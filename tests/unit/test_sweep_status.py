@@ -17,7 +17,7 @@ from filelock import FileLock
 from reasonrl.runs import Status, write_status
 from reasonrl.sweep import slurm
 from reasonrl.sweep.manifest import Batch, Member, Submission, Sweep
-from reasonrl.sweep.slurm import Ended, Job, parse_accounting
+from reasonrl.sweep.slurm import Ended, Job, SlurmError, parse_accounting
 from reasonrl.sweep.status import Evidence, doomed, judge, look
 
 ROOT = Path(__file__).parents[2]
@@ -460,6 +460,22 @@ def test_runs_of_the_same_names_in_other_outputs_are_others(
     queued.append(Job("17", "17", 0, "PENDING", "Priority", None, batch.path))
     assert verdicts(sweep) == {"a": "cancelled"}
     assert verdicts(other) == {"a": "queued"}
+
+
+def test_slurm_is_not_asked_about_what_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent() -> list[Job]:
+        raise SlurmError("squeue must answer; got nothing.")
+
+    sweep, _ = made_up_sweep(tmp_path, ["a", "b"])
+    monkeypatch.setattr(slurm, "available", lambda: True)
+    monkeypatch.setattr(slurm, "queue", silent)
+    write_status(sweep.run("a"), own("done"))
+    with pytest.raises(SlurmError):
+        look(sweep)
+    write_status(sweep.run("b"), own("done"))
+    assert verdicts(sweep) == {"a": "done", "b": "done"}
 
 
 def test_a_job_that_will_never_find_its_orders_is_not_alive(
