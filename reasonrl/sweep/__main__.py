@@ -38,8 +38,9 @@ from reasonrl.errors import UserError
 from reasonrl.runs import RunFolder
 from reasonrl.sweep import slurm
 from reasonrl.sweep.manifest import MANIFEST, Batch, Submission, Sweep
-from reasonrl.sweep.status import ALIVE, UNFINISHED, Report, look, tail
+from reasonrl.sweep.status import Report, look, tail
 from reasonrl.sweep.table import graph, short_names, status_table, summary, watch
+from reasonrl.sweep.verdict import ALIVE, UNFINISHED
 
 FOLLOW_SECONDS = 0.5
 

@@ -20,7 +20,8 @@ from filelock import FileLock, Timeout
 from reasonrl.atomic import remove_folder, writing
 from reasonrl.runs import RunFolder, is_done
 from reasonrl.sweep.manifest import MANIFEST, Batch, Submission, Sweep
-from reasonrl.sweep.status import ALIVE, Report
+from reasonrl.sweep.status import Report
+from reasonrl.sweep.verdict import ALIVE
 
 TEMPORARY = ".*~*~*~*.tmp"  # see reasonrl.atomic
 DAY = 24 * 3600.0  # an older temporary, and code that no sweep mentions yet, is nobody's

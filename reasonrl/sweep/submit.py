@@ -29,7 +29,8 @@ from reasonrl.provenance import now
 from reasonrl.runs import write_config
 from reasonrl.sweep import local, slurm
 from reasonrl.sweep.manifest import Batch, Member, Submission, Sweep
-from reasonrl.sweep.status import ALIVE, UNFINISHED, Report, doomed, look
+from reasonrl.sweep.status import Report, doomed, look
+from reasonrl.sweep.verdict import ALIVE, UNFINISHED
 from reasonrl.sweep.worker import work
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,8 @@ from rich.tree import Tree
 
 from reasonrl.sweep.manifest import Sweep
 from reasonrl.sweep.slurm import SlurmError
-from reasonrl.sweep.status import ALIVE, UNFINISHED, Report, Verdict, last_attempt, look, tail
+from reasonrl.sweep.status import Report, look, tail
+from reasonrl.sweep.verdict import ALIVE, UNFINISHED, Verdict, last_attempt
 
 COLOURS: dict[Verdict, str] = {
     "done": "green",

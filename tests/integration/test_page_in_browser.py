@@ -18,8 +18,8 @@ from reasonrl.metrics import paired_difference
 from reasonrl.report.page import page as html
 from reasonrl.report.sweep_data import RunData
 from reasonrl.sweep.manifest import Member
-from reasonrl.sweep.status import Verdict
 from reasonrl.sweep.table import COLOURS
+from reasonrl.sweep.verdict import Verdict
 from tests.unit.fake_sweep import make_run, make_sweep, write_estimates
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed")

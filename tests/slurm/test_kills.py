@@ -9,7 +9,8 @@ import pytest
 from reasonrl.pipeline import obtain, plan
 from reasonrl.progress import Progress
 from reasonrl.runs import RunFolder, read_status
-from reasonrl.sweep.status import ALIVE, look
+from reasonrl.sweep.status import look
+from reasonrl.sweep.verdict import ALIVE
 from tests.conftest import small_config
 from tests.slurm.cluster import Cluster, cluster
 from tests.slurm.conftest import WAIT, outcome, short, sweep_of, train, wait_until

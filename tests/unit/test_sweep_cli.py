@@ -21,7 +21,8 @@ from reasonrl.sweep.__main__ import main
 from reasonrl.sweep.manifest import Batch, Sweep
 from reasonrl.sweep.slurm import Job, SlurmError
 from reasonrl.sweep.table import duration, short_names
-from tests.unit.test_sweep_status import SEGFAULT, made_up_sweep
+from tests.unit.test_sweep_status import made_up_sweep
+from tests.unit.test_verdict import SEGFAULT
 
 NAMES = ["sft-tiny-s0-11111111", "ei-tiny-s0-22222222", "ppo-tiny-s0-33333333"]
 BEGUN, ENDED = "2026-11-22T10:05:00+00:00", "2026-11-22T12:12:03+00:00"
