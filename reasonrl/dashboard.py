@@ -45,7 +45,7 @@ def write_page(folder: Path, output: Path | None) -> Path:
 
     Raises UserError if there is no sweep in the folder.
     """
-    sweep = Sweep.read(folder.resolve())  # the runs lie beside the sweeps
+    sweep = Sweep.read(folder)
     verdicts: dict[str, tuple[str, str]] = {}
     note = ""
     try:

@@ -99,6 +99,7 @@ def look(sweep: Sweep) -> list[Report]:
     for member in sweep.runs:  # none comes before what it needs
         run, one = sweep.run(member.name), last[member.name]
         job, ended = jobs.get(member.name), known.get(one.job or "")
+        beats = job is None and one.beats(run)
         verdict, reason = judge(
             Evidence(
                 own=one.status,
@@ -107,8 +108,8 @@ def look(sweep: Sweep) -> list[Report]:
                 alive=job.state if job else one.process(run),
                 stuck=job is not None and job.needs_in_vain,
                 unlaunched=job is not None and job.launch_failed,
-                held=job is None and one.held(run),
-                beats=job is None and one.beats(run),
+                beats=beats,
+                works_here=beats and one.here,
                 ended=ended,
                 log="" if one.done or job or one.log is None else tail(one.log),
                 needs={need: verdicts[need] for need in member.needs},
@@ -178,10 +179,11 @@ def doomed(outputs: Path) -> list[str]:
 
 
 def _jobs(outputs: Path, batches: Batches) -> Iterator[tuple[Job, Batch]]:
+    outputs = outputs.resolve()
     for job in slurm.queue() if slurm.available() else []:
         batch = batches.get(job.batch)
         # Other outputs have runs of the same names: a name doesn't depend on where it lies.
-        if batch is not None and batch.outputs == outputs.resolve():
+        if batch is not None and batch.outputs == outputs:
             yield job, batch
 
 
@@ -233,9 +235,9 @@ class _Last:
     def beats(self, run: RunFolder) -> bool:
         return self.status is not None and self.status.state == "running" and local.is_alive(run)
 
-    def held(self, run: RunFolder) -> bool:
-        here = self.status is not None and self.status.host == socket.gethostname()
-        return here and self.beats(run)
+    @property
+    def here(self) -> bool:
+        return self.status is not None and self.status.host == socket.gethostname()
 
 
 def _ended(last: list[_Last]) -> dict[str, Ended]:
@@ -252,7 +254,8 @@ def _ended(last: list[_Last]) -> dict[str, Ended]:
     known: dict[str, Ended] = {}
     for path, ids in by_batch.items():
         old = _remembered(path / REMEMBERED)
-        new = {id: now[path.resolve(), id] for id in ids if (path.resolve(), id) in now}
+        folder = path.resolve()  # as jobs have it
+        new = {id: now[folder, id] for id in ids if (folder, id) in now}
         if forgotten := [id for id in ids if id not in old | new]:
             new |= slurm.accounting(forgotten)
         if not new.items() <= old.items():

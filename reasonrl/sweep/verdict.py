@@ -7,7 +7,7 @@ import signal
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from reasonrl.runs import Status
 from reasonrl.sweep.slurm import Ended
@@ -36,15 +36,8 @@ blocked: what it needs ended without being done. to do: never submitted.
 """
 
 ALIVE: tuple[Verdict, ...] = ("running", "queued", "waiting", "preempted")
-UNFINISHED: tuple[Verdict, ...] = (
-    "failed",
-    "crashed",
-    "out of memory",
-    "timed out",
-    "node failure",
-    "cancelled",
-    "blocked",
-    "to do",
+UNFINISHED: tuple[Verdict, ...] = tuple(
+    verdict for verdict in get_args(Verdict) if verdict not in ("done", *ALIVE)
 )
 
 # What Slurm itself writes into a job's log. "JOB REQUEUE" and "PREEMPTION" are no end.
@@ -70,8 +63,7 @@ class Evidence:
     own: its own word. submitted: when it was last, None if never; job: whether Slurm took it.
     alive: Slurm's state of its job if that is alive, or the same for a process of this machine.
     stuck: whether it is in the queue for ever; unlaunched: because it couldn't be begun.
-    held: whether a process of this machine works in its folder; beats: so, or its heartbeat is
-    recent.
+    beats: whether its heartbeat is recent; works_here: for sure, as a process of this machine.
     ended: what Slurm says of its last job. log: the end of that job's log.
     needs: the verdicts on its prerequisites.
     """
@@ -82,8 +74,8 @@ class Evidence:
     alive: str | None = None
     stuck: bool = False
     unlaunched: bool = False
-    held: bool = False
     beats: bool = False
+    works_here: bool = False
     ended: Ended | None = None
     log: str = ""
     needs: Mapping[str, Verdict] = field(default_factory=dict)
@@ -117,7 +109,7 @@ def judge(evidence: Evidence) -> tuple[Verdict, str]:
     if evidence.alive:
         return "running", ""
     outside: tuple[Verdict, str] = ("running", "outside of this sweep's jobs")
-    if evidence.held:
+    if evidence.works_here:
         return outside
     if death := _death(evidence, bad, saved=fresh and said == "preempted"):
         return death

@@ -48,11 +48,15 @@ def short_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def login(slurm: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    log_in(slurm, monkeypatch)
+    return slurm
+
+
+def log_in(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands, and what jobs inherit, are as in a shell on the cluster's login node."""
     for name in ("PATH", "SLURM_CONF"):
-        monkeypatch.setenv(name, slurm.env[name])
+        monkeypatch.setenv(name, cluster.env[name])
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return slurm
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from reasonrl.sweep.status import look
 from reasonrl.sweep.verdict import ALIVE
 from tests.conftest import small_config
 from tests.slurm.cluster import Cluster, cluster
-from tests.slurm.conftest import WAIT, outcome, short, sweep_of, train, wait_until
+from tests.slurm.conftest import WAIT, log_in, outcome, short, sweep_of, train, wait_until
 
 # Of a job's: ours, what starts it, the site's script, and the daemons of its step and its script.
 VICTIMS = ("python", "srun", "script", "step", "batch")
@@ -27,9 +27,7 @@ def own(
 ) -> Iterator[Cluster]:
     """A cluster of its own: what is killed here leaves nodes that take no more jobs."""
     with cluster(tmp_path_factory.mktemp("c"), nodes=2, cpus=4) as running:
-        for name in ("PATH", "SLURM_CONF"):
-            monkeypatch.setenv(name, running.env[name])
-        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        log_in(running, monkeypatch)
         yield running
 
 

@@ -317,7 +317,7 @@ CASES = {
         "ModuleNotFoundError: No module named 'torch'",
     ),
     "cancelled, then made by hand on this machine": (
-        evidence("running", held=True, beats=True, log=SCANCEL),
+        evidence("running", beats=True, works_here=True, log=SCANCEL),
         "running",
         "outside of this sweep's jobs",
     ),
