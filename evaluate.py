@@ -5,13 +5,15 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
-from reasonrl.cli import one_line_errors, run_app
+from reasonrl.util.entry_point import one_line_errors, run_app
 
 
 @hydra.main(config_path="conf", config_name="evaluate", version_base="1.3")
 def main(config: DictConfig) -> None:
     with one_line_errors():
-        from reasonrl.evaluate import evaluate  # torch is slow to import, --help doesn't need it
+        from reasonrl.cli.evaluate import (
+            evaluate,  # torch is slow to import, --help doesn't need it
+        )
 
         evaluate(config)
 

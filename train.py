@@ -5,13 +5,13 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
-from reasonrl.cli import one_line_errors, run_app
+from reasonrl.util.entry_point import one_line_errors, run_app
 
 
 @hydra.main(config_path="conf", config_name="train", version_base="1.3")
 def main(config: DictConfig) -> object:
     with one_line_errors():
-        from reasonrl.train import train  # torch is slow to import, and --help doesn't need it
+        from reasonrl.cli.train import train  # torch is slow to import, and --help doesn't need it
 
         return train(config)
 

@@ -66,16 +66,16 @@ from transformers import (
 
 from benchmarks.sampler import cpu_name
 from reasonrl.algorithms.ppo import PPO
-from reasonrl.config import resolve
+from reasonrl.config.resolve import resolve
 from reasonrl.job import Job
-from reasonrl.policy import Policy
-from reasonrl.progress import Progress
+from reasonrl.policy.policy import Policy
 from reasonrl.rewards import Reward, TokenRewards
 from reasonrl.rewards.sparse import at_end
-from reasonrl.runs import RunFolder
+from reasonrl.runs.folder import RunFolder
+from reasonrl.runs.metrics_log import MetricsLog
 from reasonrl.sampling import SamplingParams
-from reasonrl.tracking import MetricsLog
 from reasonrl.types import Completion, Problem, Prompt
+from reasonrl.util.progress import Progress
 
 ROOT = Path(__file__).parents[1]
 TRL = "1.12.0"
@@ -173,22 +173,21 @@ def our_ppo(
         config = resolve(
             compose("train", ["algorithm=ppo", "runtime.checkpoint_seconds=1e9", *overrides])
         )
-    return PPO(
-        BenchmarkJob(
-            config=config,
-            run=RunFolder(folder),
-            device=torch.device("cpu"),
-            base="",
-            init="",
-            few_shot=False,
-            tokenizer=words,
-            train=[Problem(prompt.problem_id, "", "0", "#### 0") for prompt in prompts],
-            validation=[],
-            exemplars=[],
-            log=MetricsLog(folder / "metrics.jsonl"),
-            progress=Progress(),
-        )
+    job = BenchmarkJob(
+        config=config,
+        run=RunFolder(folder),
+        device=torch.device("cpu"),
+        base="",
+        init="",
+        few_shot=False,
+        tokenizer=words,
+        train=[Problem(prompt.problem_id, "", "0", "#### 0") for prompt in prompts],
+        validation=[],
+        exemplars=[],
+        log=MetricsLog(folder / "metrics.jsonl"),
+        progress=Progress(),
     )
+    return PPO(job, config.algorithm)
 
 
 def iterate(ppo: PPO) -> int:

@@ -54,8 +54,8 @@ class SweepLauncher(Launcher):
         job_overrides: Sequence[Sequence[str]],
         initial_job_idx: int,  # noqa: ARG002 (Hydra's)
     ) -> Sequence[JobReturn]:
-        from reasonrl.cli import one_line_errors
         from reasonrl.sweep.launch import launch, point
+        from reasonrl.util.entry_point import one_line_errors
 
         with one_line_errors():
             points = [point(tuple(o), self._compose(o)) for o in job_overrides]

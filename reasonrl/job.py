@@ -10,20 +10,21 @@ from statistics import fmean
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from reasonrl.checkpoint import Checkpoints
-from reasonrl.config import LearnerConfig, TrainConfig
-from reasonrl.policy import Policy, load_policy, save_policy
-from reasonrl.progress import Progress
-from reasonrl.prompts import build_prompts, encode_completions, solution_text
-from reasonrl.rewards import Reward, make_reward
-from reasonrl.rewards.reward_model import RewardModel
+from reasonrl.config.learner import LearnerConfig
+from reasonrl.config.schema import TrainConfig
+from reasonrl.learning.checkpoint import Checkpoints
+from reasonrl.learning.supervised import Example, fit, num_steps
+from reasonrl.policy.policy import Policy, load_policy, save_policy
+from reasonrl.problems.prompts import build_prompts, encode_completions, solution_text
+from reasonrl.reward_models.model import RewardModel
+from reasonrl.rewards import REWARDS, Materials, Reward
 from reasonrl.rewards.sparse import Outcome
-from reasonrl.rollouts import collect_rollouts, read_rollouts
-from reasonrl.runs import RunFolder
+from reasonrl.runs.folder import RunFolder
+from reasonrl.runs.metrics_log import MetricsLog
 from reasonrl.sampling import Sampler, SamplingParams, make_sampler
-from reasonrl.supervised import Example, fit, num_steps
-from reasonrl.tracking import MetricsLog
+from reasonrl.sampling.rollouts import collect_rollouts, read_rollouts
 from reasonrl.types import Problem, Prompt, Rollout
+from reasonrl.util.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,14 @@ class Job:
         limit = num_solutions_per_prompt or len(rollouts)
         return [r for r in rollouts if r.completion.sample_index < limit]
 
-    def reward(self) -> Reward:
-        return make_reward(self.config.reward, self.tokenizer, self.load_reward_model())
+    def reward(self, *, num_continuations: int = 0) -> Reward:
+        """The run's reward at work. num_continuations: of each step, where they are continued."""
+        materials = Materials(
+            self.tokenizer, self._load_reward_model(), self.steps, num_continuations
+        )
+        return REWARDS[self.config.reward.name](self.config.reward, materials)
 
-    def load_reward_model(self) -> RewardModel | None:
+    def _load_reward_model(self) -> RewardModel | None:
         """That of a learned reward; None of any other."""
         if self.reward_model is None:
             return None

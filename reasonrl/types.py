@@ -8,7 +8,8 @@ people.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 FinishReason = Literal["eos", "stop", "length"]
@@ -76,3 +77,23 @@ class Rollout:
     def score(self) -> float:
         """One number per completion; under the sparse reward 1.0 for a right answer, else 0.0."""
         return math.fsum(self.rewards)
+
+
+@dataclass(frozen=True)
+class SavedPolicy:
+    """Where a policy is, and how it is asked."""
+
+    path: str  # a folder or hub id
+    few_shot: bool  # whether it is asked with exemplars
+    # It is asked with one of these before each step: the ids of each, from the worst to the best.
+    # Where there are none, it is asked without.
+    labels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def step_label(self) -> tuple[int, ...]:
+        """The ids of the best label; () without labels."""
+        return tuple(list(self.labels.values())[-1]) if self.labels else ()
+
+    def under_the_worst(self) -> SavedPolicy:
+        """Asked with the worst label instead."""
+        return replace(self, labels=dict(list(self.labels.items())[:1]))

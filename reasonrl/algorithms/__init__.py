@@ -1,4 +1,4 @@
-"""One file for each algorithm: a function from a Job to a SavedPolicy.
+"""One file for each algorithm: a function from a Job and its settings to a SavedPolicy.
 
 Those that make something else than a policy, for other runs to use, leave it in the run's folder.
 """
@@ -6,12 +6,13 @@ Those that make something else than a policy, for other runs to use, leave it in
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from reasonrl.algorithms import ei, orm, ppo, rcrl, sample, sft, sorm, steps
 from reasonrl.job import Job
-from reasonrl.policy import SavedPolicy
+from reasonrl.types import SavedPolicy
 
-ALGORITHMS: dict[str, Callable[[Job], SavedPolicy | None]] = {
+ALGORITHMS: dict[str, Callable[[Job, Any], SavedPolicy | None]] = {
     "sft": sft.run,
     "ei": ei.run,
     "ppo": ppo.run,

@@ -29,16 +29,15 @@ from pathlib import Path
 
 import numpy as np
 
-from reasonrl.answers import solution_trace
-from reasonrl.atomic import remove_folder, write_json
-from reasonrl.checkpoint import weights_hash
-from reasonrl.config import EIConfig
+from reasonrl.config.algorithm.ei import EIConfig
+from reasonrl.grading.answers import solution_trace
 from reasonrl.job import Job
-from reasonrl.policy import SavedPolicy
-from reasonrl.rollouts import collect_rollouts, completions_statistics, read_rollouts
-from reasonrl.seeding import derive_seed
-from reasonrl.supervised import Example, num_steps, with_eos
-from reasonrl.types import Rollout
+from reasonrl.learning.checkpoint import weights_hash
+from reasonrl.learning.supervised import Example, num_steps, with_eos
+from reasonrl.sampling.rollouts import collect_rollouts, completions_statistics, read_rollouts
+from reasonrl.types import Rollout, SavedPolicy
+from reasonrl.util.atomic import remove_folder, write_json
+from reasonrl.util.seeding import derive_seed
 
 logger = logging.getLogger(__name__)
 
@@ -65,18 +64,16 @@ class Round:
     log_position: int
 
 
-def run(job: Job) -> SavedPolicy:
-    config = job.config.algorithm
-    assert isinstance(config, EIConfig)
+def run(job: Job, settings: EIConfig) -> SavedPolicy:
     rounds = read_rounds(job.run.path)
     if not rounds:
         rounds = [_round_zero(job)]
         _record(job, rounds)
-    solutions = _solutions_so_far(job, rounds, config)
-    while len(rounds) <= config.rounds and not _out_of_patience(rounds, config.patience):
-        rollouts = _explore(job, rounds[-1], config)
-        new = _add_new(job, solutions, rollouts, config)
-        rounds.append(_improve(job, rounds[-1], solutions, rollouts, new, config))
+    solutions = _solutions_so_far(job, rounds, settings)
+    while len(rounds) <= settings.rounds and not _out_of_patience(rounds, settings.patience):
+        rollouts = _explore(job, rounds[-1], settings)
+        new = _add_new(job, solutions, rollouts, settings)
+        rounds.append(_improve(job, rounds[-1], solutions, rollouts, new, settings))
         _record(job, rounds)
     best = _best(rounds)
     if best.learnt_in == 0:
@@ -131,12 +128,6 @@ def _first_of_each_problem(keys: Iterable[Key], limit: int) -> set[Key]:
     return first
 
 
-def samples_in_round(config: EIConfig, number: int) -> int:
-    """K of round ``number`` (from 1): the last entry also serves the rounds after it."""
-    samples = config.num_samples_per_prompt
-    return samples[min(number, len(samples)) - 1]
-
-
 def read_rounds(folder: Path) -> list[Round]:
     """The finished rounds of a run, round 0 (the starting policy) first; none before that."""
     journal = folder / "rounds.json"
@@ -182,7 +173,7 @@ def _explore(job: Job, previous: Round, config: EIConfig) -> list[Rollout]:
     """K completions of every training question from the last round's policy."""
     number = previous.number + 1
     policy = _policy(job, previous)
-    num_samples = samples_in_round(config, number)
+    num_samples = config.samples_in_round(number)
     with job.progress.task(f"round {number}: sampling", len(job.train) * num_samples) as advance:
         return collect_rollouts(
             job.sampler(policy.path),

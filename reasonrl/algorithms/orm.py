@@ -15,28 +15,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from reasonrl.config import ORMConfig
+from reasonrl.config.algorithm.orm import ORMConfig
 from reasonrl.job import Job
-from reasonrl.reward_learning import Targets, held_out_questions, learn_reward_model
-from reasonrl.rewards.reward_network import Labelled
+from reasonrl.reward_models.learning import Targets, held_out_questions, learn_reward_model
+from reasonrl.reward_models.network import Labelled
 from reasonrl.types import Rollout
 
 
-def run(job: Job) -> None:
-    config = job.config.algorithm
-    assert isinstance(config, ORMConfig)
+def run(job: Job, settings: ORMConfig) -> None:
     rollouts = [r for r in job.samples("train") if r.completion.token_ids]
-    held_out = held_out_questions(rollouts, config.held_out, job.config.seed)
+    held_out = held_out_questions(rollouts, settings.held_out, job.config.seed)
     learnt = [r for r in rollouts if r.prompt.problem_id not in held_out]
     aside = [r for r in rollouts if r.prompt.problem_id in held_out]
-    weight = class_weights(learnt) if config.balanced else {True: 1.0, False: 1.0}
+    weight = class_weights(learnt) if settings.balanced else {True: 1.0, False: 1.0}
     learn_reward_model(
         job,
         [
             Labelled(
                 r.prompt.token_ids,
                 r.completion.token_ids,
-                outcome_targets(r, config.targets),
+                outcome_targets(r, settings.targets),
                 weight[r.correct],
             )
             for r in learnt

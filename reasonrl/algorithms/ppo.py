@@ -32,18 +32,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from reasonrl.config import PPOConfig
-from reasonrl.diagnosis import Diagnosis
-from reasonrl.experience import (
-    Experience,
-    annotate,
-    experience_statistics,
-    experiences,
-    learnt_from,
-    shaped_rewards,
-    token_data,
-)
-from reasonrl.functional import (
+from reasonrl.config.algorithm.ppo import PPOConfig
+from reasonrl.job import Job
+from reasonrl.learning.functional import (
     adapt_kl_coef,
     entropy,
     generalized_advantages,
@@ -57,29 +48,36 @@ from reasonrl.functional import (
     value_loss,
     whiten,
 )
-from reasonrl.job import Job
-from reasonrl.policy import DTYPES, SavedPolicy
-from reasonrl.preemption import saving
-from reasonrl.rollouts import collect_rollouts
-from reasonrl.seeding import derive_seed, next_in_stream
-from reasonrl.supervised import micro_batches, minibatches
-from reasonrl.tracking import read_metrics
-from reasonrl.trainer import Trainer
-from reasonrl.types import Rollout
+from reasonrl.learning.supervised import micro_batches, minibatches
+from reasonrl.policy.policy import DTYPES
+from reasonrl.policy_gradient.diagnosis import Diagnosis
+from reasonrl.policy_gradient.experience import (
+    Experience,
+    annotate,
+    experience_statistics,
+    experiences,
+    learnt_from,
+    shaped_rewards,
+    token_data,
+)
+from reasonrl.policy_gradient.trainer import Trainer
+from reasonrl.runs.metrics_log import read_metrics
+from reasonrl.runs.preemption import saving
+from reasonrl.sampling.rollouts import collect_rollouts
+from reasonrl.types import Rollout, SavedPolicy
+from reasonrl.util.seeding import derive_seed, next_in_stream
 
 logger = logging.getLogger(__name__)
 
 
-def run(job: Job) -> SavedPolicy:
+def run(job: Job, settings: PPOConfig) -> SavedPolicy:
     if not job.run.policy.exists():
-        PPO(job).train()
+        PPO(job, settings).train()
     return SavedPolicy(str(job.run.policy), job.few_shot)
 
 
 class PPO:
-    def __init__(self, job: Job) -> None:
-        config = job.config.algorithm
-        assert isinstance(config, PPOConfig)
+    def __init__(self, job: Job, config: PPOConfig) -> None:
         self.job, self.config = job, config
         self.dtype = DTYPES[job.config.model.compute_dtype]
         self.temperature = 1.0 if config.compat.temperature_one_logprobs else config.temperature

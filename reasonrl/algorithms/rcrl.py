@@ -3,7 +3,7 @@
     R ← completions of every training question, sampled from the policy of Expert Iteration
         (runs of their own); as many right as wrong ones             (solution_ratio)
     for each step i of each a in R:
-        R_i ← how good the step is, between 0 and 1                  (reasonrl.returns)
+        R_i ← how good the step is, between 0 and 1                  (rewards.returns)
         l_i ← [GOOD] if R_i ≥ 0.5 else [BAD]                         (labels, thresholds)
     θ ← the pretrained base                                          (restart)
     θ ← argmin  Σ over steps  −log π_θ(a_i | q, l_1, a_1, …, l_i)    labels are read, not learnt
@@ -26,17 +26,18 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 
-from reasonrl.config import RCRLConfig
-from reasonrl.errors import UserError
+from reasonrl.config.algorithm.rcrl import RCRLConfig
+from reasonrl.grading.steps import step_ends, step_starts
 from reasonrl.job import Job
-from reasonrl.policy import DTYPES, Policy, SavedPolicy, add_tokens, save_policy
-from reasonrl.prompts import label_ids
-from reasonrl.returns import keep_ratio, label_number, label_texts, step_returns
-from reasonrl.rollouts import write_table
-from reasonrl.sampling.steps import step_ends, step_starts
-from reasonrl.seeding import derive_seed
-from reasonrl.supervised import Example, with_eos
-from reasonrl.types import Rollout
+from reasonrl.learning.supervised import Example, with_eos
+from reasonrl.policy.adapters import add_tokens
+from reasonrl.policy.policy import DTYPES, Policy, save_policy
+from reasonrl.problems.prompts import label_ids
+from reasonrl.rewards.returns import keep_ratio, solution_returns, step_returns
+from reasonrl.sampling.rollouts import write_table
+from reasonrl.types import Rollout, SavedPolicy
+from reasonrl.util.errors import UserError
+from reasonrl.util.seeding import derive_seed
 
 LABELS = pa.schema(
     {
@@ -66,31 +67,41 @@ class Steps:
     learnt: np.ndarray
 
 
-def run(job: Job) -> SavedPolicy:
-    config = job.config.algorithm
-    assert isinstance(config, RCRLConfig)
-    learner = job.learner(job.base if config.restart else job.init)
-    labels = add_labels(learner, config, derive_seed(job.config.seed, "rcrl", "tokens"))
+def run(job: Job, settings: RCRLConfig) -> SavedPolicy:
+    learner = job.learner(job.base if settings.restart else job.init)
+    labels = add_labels(learner, settings, derive_seed(job.config.seed, "rcrl", "tokens"))
     if not job.run.policy.exists():
-        samples = job.samples("train", config.num_solutions_per_prompt)
+        samples = job.samples("train", settings.num_solutions_per_prompt)
         rollouts = [r for r in samples if step_ends(r.completion.text)]
-        returns = step_returns(job, rollouts)
+        returns = _returns(job, rollouts, settings)
         steps = choose(
             returns,
             [r.correct for r in rollouts],
-            config,
+            settings,
             derive_seed(job.config.seed, "rcrl", "steps"),
         )
         _write_labels(job, rollouts, steps, list(labels))
-        _check_labels(steps, config)
+        _check_labels(steps, settings)
         examples = make_examples(job, rollouts, steps, list(labels.values()))
         _learn(job, learner, examples, labels, label_statistics(rollouts, steps, list(labels)))
     return SavedPolicy(str(job.run.policy), few_shot=False, labels=labels)
 
 
+def _returns(job: Job, rollouts: Sequence[Rollout], settings: RCRLConfig) -> list[list[float]]:
+    """How good each step of each rollout is, as ``settings.returns`` says."""
+    reward = job.reward(num_continuations=settings.num_continuations)
+    problem_of = {problem.id: problem for problem in job.train}
+    problems = [problem_of[rollout.prompt.problem_id] for rollout in rollouts]
+    if settings.returns == "solution":
+        best = job.config.reward.best
+        return solution_returns(reward, best, rollouts, problems, job.tokenizer)
+    with job.progress.task("judging steps", len(rollouts)) as advance:
+        return step_returns(reward, rollouts, problems, advance)
+
+
 def add_labels(policy: Policy, config: RCRLConfig, seed: int) -> dict[str, tuple[int, ...]]:
     """The ids of each label, from the worst; ``label_tokens=own`` gives the policy new ones."""
-    texts = label_texts(config)
+    texts = config.label_texts
     if config.label_tokens == "text":
         return label_ids(texts, policy.tokenizer)
     new = add_tokens(policy, len(texts), seed)
@@ -107,8 +118,8 @@ def choose(
     solution = np.repeat(np.arange(len(returns)), [len(values) for values in returns])
     number = np.array([i for values in returns for i in range(len(values))], dtype=int)
     value = np.array([value for values in returns for value in values])
-    label = np.array([label_number(config, v) for v in value], dtype=int)
-    rng, best = np.random.default_rng(seed), len(label_texts(config)) - 1
+    label = np.array([config.label_number(v) for v in value], dtype=int)
+    rng, best = np.random.default_rng(seed), len(config.label_texts) - 1
     kept = keep_ratio(correct, config.solution_ratio, rng)[solution]
     learnt = kept.copy()
     learnt[kept] = keep_ratio(label[kept] == best, config.step_ratio, rng)
@@ -119,7 +130,7 @@ def choose(
 
 def _check_labels(steps: Steps, config: RCRLConfig) -> None:
     """Raises UserError if no step to learn from has the label that will be asked for."""
-    texts = label_texts(config)
+    texts = config.label_texts
     if not (steps.label[steps.learnt] == len(texts) - 1).any():
         raise UserError(
             f"algorithm=rcrl must have steps labelled {texts[-1]} to learn from; got "

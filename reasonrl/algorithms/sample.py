@@ -8,25 +8,23 @@ What reward models learn from (train) and are judged on (validation). Nothing is
 
 from __future__ import annotations
 
-from reasonrl.config import SampleConfig
+from reasonrl.config.algorithm.sample import SampleConfig
 from reasonrl.job import Job
 from reasonrl.rewards.sparse import Outcome
-from reasonrl.rollouts import collect_rollouts
-from reasonrl.seeding import derive_seed
+from reasonrl.sampling.rollouts import collect_rollouts
+from reasonrl.util.seeding import derive_seed
 
 
-def run(job: Job) -> None:
-    config = job.config.algorithm
-    assert isinstance(config, SampleConfig)
+def run(job: Job, settings: SampleConfig) -> None:
     sampler = job.sampler(job.init)
     for split, problems in (("train", job.train), ("validation", job.validation)):
-        total = len(problems) * config.num_samples_per_prompt
+        total = len(problems) * settings.num_samples_per_prompt
         with job.progress.task(f"sampling: {split}", total) as advance:
             collect_rollouts(
                 sampler,
                 problems,
                 job.prompts(problems, few_shot=job.few_shot),
-                job.params(config.num_samples_per_prompt, config.temperature),
+                job.params(settings.num_samples_per_prompt, settings.temperature),
                 Outcome(),
                 seed=derive_seed(job.config.seed, "sample", split),
                 file=job.run.rollouts / f"{split}.parquet",

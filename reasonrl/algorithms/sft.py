@@ -8,12 +8,13 @@ The prompt is not trained on. Departure from the paper: none known; its 4 epochs
 
 from __future__ import annotations
 
+from reasonrl.config.algorithm.sft import SFTConfig
 from reasonrl.job import Job
-from reasonrl.policy import SavedPolicy
-from reasonrl.seeding import derive_seed
+from reasonrl.types import SavedPolicy
+from reasonrl.util.seeding import derive_seed
 
 
-def run(job: Job) -> SavedPolicy:
+def run(job: Job, settings: SFTConfig) -> SavedPolicy:  # noqa: ARG001 (its learner's)
     job.learn(
         job.learner(job.init),
         list(job.references().values()),

@@ -22,25 +22,24 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from reasonrl.config import SORMConfig
-from reasonrl.continuations import Step, read_steps
+from reasonrl.config.algorithm.sorm import SORMConfig
 from reasonrl.job import Job
-from reasonrl.reward_learning import Targets, held_out_questions, learn_reward_model
-from reasonrl.rewards.reward_network import Labelled
-from reasonrl.seeding import derive_seed
+from reasonrl.reward_models.learning import Targets, held_out_questions, learn_reward_model
+from reasonrl.reward_models.network import Labelled
+from reasonrl.rewards.steps import Step, read_steps
 from reasonrl.types import Rollout
+from reasonrl.util.seeding import derive_seed
 
 
-def run(job: Job) -> None:
-    config = job.config.algorithm
-    assert isinstance(config, SORMConfig)
-    samples = job.samples("train", config.num_solutions_per_prompt)
+def run(job: Job, settings: SORMConfig) -> None:
+    samples = job.samples("train", settings.num_solutions_per_prompt)
     rollouts = [r for r in samples if r.completion.token_ids]
-    steps = read_steps(job, rollouts)
-    held_out = held_out_questions(rollouts, config.held_out, job.config.seed)
+    assert job.steps is not None
+    steps = read_steps(job.steps, rollouts)
+    held_out = held_out_questions(rollouts, settings.held_out, job.config.seed)
     aside = [r.prompt.problem_id in held_out for r in rollouts]
     learnt = [[] if out else of_rollout for of_rollout, out in zip(steps, aside, strict=True)]
-    if config.balanced:
+    if settings.balanced:
         learnt = balance(learnt, seed=derive_seed(job.config.seed, "sorm", "balance"))
     learn_reward_model(
         job,

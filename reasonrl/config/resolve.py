@@ -4,16 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, get_args, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from reasonrl.config.rules import require, validate, validate_evaluation
-from reasonrl.config.schemas import ANY_NAME, SCHEMAS, EvaluateConfig, TrainConfig
-from reasonrl.errors import UserError
+from reasonrl.config.algorithm import ALGORITHMS
+from reasonrl.config.base import require
+from reasonrl.config.dataset import DATASETS
+from reasonrl.config.init import INITS, InitConfig
+from reasonrl.config.model import ModelConfig
+from reasonrl.config.reward import REWARDS
+from reasonrl.config.rules import validate, validate_evaluation
+from reasonrl.config.sampler import SAMPLERS
+from reasonrl.config.schema import EvaluateConfig, EvaluationConfig, RuntimeConfig, TrainConfig
+from reasonrl.config.tracking import TRACKERS
+from reasonrl.util.errors import UserError
 
+# By the name of an option; groups of which any name will do are below.
+OPTIONS: dict[str, Mapping[str, type]] = {
+    "init": dict.fromkeys(INITS, InitConfig),
+    "algorithm": ALGORITHMS,
+    "reward": REWARDS,
+    "dataset": DATASETS,
+    "sampler": SAMPLERS,
+    "tracking": TRACKERS,
+}
+ANY_NAME: dict[str, type] = {
+    "model": ModelConfig,
+    "evaluation": EvaluationConfig,
+    "runtime": RuntimeConfig,
+}
 OF_ENTRY_POINTS = {"dry_run", "run", "reward_model", "predictions"}  # what a run isn't made of
 
 
@@ -57,7 +80,7 @@ def _section(key: str, values: str) -> Any:
         raise UserError(f"{key} must be set; got {key}=null.")
     schema = ANY_NAME.get(key)
     if schema is None:
-        options = SCHEMAS[key]
+        options = OPTIONS[key]
         name = node.get("name")
         if name not in options:
             raise UserError(
@@ -69,7 +92,8 @@ def _section(key: str, values: str) -> Any:
 
 def _typed(schema: type, node: DictConfig, key: str) -> Any:
     """The node as an instance of ``schema``. Raises UserError for an unknown or ill-typed key."""
-    hints = get_type_hints(schema)
+    every = get_type_hints(schema)
+    hints = {f.name: every[f.name] for f in dataclasses.fields(schema)}
     nested = {name: inner for name, hint in hints.items() if (inner := _dataclass_in(hint))}
     flat = dataclasses.make_dataclass(
         schema.__name__,

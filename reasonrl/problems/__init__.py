@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from reasonrl.config import DatasetConfig, GSM8KConfig, StoriesConfig, SVAMPConfig
-from reasonrl.errors import UserError
+from reasonrl.config.dataset.base import DatasetConfig
 from reasonrl.problems import gsm8k, stories, svamp
 from reasonrl.types import Problem
+from reasonrl.util.errors import UserError
 
-STORIES_SEED = 0  # the splits of the default dataset are fixed: a run's seed doesn't change them
+# By the name of the option. Each takes the dataset's settings, a split and how many problems are
+# wanted of it (None: all), and returns that many or more.
+PROBLEMS: dict[str, Callable[[Any, str, int | None], list[Problem]]] = {
+    "stories": stories.read,
+    "gsm8k": gsm8k.read,
+    "svamp": svamp.read,
+}
 
 
 def load_problems(dataset: DatasetConfig, split: str) -> list[Problem]:
     """The problems of one split, at most ``dataset.<split>_size`` of them, in a fixed order.
 
-    split: train, validation or test; stories also has ood (as many as test_size).
+    split: one of ``dataset.splits``; of one without a size of its own, test_size problems.
     Raises UserError for a missing or malformed file (with its line) and for an empty split.
     """
-    size: Any = dataset.test_size if split == "ood" else getattr(dataset, f"{split}_size")
-    match dataset:
-        case StoriesConfig():
-            problems = stories.load(
-                split,
-                size,
-                seed=STORIES_SEED,
-                min_steps=dataset.min_steps,
-                max_steps=dataset.max_steps,
-            )
-        case GSM8KConfig():
-            problems = gsm8k.load(
-                split, path=dataset.path, hub=dataset.hub, annotations=dataset.annotations
-            )[:size]
-        case SVAMPConfig():
-            problems = svamp.load(split, path=dataset.path, hub=dataset.hub)[:size]
-        case _:
-            raise TypeError(f"no loader for {type(dataset).__name__}")
+    size: int | None = getattr(dataset, f"{split}_size", dataset.test_size)
+    problems = PROBLEMS[dataset.name](dataset, split, size)[:size]
     if not problems:
         raise UserError(f"dataset={dataset.name} must have problems in its split {split}; got 0.")
     return problems

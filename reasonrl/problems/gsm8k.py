@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from reasonrl.answers import extract_answer, strip_annotations
-from reasonrl.errors import UserError
+from reasonrl.config.dataset.gsm8k import GSM8KConfig
+from reasonrl.grading.answers import extract_answer, strip_annotations
 from reasonrl.problems.sources import Row, hub_rows, json_lines, local_file
 from reasonrl.types import Problem
+from reasonrl.util.errors import UserError
 
 VALIDATION_SIZE = 256  # the last of the training file, as in the paper's first author's code
+
+
+def read(dataset: GSM8KConfig, split: str, size: int | None) -> list[Problem]:  # noqa: ARG001
+    """The problems of a split, as the settings say."""
+    return load(split, path=dataset.path, hub=dataset.hub, annotations=dataset.annotations)
 
 
 def load(split: str, *, path: str | None, hub: str, annotations: bool) -> list[Problem]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reasonrl.errors import UserError
+from reasonrl.util.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)

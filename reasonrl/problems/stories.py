@@ -17,8 +17,10 @@ import string
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from reasonrl.config.dataset.stories import StoriesConfig
 from reasonrl.types import Problem
 
+SEED = 0  # the splits of this dataset are fixed: a run's seed doesn't change them
 LARGEST_NUMBER = 120
 OOD_EXTRA_STEPS = 2
 
@@ -272,6 +274,12 @@ def generate(split: str, *, seed: int, min_steps: int, max_steps: int) -> Iterat
         if story.question not in seen and (ood or split_of(story.question) == split):
             seen.add(story.question)
             yield story
+
+
+def read(dataset: StoriesConfig, split: str, size: int | None) -> list[Problem]:
+    """The problems of a split, as the settings say. They are the same for every seed of a run."""
+    assert size is not None  # the settings' own rule: the splits have no end
+    return load(split, size, seed=SEED, min_steps=dataset.min_steps, max_steps=dataset.max_steps)
 
 
 def load(split: str, size: int, *, seed: int, min_steps: int, max_steps: int) -> list[Problem]:

@@ -12,10 +12,11 @@ from __future__ import annotations
 import ast
 from fractions import Fraction
 
-from reasonrl.answers import OPERATORS, canonical_number
-from reasonrl.errors import UserError
+from reasonrl.config.dataset.svamp import SVAMPConfig
+from reasonrl.grading.answers import OPERATORS, canonical_number
 from reasonrl.problems.sources import Row, hub_rows, json_array, local_file
 from reasonrl.types import Problem
+from reasonrl.util.errors import UserError
 
 TRAIN = slice(0, 630)
 VALIDATION = slice(630, 700)
@@ -24,6 +25,11 @@ SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 
 # Answers that contradict their own question and equation, with the right one: (4 - 2) + 3 apples.
 ERRATA = {("chal-680", "1.0"): "5"}
+
+
+def read(dataset: SVAMPConfig, split: str, size: int | None) -> list[Problem]:  # noqa: ARG001
+    """The problems of a split, as the settings say."""
+    return load(split, path=dataset.path, hub=dataset.hub)
 
 
 def load(split: str, *, path: str | None, hub: str) -> list[Problem]:

@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from reasonrl.atomic import write_bytes
-from reasonrl.runs import RunFolder
-from reasonrl.tracking import read_metrics
+from reasonrl.runs.folder import RunFolder
+from reasonrl.runs.metrics_log import read_metrics
+from reasonrl.util.atomic import write_bytes
 
 VALIDATION = "eval/validation_maj@1"
 BY_LABEL = "rcrl/maj@1_"

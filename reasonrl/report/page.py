@@ -17,7 +17,7 @@ from string import Template
 from plotly.offline import get_plotlyjs
 
 from reasonrl.report.curve import VALIDATION
-from reasonrl.report.sweep_data import RunData
+from reasonrl.report.run_data import RunData
 
 # Some 25 bytes each; a browser still opens that at once.
 MAX_POINTS = 1_000_000

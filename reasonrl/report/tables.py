@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from rich.markup import escape
 from rich.table import Table
 
-from reasonrl.metrics import Estimate
+from reasonrl.grading.metrics import Estimate
 
 
 def estimates_table(title: str, estimates: Mapping[str, Estimate]) -> Table:

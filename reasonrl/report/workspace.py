@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from reasonrl.errors import UserError
 from reasonrl.report.curve import VALIDATION
-from reasonrl.wandb_mirror import logged_in
+from reasonrl.report.wandb_mirror import logged_in
+from reasonrl.util.errors import UserError
 
 NAME = "algorithm x reward x size"  # W&B takes × for an emoji
 AXES = {"algorithm": "algorithm.name", "reward": "reward.name", "size": "model.name"}

@@ -1,30 +1,18 @@
-"""Rewards: from completions to a score each, paid on their tokens."""
+"""Rewards, by the name of the option: from completions to a score each, paid on their tokens."""
 
 from __future__ import annotations
 
-from transformers import PreTrainedTokenizerBase
+from collections.abc import Callable
+from typing import Any
 
-from reasonrl.config import DenseConfig, LearnedConfig, RewardConfig
-from reasonrl.rewards.base import Reward, Sum, TokenRewards
-from reasonrl.rewards.dense import ReferenceSteps
-from reasonrl.rewards.learned import Learned
-from reasonrl.rewards.reward_model import RewardModel
-from reasonrl.rewards.sparse import Outcome
+from reasonrl.rewards import dense, learned, sparse
+from reasonrl.rewards.base import Materials, Reward, TokenRewards
 
-__all__ = ["Reward", "TokenRewards", "make_reward"]
+__all__ = ["REWARDS", "Materials", "Reward", "TokenRewards"]
 
-
-def make_reward(
-    config: RewardConfig, tokenizer: PreTrainedTokenizerBase, model: RewardModel | None
-) -> Reward:
-    """The reward that ``config`` describes; ``model`` is the reward model of a learned one."""
-    match config:
-        case DenseConfig():
-            steps = ReferenceSteps(tokenizer, config.step_weight, config.ordered)
-            return Sum((Outcome(config.outcome_weight), steps))
-        case LearnedConfig():
-            if model is None:
-                raise ValueError("a learned reward needs its reward model")
-            learned = Learned(model, config.model_weight, config.at)
-            return Sum((Outcome(config.outcome_weight), learned))
-    return Outcome()
+REWARDS: dict[str, Callable[[Any, Materials], Reward]] = {
+    "sparse": sparse.build,
+    "dense": dense.build,
+    "orm": learned.build,
+    "sorm": learned.build,
+}

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
-from reasonrl.types import Completion, Problem
+from reasonrl.types import Completion, Problem, Rollout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from reasonrl.reward_models.model import RewardModel
 
 TokenRewards = tuple[float, ...]  # one per sampled token; their sum is the completion's score
 
@@ -23,12 +29,42 @@ class Reward(Protocol):
         """
         ...
 
+    def judge_steps(
+        self,
+        rollouts: Sequence[Rollout],
+        problems: Sequence[Problem],
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[list[float]]:
+        """How good each step (``grading.steps.step_tokens``) of each rollout is, in [0, 1].
+
+        ``on_progress(n)`` is called as n further rollouts are judged.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What a reward may be built from, beside its settings."""
+
+    tokenizer: PreTrainedTokenizerBase
+    reward_model: RewardModel | None  # of a learned reward
+    steps: Path | None  # the file of labelled steps, where they are continued
+    num_continuations: int  # of each of these steps
+
 
 @dataclass(frozen=True)
 class Sum:
-    """Several rewards at once, token by token."""
+    """Several rewards at once, token by token. The last one judges steps."""
 
     parts: tuple[Reward, ...]
+
+    def judge_steps(
+        self,
+        rollouts: Sequence[Rollout],
+        problems: Sequence[Problem],
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[list[float]]:
+        return self.parts[-1].judge_steps(rollouts, problems, on_progress)
 
     def __call__(
         self, completions: Sequence[Completion], problems: Sequence[Problem]

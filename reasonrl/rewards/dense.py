@@ -18,15 +18,14 @@ A solution that takes another way than the reference is paid only where the two 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from transformers import PreTrainedTokenizerBase
-
-from reasonrl.answers import (
+from reasonrl.config.reward.dense import DenseConfig
+from reasonrl.grading.answers import (
     Calculation,
     answers_equal,
     calculations,
@@ -35,8 +34,13 @@ from reasonrl.answers import (
     own_lines,
     value_of,
 )
-from reasonrl.sampling.steps import closing_tokens, step_ends
-from reasonrl.types import Completion, Problem
+from reasonrl.grading.steps import closing_tokens, step_ends, step_tokens
+from reasonrl.rewards.base import Materials, Reward, Sum
+from reasonrl.rewards.sparse import Outcome
+from reasonrl.types import Completion, Problem, Rollout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Verdict = Literal["pays", "repeats", "pays nothing"]
 
@@ -152,3 +156,30 @@ class ReferenceSteps:
         for token, (_, fraction) in zip(closing, paid, strict=True):
             rewards[token] += self.weight * fraction
         return tuple(rewards)
+
+    def judge_steps(
+        self,
+        rollouts: Sequence[Rollout],
+        problems: Sequence[Problem],
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[list[float]]:
+        """1 for each step with nothing wrong in it by the reference solution, else 0."""
+        judged = [
+            self._right_steps(r.completion, p) for r, p in zip(rollouts, problems, strict=True)
+        ]
+        if on_progress:
+            on_progress(len(rollouts))
+        return judged
+
+    def _right_steps(self, completion: Completion, problem: Problem) -> list[float]:
+        closing = step_tokens(self.tokenizer, completion)
+        places = wrong_places(completion.text, problem)
+        wrong = closing_tokens(self.tokenizer, completion.token_ids, places)
+        steps = {bisect_left(closing, token) for token in wrong}
+        return [float(number not in steps) for number in range(len(closing))]
+
+
+def build(settings: DenseConfig, materials: Materials) -> Reward:
+    """The reward that these settings describe."""
+    steps = ReferenceSteps(materials.tokenizer, settings.step_weight, settings.ordered)
+    return Sum((Outcome(settings.outcome_weight), steps))

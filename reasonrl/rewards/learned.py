@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reasonrl.rewards.base import TokenRewards
-from reasonrl.rewards.reward_model import RewardModel
-from reasonrl.sampling.steps import step_tokens
-from reasonrl.types import Completion, Problem
+from reasonrl.config.reward.learned import LearnedConfig
+from reasonrl.grading.steps import step_tokens
+from reasonrl.rewards.base import Materials, Reward, Sum, TokenRewards
+from reasonrl.rewards.sparse import Outcome
+from reasonrl.types import Completion, Problem, Rollout
+
+if TYPE_CHECKING:
+    from reasonrl.reward_models.model import RewardModel
 
 
 @dataclass(frozen=True)
@@ -46,3 +51,25 @@ class Learned:
                 at_steps / len(closing) if self.at == "steps" else np.diff(at_steps, prepend=0.0)
             )
         return tuple((self.weight * rewards).tolist())
+
+    def judge_steps(
+        self,
+        rollouts: Sequence[Rollout],
+        problems: Sequence[Problem],
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[list[float]]:
+        """P(right) after each step, by the reward model."""
+        completions = [rollout.completion for rollout in rollouts]
+        probabilities = self.model.token_probabilities(completions, problems, on_progress)
+        return [
+            p[step_tokens(self.model.tokenizer, completion)].tolist()
+            for p, completion in zip(probabilities, completions, strict=True)
+        ]
+
+
+def build(settings: LearnedConfig, materials: Materials) -> Reward:
+    """The reward that these settings describe. Raises ValueError without a reward model."""
+    if materials.reward_model is None:
+        raise ValueError("a learned reward needs its reward model")
+    learned = Learned(materials.reward_model, settings.model_weight, settings.at)
+    return Sum((Outcome(settings.outcome_weight), learned))

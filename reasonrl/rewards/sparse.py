@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from reasonrl.answers import answers_equal, extract_answer
-from reasonrl.rewards.base import TokenRewards
-from reasonrl.types import Completion, Problem
+from reasonrl.config.reward.sparse import SparseConfig
+from reasonrl.grading.answers import answers_equal, extract_answer
+from reasonrl.rewards.base import Materials, Reward, TokenRewards
+from reasonrl.rewards.steps import read_steps
+from reasonrl.types import Completion, Problem, Rollout
 
 
 def read_answer(completion: Completion) -> str | None:
@@ -29,6 +32,8 @@ class Outcome:
     """``weight`` on the last token of a completion with the right final answer, else nothing."""
 
     weight: float = 1.0
+    steps: Path | None = None  # the file of labelled steps, by which it judges steps
+    num_continuations: int = 0  # of each of these steps
 
     def __call__(
         self, completions: Sequence[Completion], problems: Sequence[Problem]
@@ -38,8 +43,30 @@ class Outcome:
             for completion, problem in zip(completions, problems, strict=True)
         ]
 
+    def judge_steps(
+        self,
+        rollouts: Sequence[Rollout],
+        problems: Sequence[Problem],  # noqa: ARG002 (the counts know)
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[list[float]]:
+        """The share of right ones among the completions that continue from each step."""
+        if self.steps is None:
+            raise ValueError("the sparse reward judges steps by how they are continued")
+        judged = [
+            [(step.correct or 0) / self.num_continuations for step in steps]
+            for steps in read_steps(self.steps, rollouts)
+        ]
+        if on_progress:
+            on_progress(len(rollouts))
+        return judged
+
 
 def at_end(completion: Completion, reward: float) -> TokenRewards:
     """``reward`` on the last token, EOS or not."""
     length = len(completion.token_ids)
     return (0.0,) * (length - 1) + (float(reward),) * min(length, 1)
+
+
+def build(settings: SparseConfig, materials: Materials) -> Reward:  # noqa: ARG001
+    """The reward that these settings describe."""
+    return Outcome(steps=materials.steps, num_continuations=materials.num_continuations)

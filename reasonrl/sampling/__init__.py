@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from reasonrl.config import SamplerConfig
-from reasonrl.policy import Policy
+from reasonrl.config.sampler.base import SamplerConfig
+from reasonrl.policy.policy import Policy
 from reasonrl.sampling.base import Sampler, SamplingParams
 from reasonrl.sampling.transformers_engine import TransformersSampler
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from reasonrl.errors import UserError
 from reasonrl.types import Completion, Prompt
+from reasonrl.util.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)

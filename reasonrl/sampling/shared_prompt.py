@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, PreTrainedModel
 
-from reasonrl.errors import UserError
+from reasonrl.util.errors import UserError
 
 NAME = "reasonrl_shared_prompt"
 BLOCK = 16  # own tokens a buffer grows by: matrix products want it whole, never a slice of a larger

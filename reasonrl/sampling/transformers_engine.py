@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from reasonrl.errors import UserError
+from reasonrl.grading.steps import ends_step
+from reasonrl.grading.stops import Stops, decode
 from reasonrl.sampling.base import SamplingParams
 from reasonrl.sampling.draw import argmax, draw, uniforms
 from reasonrl.sampling.shared_prompt import Decoder, Segment, prefill, shared_prompt_attention
-from reasonrl.sampling.steps import ends_step
-from reasonrl.sampling.stops import Stops, decode
 from reasonrl.types import Completion, FinishReason, Prompt
+from reasonrl.util.errors import UserError
 
 # A common beginning shorter than this costs more as a segment of its own than it saves.
 SHORTEST_PREFIX = 16

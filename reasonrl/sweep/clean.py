@@ -17,13 +17,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from reasonrl.atomic import remove_folder, writing
-from reasonrl.runs import RunFolder, is_done
+from reasonrl.runs.folder import RunFolder, is_done
 from reasonrl.sweep.manifest import MANIFEST, Batch, Submission, Sweep
 from reasonrl.sweep.status import Report
 from reasonrl.sweep.verdict import ALIVE
+from reasonrl.util.atomic import remove_folder, writing
 
-TEMPORARY = ".*~*~*~*.tmp"  # see reasonrl.atomic
+TEMPORARY = ".*~*~*~*.tmp"  # see reasonrl.util.atomic
 DAY = 24 * 3600.0  # an older temporary, and code that no sweep mentions yet, is nobody's
 
 

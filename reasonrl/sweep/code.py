@@ -9,8 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from reasonrl.atomic import atomic_folder, json_text, writing
-from reasonrl.provenance import PACKAGE, SNAPSHOT, code_changes, code_version
+from reasonrl.runs.provenance import PACKAGE, SNAPSHOT, code_changes, code_version
+from reasonrl.util.atomic import atomic_folder, json_text, writing
 
 
 def snapshot(outputs: Path, package: Path = PACKAGE) -> Path:

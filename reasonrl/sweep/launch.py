@@ -19,26 +19,21 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from reasonrl.config import TrainConfig, WandbConfig, resolve
-from reasonrl.errors import UserError
-from reasonrl.progress import console
-from reasonrl.provenance import now
-from reasonrl.runs import is_done, read_status
+from reasonrl.config.resolve import resolve
+from reasonrl.config.schema import TrainConfig
+from reasonrl.runs.folder import is_done, read_status
+from reasonrl.runs.provenance import now
 from reasonrl.sweep.code import snapshot
 from reasonrl.sweep.manifest import Member, Sweep
-from reasonrl.sweep.options import (
-    OF_SWEEPS,
-    LauncherOptions,
-    cluster_of,
-    job_options,
-    read_options,
-)
+from reasonrl.sweep.options import OF_SWEEPS, LauncherOptions, cluster_of, job_options, read_options
 from reasonrl.sweep.slurm import SlurmError
 from reasonrl.sweep.submit import submit
 from reasonrl.sweep.table import short_names, status_table, watch
+from reasonrl.util.errors import UserError
+from reasonrl.util.progress import console
 
 if TYPE_CHECKING:
-    from reasonrl.pipeline import Plan, Planner
+    from reasonrl.pipeline.plan import Plan, Planner
 
 logger = logging.getLogger(__name__)
 
@@ -71,9 +66,9 @@ def launch(points: Sequence[Point], *, dry_run: bool = False) -> None:
 
     Raises UserError, also if it has waited for the runs and one of them isn't done.
     """
-    from reasonrl.comparison import show_comparison  # torch is imported here
-    from reasonrl.pipeline import Planner
-    from reasonrl.train import how_long
+    from reasonrl.pipeline.comparison import show_comparison  # torch is imported here
+    from reasonrl.pipeline.plan import Planner
+    from reasonrl.pipeline.text import how_long
 
     if not points:
         raise UserError("a sweep must have runs; got none. Is a range or a glob empty?")
@@ -158,11 +153,9 @@ def _runs(points: Sequence[Point], plans: Sequence[Plan]) -> dict[str, tuple[Mem
 
 def _in_sweep(config: TrainConfig, sweep: Sweep) -> TrainConfig:
     """As a run of this sweep: W&B groups by it, and runs side by side share the cores."""
-    tracking, runtime = config.tracking, config.runtime
-    if isinstance(tracking, WandbConfig) and tracking.group is None:
-        tracking = replace(tracking, group=sweep.name)
+    tracking, runtime = config.tracking.grouped(sweep.name), config.runtime
     if sweep.cluster == "local" and sweep.at_once > 1 and runtime.threads is None:
-        from reasonrl.pipeline import usable_cores
+        from reasonrl.runs.process import usable_cores
 
         runtime = replace(runtime, threads=max(1, usable_cores() // sweep.at_once))
     return replace(config, tracking=tracking, runtime=runtime)
@@ -187,7 +180,7 @@ def plan_table(sweep: Sweep, *, asks: bool) -> Table:
 
 def _needs(plans: Sequence[Plan]) -> Iterator[str]:
     """Of each model, what its runs need of a GPU, and what isn't known of them."""
-    from reasonrl.train import needs
+    from reasonrl.pipeline.text import needs
 
     by_model: dict[str, list[Plan]] = {}
     for planned in plans:

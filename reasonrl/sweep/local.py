@@ -17,7 +17,14 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from reasonrl.runs import HEARTBEAT_SECONDS, RunFolder, Status, is_done, read_status, write_status
+from reasonrl.runs.folder import (
+    HEARTBEAT_SECONDS,
+    RunFolder,
+    Status,
+    is_done,
+    read_status,
+    write_status,
+)
 from reasonrl.sweep.manifest import SUBMISSION, Batch, Member, Submission, Sweep
 
 logger = logging.getLogger(__name__)

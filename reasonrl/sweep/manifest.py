@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from reasonrl.atomic import write_json
-from reasonrl.errors import UserError
-from reasonrl.runs import RunFolder
+from reasonrl.runs.folder import RunFolder
+from reasonrl.util.atomic import write_json
+from reasonrl.util.errors import UserError
 
 Cluster = Literal["slurm", "local"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from reasonrl.config import TrainConfig
-from reasonrl.errors import UserError
+from reasonrl.config.schema import TrainConfig
 from reasonrl.sweep import slurm
 from reasonrl.sweep.manifest import Cluster
+from reasonrl.util.errors import UserError
 
 CLUSTERS = ("auto", "slurm", "local")
 OURS = {  # of sbatch: by these jobs are found, end in order, and go on

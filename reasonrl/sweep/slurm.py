@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reasonrl.errors import UserError
+from reasonrl.util.errors import UserError
 
 COMMENT = "reasonrl:"  # in front of the batch's folder, in the comment of each of our jobs
 TIMEOUT = 60.0  # seconds; a busy controller takes many, a dead one is noticed by the commands in 4

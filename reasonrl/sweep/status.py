@@ -15,13 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from reasonrl.atomic import write_json
-from reasonrl.errors import UserError
-from reasonrl.runs import HEARTBEAT_SECONDS, RunFolder, Status, is_done, read_status
+from reasonrl.runs.folder import HEARTBEAT_SECONDS, RunFolder, Status, is_done, read_status
 from reasonrl.sweep import local, slurm
 from reasonrl.sweep.manifest import Batch, Member, Submission, Sweep
 from reasonrl.sweep.slurm import Ended, Job
 from reasonrl.sweep.verdict import ALIVE, Evidence, Verdict, judge
+from reasonrl.util.atomic import write_json
+from reasonrl.util.errors import UserError
 
 REMEMBERED = "ended.json"
 TAIL = 32 * 1024  # bytes of a log or of metrics.jsonl

@@ -22,16 +22,16 @@ from typing import Any
 import submitit
 from filelock import FileLock, Timeout
 
-from reasonrl.atomic import writing
-from reasonrl.config import TrainConfig
-from reasonrl.errors import UserError
-from reasonrl.provenance import now
-from reasonrl.runs import write_config
+from reasonrl.config.schema import TrainConfig
+from reasonrl.runs.folder import write_config
+from reasonrl.runs.provenance import now
 from reasonrl.sweep import local, slurm
 from reasonrl.sweep.manifest import Batch, Member, Submission, Sweep
 from reasonrl.sweep.status import Report, doomed, look
 from reasonrl.sweep.verdict import ALIVE, UNFINISHED
 from reasonrl.sweep.worker import work
+from reasonrl.util.atomic import writing
+from reasonrl.util.errors import UserError
 
 logger = logging.getLogger(__name__)
 

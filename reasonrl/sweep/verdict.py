@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from reasonrl.runs import Status
+from reasonrl.runs.folder import Status
 from reasonrl.sweep.slurm import Ended
 from reasonrl.sweep.worker import ATTEMPT, BACK, STOPPED
 

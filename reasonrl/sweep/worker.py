@@ -13,12 +13,12 @@ import os
 import sys
 from pathlib import Path
 
-from reasonrl.errors import UserError
-from reasonrl.preemption import Preempted, listening
-from reasonrl.runs import RunFolder, is_done, note_failure, read_config, read_status
+from reasonrl.runs.folder import RunFolder, is_done, note_failure, read_config, read_status
+from reasonrl.runs.preemption import Preempted, listening
 from reasonrl.sweep import slurm
 from reasonrl.sweep.local import is_alive
 from reasonrl.sweep.slurm import SlurmError
+from reasonrl.util.errors import UserError
 
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: it will go on another time
 ATTEMPT = "reasonrl: attempt"  # begins what an attempt prints; logs are appended to
@@ -45,10 +45,11 @@ def work(folder: str, max_requeues: int = 0) -> None:
 
 
 def _make(run: RunFolder) -> None:
-    from reasonrl.cli import set_up_logging
-    from reasonrl.pipeline import obtain, plan
-    from reasonrl.progress import Progress
-    from reasonrl.train import show_result
+    from reasonrl.pipeline.execute import ensure_done
+    from reasonrl.pipeline.plan import plan
+    from reasonrl.pipeline.text import show_result
+    from reasonrl.util.entry_point import set_up_logging
+    from reasonrl.util.progress import Progress
 
     set_up_logging()
     planned = plan(read_config(run))
@@ -59,7 +60,7 @@ def _make(run: RunFolder) -> None:
                 "Resubmit the sweep: it begins with them."
             )
     progress = Progress()
-    obtain(planned, progress, wait=True)
+    ensure_done(planned, progress, wait=True)
     show_result(planned, progress)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reasonrl.answers import (
+from reasonrl.grading.answers import (
     Calculation,
     answers_equal,
     calculations,

@@ -25,18 +25,21 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from reasonrl.config import DatasetConfig, TrainConfig, prerequisites, resolve, training_set
-from reasonrl.errors import UserError
-from reasonrl.estimate import gpu_gigabytes, work
-from reasonrl.pipeline import Plan, obtain, plan
+from reasonrl.config.dataset.base import DatasetConfig
+from reasonrl.config.identity import prerequisites, training_set
+from reasonrl.config.resolve import resolve
+from reasonrl.config.schema import TrainConfig
+from reasonrl.pipeline.estimate import gpu_gigabytes, work
+from reasonrl.pipeline.execute import ensure_done
+from reasonrl.pipeline.plan import Plan, plan
 from reasonrl.problems import load_problems
-from reasonrl.progress import Progress
-from reasonrl.runs import RunFolder, run_folder
-from reasonrl.tracking import read_metrics
-from reasonrl.train import _outline
+from reasonrl.runs.folder import RunFolder, run_folder
+from reasonrl.runs.metrics_log import read_metrics
 from reasonrl.types import Problem
-from tests.conftest import ROOT, small_config
-from tests.unit.test_config import RULES
+from reasonrl.util.errors import UserError
+from reasonrl.util.progress import Progress
+from tests.helpers.configs import ROOT, small_config
+from tests.unit.config.test_config import RULES
 
 Values = dict[str, Any]
 
@@ -149,7 +152,7 @@ def made(outputs: Path) -> dict[str, Values]:
     digests: Values = {}
     for overrides in MADE:
         planned = plan(small_config(outputs, *SIZES, *overrides))
-        obtain(planned, Progress())
+        ensure_done(planned, Progress())
         for one in planned.in_order():
             records = _metrics(one.run)
             metrics[_name(one)] = {"lines": len(records), "first": records[0] if records else {}}
@@ -240,7 +243,7 @@ def _name(planned: Plan) -> str:
 def _facts(planned: Plan) -> Values:
     return {
         "needs": {gives: _name(one) for gives, one in planned.prerequisites.items()},
-        "outline": _outline(planned),
+        "outline": planned.config.algorithm.outline(planned.config),
         "work": asdict(work(planned)),
         "gigabytes": {dtype: _gigabytes(planned, dtype) for dtype in ("float32", "bfloat16")},
     }

@@ -14,12 +14,11 @@ import pytest
 import transformers
 from hydra import compose, initialize_config_dir
 
-from reasonrl.cli import one_line_errors
-from reasonrl.evaluate import evaluate
-from reasonrl.train import train
+from reasonrl.cli.evaluate import evaluate
+from reasonrl.cli.train import train
+from reasonrl.util.entry_point import one_line_errors
+from tests.helpers.configs import ROOT, TINY
 
-ROOT = Path(__file__).parents[2]
-TINY = ROOT / "models" / "tiny"
 ENTRY_POINTS = {"train": train, "evaluate": evaluate}
 
 

@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from reasonrl import pipeline, supervised
-from reasonrl.checkpoint import Checkpoints
-from reasonrl.config import TrainConfig
-from reasonrl.errors import UserError
-from reasonrl.pipeline import obtain, plan
-from reasonrl.progress import Progress
-from reasonrl.runs import read_status
-from tests.integration.kill_and_resume import differences
+from reasonrl.config.schema import TrainConfig
+from reasonrl.learning import supervised
+from reasonrl.learning.checkpoint import Checkpoints
+from reasonrl.pipeline import execute
+from reasonrl.pipeline.execute import ensure_done
+from reasonrl.pipeline.plan import plan
+from reasonrl.runs.folder import read_status
+from reasonrl.util.errors import UserError
+from reasonrl.util.progress import Progress
+from tests.helpers.kill_and_resume import differences
 
 # Eight references in batches of two, twice: eight steps, with a checkpoint after each.
 SFT = ("algorithm=sft", "algorithm.batch_size=2", "algorithm.epochs=2")
@@ -44,7 +46,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
     with monkeypatch.context() as full:
         full.setattr(os, "rename", fill_up)
         with pytest.raises(UserError) as raised:
-            obtain(planned, Progress())
+            ensure_done(planned, Progress())
     message = str(raised.value)
     assert "No space left on device. Free some space" in message
     assert "\n" not in message
@@ -54,7 +56,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
 
     steps_before = len(writes)
     assert steps_before > 4  # it failed in mid-run, four checkpoints on
-    obtain(planned, Progress())
+    ensure_done(planned, Progress())
     status = read_status(planned.run)
     assert status is not None
     assert (status.state, status.attempt, status.error) == ("done", 2, None)
@@ -67,7 +69,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     straight, damaged = tmp_path / "straight", tmp_path / "damaged"
-    obtain(plan(configure(*SFT, f"runtime.outputs={straight}")), Progress())
+    ensure_done(plan(configure(*SFT, f"runtime.outputs={straight}")), Progress())
 
     planned = plan(configure(*SFT, f"runtime.outputs={damaged}"))
     save = Checkpoints.save
@@ -80,7 +82,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
     with monkeypatch.context() as dying:
         dying.setattr(Checkpoints, "save", dying_save)
         with pytest.raises(Killed):
-            obtain(planned, Progress())
+            ensure_done(planned, Progress())
 
     checkpoints = planned.run.path / "work" / "policy.checkpoints"
     assert sorted(p.name for p in checkpoints.iterdir()) == ["step-00000004", "step-00000005"]
@@ -97,7 +99,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
         lambda *given: learnt.append(1) or accumulate(*given),
     )
     with caplog.at_level(logging.WARNING):
-        obtain(planned, Progress())
+        ensure_done(planned, Progress())
     assert len(learnt) == 4  # from the fourth of eight steps
     (warning,) = [r.getMessage() for r in caplog.records if "damaged" in r.getMessage()]
     assert "step-00000005 is damaged" in warning
@@ -114,12 +116,12 @@ def test_a_run_killed_after_learning_does_not_learn_again(
         raise Killed
 
     with monkeypatch.context() as dying:
-        dying.setattr(pipeline, "draw_learning_curve", die)
+        dying.setattr(execute, "draw_learning_curve", die)
         with pytest.raises(Killed):
-            obtain(planned, Progress())
+            ensure_done(planned, Progress())
     assert planned.run.result.exists()
     weights = (planned.run.policy / "model.safetensors").stat().st_mtime_ns
     monkeypatch.setattr(supervised, "accumulate_gradients", die)
-    obtain(planned, Progress())
+    ensure_done(planned, Progress())
     assert (planned.run.policy / "model.safetensors").stat().st_mtime_ns == weights
     assert planned.run.learning_curve.exists()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SMALL
-from tests.integration.kill_and_resume import (
+from tests.helpers.configs import SMALL
+from tests.helpers.kill_and_resume import (
     differences,
     results,
     run_killed,

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from reasonrl.runs import RunFolder, read_config, read_status, run_folder
+from reasonrl.runs.folder import RunFolder, read_config, read_status, run_folder
 from reasonrl.sweep.manifest import Sweep
 from reasonrl.sweep.status import look
-from tests.conftest import ROOT, SMALL, small_config
+from tests.helpers.configs import ROOT, SMALL, small_config
 
 SWEEP = [*SMALL, "algorithm=sample", "init=sft", "runtime.checkpoint_seconds=0"]  # after each step
 

@@ -13,14 +13,14 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from reasonrl.dashboard import main
-from reasonrl.metrics import paired_difference
+from reasonrl.cli.dashboard import main
+from reasonrl.grading.metrics import paired_difference
 from reasonrl.report.page import page as html
-from reasonrl.report.sweep_data import RunData
+from reasonrl.report.run_data import RunData
 from reasonrl.sweep.manifest import Member
 from reasonrl.sweep.table import COLOURS
 from reasonrl.sweep.verdict import Verdict
-from tests.unit.fake_sweep import make_run, make_sweep, write_estimates
+from tests.helpers.fake_sweep import make_run, make_sweep, write_estimates
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed")
 CHROMIUM = shutil.which("chromium")

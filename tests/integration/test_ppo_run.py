@@ -9,12 +9,15 @@ from functools import partial
 import pytest
 from transformers import AutoModelForCausalLM
 
-from reasonrl.config import TrainConfig
-from reasonrl.pipeline import evaluations, obtain, plan, read_result
-from reasonrl.progress import Progress
-from reasonrl.runs import read_status
-from reasonrl.tracking import read_metrics
-from tests.conftest import small_config
+from reasonrl.config.schema import TrainConfig
+from reasonrl.pipeline.execute import ensure_done
+from reasonrl.pipeline.plan import plan
+from reasonrl.pipeline.results import result_of
+from reasonrl.runs.folder import read_status
+from reasonrl.runs.metrics_log import read_metrics
+from reasonrl.runs.result import read_result
+from reasonrl.util.progress import Progress
+from tests.helpers.configs import small_config
 
 # Two iterations of two steps.
 PPO = [
@@ -54,7 +57,7 @@ def test_a_run_leaves_its_record(
     forms = [f"algorithm.trainable={trainable}", f"algorithm.value_layers={value_layers}"]
     of_init = SFT if init == "sft" else []
     planned = plan(configure(*PPO, *forms, f"init={init}", *of_init, f"reward={reward}"))
-    run = obtain(planned, Progress())
+    run = ensure_done(planned, Progress())
 
     status = read_status(run)
     assert status is not None
@@ -72,14 +75,15 @@ def test_a_run_leaves_its_record(
     values = [x for m in records for name, x in m.items() if name != "ppo/explained_variance"]
     assert all(x is not None and math.isfinite(x) for x in values)
 
-    result = read_result(run)
-    assert result.path == str(run.policy)
-    assert result.few_shot == (init == "pretrained")
+    policy = read_result(run)
+    assert policy.path == str(run.policy)
+    assert policy.few_shot == (init == "pretrained")
     learnt, base = (
         AutoModelForCausalLM.from_pretrained(folder).state_dict()
         for folder in (run.policy, planned.base)
     )
     assert learnt.keys() == base.keys()
-    before, after = evaluations(planned, Progress())
+    result = result_of(planned, Progress())
+    before, after = result.before, result.after
     assert before.problem_ids == after.problem_ids
     assert len(after.problem_ids) == 4

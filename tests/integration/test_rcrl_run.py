@@ -19,26 +19,33 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from reasonrl import evaluation, job, pipeline, supervised
+from reasonrl import job
 from reasonrl.algorithms import rcrl
-from reasonrl.config import TrainConfig, prerequisites, resolve, training_set
-from reasonrl.errors import UserError
-from reasonrl.evaluate import evaluate as evaluate_py
-from reasonrl.evaluation import read_estimates
-from reasonrl.pipeline import Plan, obtain, plan, read_result
-from reasonrl.policy import Policy, load_tokenizer, save_policy
+from reasonrl.cli.evaluate import evaluate as evaluate_py
+from reasonrl.config.identity import prerequisites, training_set
+from reasonrl.config.resolve import resolve
+from reasonrl.config.schema import TrainConfig
+from reasonrl.evaluation import policy as evaluation
+from reasonrl.evaluation.policy import Evaluation, read_estimates
+from reasonrl.learning import supervised
+from reasonrl.learning.supervised import Example
+from reasonrl.pipeline import execute
+from reasonrl.pipeline.execute import ensure_done
+from reasonrl.pipeline.plan import Plan, plan
+from reasonrl.policy.policy import Policy, load_tokenizer, save_policy
 from reasonrl.problems import load_problems
-from reasonrl.progress import Progress
-from reasonrl.rollouts import write_rollouts
-from reasonrl.runs import RunFolder, read_status
+from reasonrl.runs.folder import RunFolder, read_status
+from reasonrl.runs.metrics_log import read_metrics
+from reasonrl.runs.result import read_result
 from reasonrl.sampling import SamplingParams
-from reasonrl.supervised import Example
-from reasonrl.tracking import read_metrics
+from reasonrl.sampling.rollouts import write_rollouts
 from reasonrl.types import Prompt
-from tests.conftest import ROOT, SMALL, small_config
-from tests.integration.kill_and_resume import differences, snapshot
-from tests.unit.test_reward_learning import job_of, sampled
-from tests.unit.test_steps import byte_level, ids_of
+from reasonrl.util.errors import UserError
+from reasonrl.util.progress import Progress
+from tests.helpers.configs import ROOT, SMALL, small_config
+from tests.helpers.jobs import job_of, sampled
+from tests.helpers.kill_and_resume import differences, snapshot
+from tests.helpers.tokenizers import byte_level, ids_of
 
 DATA = Path(os.environ.get("REASONRL_DATA", ROOT.parent / "shared" / "data"))
 
@@ -128,7 +135,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     planned, snapshots = {}, []
     for name, overrides in OVERRIDES.items():
         planned[name] = plan(configure(*SIZES, *overrides))
-        obtain(planned[name], Progress())
+        ensure_done(planned[name], Progress())
         snapshots.append(snapshot(outputs))
     return Finished(planned, snapshots, outputs, configure)
 
@@ -161,7 +168,7 @@ def test_the_same_plan_again_does_nothing(
     monkeypatch.setattr(evaluation, "make_sampler", refuse)
     before = snapshot(finished.outputs)
     again = plan(finished.planned["rcrl"].config)
-    obtain(again, Progress())
+    ensure_done(again, Progress())
     assert again.run == finished.run
     assert snapshot(finished.outputs) == before
 
@@ -278,7 +285,7 @@ def test_the_worst_label_is_asked_for_in_the_same_way(
     monkeypatch.setattr(
         evaluation, "make_sampler", lambda *given: Recording(make_sampler(*given), calls)
     )
-    obtain(planned, Progress())
+    ensure_done(planned, Progress())
     assert differences(finished.run.evaluation, planned.run.evaluation) == []
     greedy, samples, *worst = calls
     assert greedy[1].step_label == samples[1].step_label == (269,)
@@ -391,7 +398,7 @@ def test_each_form_ends_with_what_it_shares_untouched(form: str, finished: Finis
     overrides, in_order = FORMS[form]
     before = snapshot(finished.outputs)
     planned = plan(finished.configure(*SIZES, *OVERRIDES["rcrl"], *overrides))
-    obtain(planned, Progress())
+    ensure_done(planned, Progress())
     assert names(planned) == in_order
     shared = {one.run for one in planned.in_order()} & set(finished.runs.values())
     assert {run.path.name.split("-tiny")[0] for run in shared} == {*in_order} & {*(*FIRST, "steps")}
@@ -439,28 +446,28 @@ def test_a_run_killed_anywhere_ends_the_same(
     )
     monkeypatch.setattr(job, "collect_rollouts", counting("validated", 2, job.collect_rollouts))
     with pytest.raises(Killed):
-        obtain(planned, Progress())  # in the third step
+        ensure_done(planned, Progress())  # in the third step
     assert not run.policy.exists()
     with pytest.raises(Killed):
-        obtain(planned, Progress())  # learnt, and validated under the worst label alone
+        ensure_done(planned, Progress())  # learnt, and validated under the worst label alone
     # The third step again, but not those before it.
     num_steps = len([m for m in read_metrics(finished.run.metrics) if "rcrl/loss" in m])
     assert counts == {"learnt": num_steps + 1, "validated": 2}
     assert num_steps > 2
     assert not run.policy.exists()
-    for place, name in ((rcrl, "save_policy"), (pipeline, "write_json")):
+    for place, name in ((rcrl, "save_policy"), (execute, "write_json")):
         with monkeypatch.context() as dying:
             dying.setattr(place, name, dies)
             with pytest.raises(Killed):
-                obtain(planned, Progress())  # validated but not saved, saved but not recorded
-        assert run.policy.exists() == (place is pipeline)
+                ensure_done(planned, Progress())  # validated but not saved, saved but not recorded
+        assert run.policy.exists() == (place is execute)
         assert not run.result.exists()
     assert counts["learnt"] == num_steps + 1
     with monkeypatch.context() as dying:
-        dying.setattr(pipeline.Evaluation, "estimates", dies)
+        dying.setattr(Evaluation, "estimates", dies)
         with pytest.raises(Killed):
-            obtain(planned, Progress())  # in the evaluation under the best label
-    obtain(planned, Progress())
+            ensure_done(planned, Progress())  # in the evaluation under the best label
+    ensure_done(planned, Progress())
     assert state_of(run) == ("done", 6)
     assert not (run.path / "work").exists()
     assert differences(finished.run.path, run.path) == []
@@ -554,7 +561,7 @@ def test_text_that_reads_like_a_label_is_none(
     with job_of(
         config, str(folder), tmp_path / "run", tmp_path / "rollouts", train=problems
     ) as made:
-        saved = rcrl.run(made)
+        saved = rcrl.run(made, made.config.algorithm)
 
     assert saved.labels == {"[BAD]": (257,), "[GOOD]": (258,)}
 

@@ -15,19 +15,24 @@ import torch
 from hydra import compose, initialize_config_dir
 from transformers import AutoTokenizer
 
-from reasonrl import continuations, evaluation, job, reward_learning, rollouts
-from reasonrl.config import TrainConfig
-from reasonrl.errors import UserError
-from reasonrl.evaluate import evaluate as evaluate_py
-from reasonrl.evaluation import read_estimates
-from reasonrl.pipeline import Plan, obtain, plan
-from reasonrl.progress import Progress, console
-from reasonrl.rewards.reward_model import RewardModel, question_hash
-from reasonrl.runs import RunFolder, is_done, read_status
-from reasonrl.tracking import read_metrics
+from reasonrl import job
+from reasonrl.algorithms import steps as continuations
+from reasonrl.cli.evaluate import evaluate as evaluate_py
+from reasonrl.config.schema import TrainConfig
+from reasonrl.evaluation import policy as evaluation
+from reasonrl.evaluation.policy import read_estimates
+from reasonrl.pipeline.execute import ensure_done
+from reasonrl.pipeline.plan import Plan, plan
+from reasonrl.reward_models import learning as reward_learning
+from reasonrl.reward_models.model import RewardModel, question_hash
+from reasonrl.runs.folder import RunFolder, is_done, read_status
+from reasonrl.runs.metrics_log import read_metrics
+from reasonrl.sampling import rollouts
 from reasonrl.types import Rollout
-from tests.conftest import ROOT, small_config
-from tests.integration.kill_and_resume import differences, snapshot
+from reasonrl.util.errors import UserError
+from reasonrl.util.progress import Progress, console
+from tests.helpers.configs import ROOT, small_config
+from tests.helpers.kill_and_resume import differences, snapshot
 
 SIZES = ["dataset.train_size=24", "dataset.reward_train_size=30"]
 SIZES += ["init.sft.batch_size=8", "init.sft.epochs=4"]
@@ -67,7 +72,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     outputs = tmp_path_factory.mktemp("finished") / "outputs"
     configure = partial(small_config, outputs)
     planned = plan(configure(*ORM))
-    obtain(planned, Progress())
+    ensure_done(planned, Progress())
     return Finished(planned, outputs, configure)
 
 
@@ -155,7 +160,7 @@ def test_expert_iteration_is_paid_by_outcome_and_verdict(finished: Finished) -> 
 def test_the_same_plan_again_does_nothing(finished: Finished) -> None:
     before = snapshot(finished.outputs)
     again = plan(finished.planned.config)
-    obtain(again, Progress())
+    ensure_done(again, Progress())
     assert again.run == finished.planned.run
     assert snapshot(finished.outputs) == before
 
@@ -166,7 +171,7 @@ def test_another_kind_of_reward_model_is_made_of_the_same_samples(finished: Fini
     assert [short_name(one) for one in planned.in_order()] == [
         *("sft", "ei-sparse", "sample", "steps", "sorm", "ei-sorm")
     ]
-    obtain(planned, Progress())
+    ensure_done(planned, Progress())
     assert {p: t for p, t in snapshot(finished.outputs).items() if p in before} == before
     sorm = planned.prerequisites["reward"]
     assert len(list((finished.outputs / "runs").iterdir())) == 8
@@ -193,7 +198,7 @@ def test_a_reward_model_is_named_by_its_run(
     planned = plan(finished.configure(*LEARNED, "reward=orm", named))
     assert [short_name(one) for one in planned.in_order()] == ["sft", "ei-orm"]
     assert planned.run != finished.planned.run
-    obtain(planned, Progress())
+    ensure_done(planned, Progress())
     # It is the same reward model, and so the same run.
     for file in ("rollouts/round-1.parquet", "rounds.json", "evaluation/after/samples.parquet"):
         made, own = finished.planned.run.path / file, planned.run.path / file
@@ -326,18 +331,18 @@ def test_steps_that_were_killed_end_the_same(
             raise Killed
         return grade(*given)
 
-    obtain(straight, Progress())
+    ensure_done(straight, Progress())
     with monkeypatch.context() as dead:
         dead.setattr(rollouts, "grade", dying)
         with pytest.raises(Killed):
-            obtain(killed, Progress())  # in the second shard
+            ensure_done(killed, Progress())  # in the second shard
         with dead.context() as unwritable:
             unwritable.setattr(continuations, "_write_steps", dies)
             with pytest.raises(Killed):
-                obtain(killed, Progress())  # gone on from, but not labelled
+                ensure_done(killed, Progress())  # gone on from, but not labelled
         shards_before = len(shards)
         assert shards_before > 3
-        obtain(killed, Progress())
+        ensure_done(killed, Progress())
         assert len(shards) == shards_before  # what was sampled is read
     status = read_status(killed.run)
     assert status is not None
@@ -365,18 +370,18 @@ def test_a_reward_model_killed_in_its_making_ends_the_same(
 
     monkeypatch.setattr(reward_learning, "label_gradients", dying)
     with pytest.raises(Killed):
-        obtain(planned, Progress())  # in the fourth step
+        ensure_done(planned, Progress())  # in the fourth step
     assert not planned.run.reward_model.exists()
     with monkeypatch.context() as unwritable:
         unwritable.setattr(reward_learning, "judge", dies)
         with pytest.raises(Killed):
-            obtain(planned, Progress())  # learnt, but not judged
+            ensure_done(planned, Progress())  # learnt, but not judged
     assert planned.run.reward_model.exists()
     # 27 questions of 30 with 4 completions each, 16 a step: 7 steps, gone on with after the third.
     assert len([m for m in read_metrics(straight.metrics) if "orm/loss" in m]) == 7
     assert len(learnt) == 4 + 4
     monkeypatch.setattr(reward_learning, "build", refuse)
-    obtain(planned, Progress())
+    ensure_done(planned, Progress())
     assert not (planned.run.path / "work").exists()  # the checkpoints served their purpose
     assert differences(straight.path, planned.run.path) == []
 

@@ -14,16 +14,20 @@ import torch
 from hydra import compose, initialize_config_dir
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from reasonrl import evaluation, job
-from reasonrl.config import TrainConfig
-from reasonrl.evaluate import evaluate as evaluate_py
-from reasonrl.evaluation import read_estimates
-from reasonrl.pipeline import Plan, evaluations, obtain, plan, read_result
-from reasonrl.progress import Progress
-from reasonrl.runs import RunFolder, read_config, read_status
-from reasonrl.tracking import read_metrics
-from tests.conftest import ROOT, small_config
-from tests.integration.kill_and_resume import snapshot
+from reasonrl import job
+from reasonrl.cli.evaluate import evaluate as evaluate_py
+from reasonrl.config.schema import TrainConfig
+from reasonrl.evaluation import policy as evaluation
+from reasonrl.evaluation.policy import read_estimates
+from reasonrl.pipeline.execute import ensure_done
+from reasonrl.pipeline.plan import Plan, plan
+from reasonrl.pipeline.results import result_of
+from reasonrl.runs.folder import RunFolder, read_config, read_status
+from reasonrl.runs.metrics_log import read_metrics
+from reasonrl.runs.result import read_result
+from reasonrl.util.progress import Progress
+from tests.helpers.configs import ROOT, small_config
+from tests.helpers.kill_and_resume import snapshot
 
 LEARNER = ["algorithm.batch_size=8", "algorithm.epochs=2"]
 LEARNER += ["init.sft.batch_size=8", "init.sft.epochs=4"]
@@ -44,7 +48,7 @@ class Finished:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     configure = partial(small_config, tmp_path_factory.mktemp("finished") / "outputs")
     planned = plan(configure(*EI, "algorithm.rounds=2"))
-    obtain(planned, Progress())
+    ensure_done(planned, Progress())
     return Finished(planned, configure)
 
 
@@ -106,14 +110,16 @@ def test_the_prerequisite_is_a_run_of_its_own(finished: Finished) -> None:
     assert sft.run.path.name.startswith("sft-tiny-pretrained-stories-s0-")
     assert (sft.run.evaluation / "before" / "metrics.json").exists()
     assert not (finished.run.evaluation / "before").exists()  # it is the prerequisite's after
-    before, after = evaluations(finished.planned, Progress())
+    result = result_of(finished.planned, Progress())
+    before, after = result.before, result.after
     assert before.problem_ids == after.problem_ids
     assert len(before.problem_ids) == 10
 
 
 def test_what_it_gained_is_kept(finished: Finished) -> None:
     """Which W&B and reports read; it is what is printed."""
-    before, after = (each.estimates() for each in evaluations(finished.planned, Progress()))
+    result = result_of(finished.planned, Progress())
+    before, after = result.before.estimates(), result.after.estimates()
     gain = read_estimates(finished.run.evaluation / "gain.json")
     assert gain.keys() == after.keys() == {*("maj@1", "maj@4"), *("pass@1", "pass@2", "pass@4")}
     for metric, estimate in gain.items():
@@ -129,8 +135,8 @@ def test_the_same_plan_again_does_nothing(finished: Finished) -> None:
     outputs = finished.run.path.parents[1]
     before = snapshot(outputs)
     again = plan(finished.planned.config)
-    obtain(again, Progress())
-    evaluations(again, Progress())
+    ensure_done(again, Progress())
+    result_of(again, Progress())
     assert again.run == finished.run
     assert snapshot(outputs) == before
 
@@ -147,7 +153,7 @@ def test_evaluate_py_reproduces_the_run_s_own_evaluation(finished: Finished) -> 
 def test_a_run_starts_from_an_earlier_one(finished: Finished) -> None:
     overrides = ("algorithm=sft", "init=run", f"init.run={finished.run.path}")
     planned = plan(finished.configure("dataset.train_size=24", *overrides, "algorithm.epochs=1"))
-    obtain(planned, Progress())
+    ensure_done(planned, Progress())
     before, after = planned.run.evaluation / "before", finished.run.evaluation / "after"
     for name in ("greedy.parquet", "samples.parquet"):
         assert (before / name).read_bytes() == (after / name).read_bytes()
@@ -169,7 +175,7 @@ def test_runs_share_a_prerequisite_that_is_built_once(
         "load_policy",
         lambda path, *rest: started_from.append(path) or load_policy(path, *rest),
     )
-    obtain(other, Progress())
+    ensure_done(other, Progress())
     assert started_from[0] == str(shared.policy)  # round 0 is its policy
     assert snapshot(shared.path) == before
 

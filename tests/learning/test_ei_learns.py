@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from reasonrl.config import TrainConfig
-from reasonrl.pipeline import evaluations, obtain, plan
-from reasonrl.progress import Progress
+from reasonrl.config.schema import TrainConfig
+from reasonrl.pipeline.execute import ensure_done
+from reasonrl.pipeline.plan import plan
+from reasonrl.pipeline.results import result_of
+from reasonrl.util.progress import Progress
 
 # Asked without exemplars the pretrained policy mixes formats and calculates carelessly. Its rare
 # right answers are all there is to learn from: there is no reference solution in this run.
@@ -31,8 +33,9 @@ OVERRIDES = [
 @pytest.mark.slow
 def test_expert_iteration_improves_maj_at_1(configure: Callable[..., TrainConfig]) -> None:
     planned = plan(configure(*OVERRIDES))
-    obtain(planned, Progress())
-    before, after = evaluations(planned, Progress())
+    ensure_done(planned, Progress())
+    result = result_of(planned, Progress())
+    before, after = result.before, result.after
     gain = after.gain_on(before)["maj@1"]
     assert gain.low > 0, f"{before.estimates()['maj@1']} -> {after.estimates()['maj@1']}"
     assert gain.value > 0.1  # 0.26 when this was written

@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from reasonrl.config import TrainConfig
-from reasonrl.pipeline import evaluations, obtain, plan
-from reasonrl.progress import Progress
+from reasonrl.config.schema import TrainConfig
+from reasonrl.pipeline.execute import ensure_done
+from reasonrl.pipeline.plan import plan
+from reasonrl.pipeline.results import result_of
+from reasonrl.util.progress import Progress
 
 # Asked without exemplars the pretrained policy mixes formats and calculates carelessly: there is
 # much to learn from right and wrong alone.
@@ -34,8 +36,9 @@ OVERRIDES = [
 @pytest.mark.slow
 def test_ppo_improves_the_accuracy_of_samples(configure: Callable[..., TrainConfig]) -> None:
     planned = plan(configure(*OVERRIDES))
-    obtain(planned, Progress())
-    before, after = evaluations(planned, Progress())
+    ensure_done(planned, Progress())
+    result = result_of(planned, Progress())
+    before, after = result.before, result.after
     gain = after.gain_on(before)["pass@1"]
     assert gain.low > 0.03, f"{before.estimates()['pass@1']} -> {after.estimates()['pass@1']}"
     assert gain.value > 0.06  # 0.10 when this was written

@@ -6,10 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
-from reasonrl.config import TrainConfig
-from reasonrl.evaluation import Evaluation
-from reasonrl.pipeline import evaluations, obtain, plan, under_the_worst_label
-from reasonrl.progress import Progress
+from reasonrl.config.schema import TrainConfig
+from reasonrl.evaluation.policy import Evaluation
+from reasonrl.pipeline.execute import ensure_done
+from reasonrl.pipeline.plan import plan
+from reasonrl.pipeline.results import result_of
+from reasonrl.util.progress import Progress
 
 # Asked without exemplars the pretrained policy mixes formats and calculates carelessly: its right
 # and its wrong steps are easily told apart.
@@ -39,8 +41,10 @@ def test_rcrl_does_as_it_is_asked_if_labels_mean_something(
 ) -> None:
     def evaluated(*overrides: str) -> tuple[Evaluation, Evaluation, Evaluation]:
         planned = plan(configure(*OVERRIDES, *overrides))
-        obtain(planned, Progress())
-        return *evaluations(planned, Progress()), under_the_worst_label(planned, Progress())
+        ensure_done(planned, Progress())
+        result = result_of(planned, Progress())
+        assert result.worst is not None
+        return result.before, result.after, result.worst
 
     before, best, worst = evaluated()
     gap = best.gain_on(worst)["pass@1"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from reasonrl.answers import (
+from reasonrl.grading.answers import (
     answers_equal,
     calculations,
     canonical_number,

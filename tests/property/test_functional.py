@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from reasonrl.functional import generalized_advantages, kl_k1, kl_k3, policy_loss, whiten
+from reasonrl.learning.functional import generalized_advantages, kl_k1, kl_k3, policy_loss, whiten
 
 deterministic = settings(derandomize=True, deadline=None, max_examples=100)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reasonrl.metrics import (
+from reasonrl.grading.metrics import (
     auroc,
     best_of_n,
     bootstrap_mean,

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from reasonrl.answers import calculations, extract_answer
+from reasonrl.grading.answers import calculations, extract_answer
+from reasonrl.grading.steps import step_ends
 from reasonrl.problems import gsm8k, stories, svamp
 from reasonrl.rewards.dense import first_wrong_step, step_fractions
-from reasonrl.sampling.steps import step_ends
 from reasonrl.types import Problem
 
 DATA = Path(os.environ.get("REASONRL_DATA", Path(__file__).parents[2].parent / "shared" / "data"))

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from reasonrl.runs import RunFolder
+from reasonrl.runs.folder import RunFolder
+from reasonrl.runs.metrics_log import read_metrics
 from reasonrl.sweep.manifest import Sweep
 from reasonrl.sweep.status import look
-from reasonrl.tracking import read_metrics
-from tests.conftest import ROOT, SMALL
+from tests.helpers.configs import ROOT, SMALL
 from tests.slurm.cluster import Cluster, ClusterError, cluster
 
 FAULTS = Path(__file__).parent / "faults"

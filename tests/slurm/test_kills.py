@@ -6,12 +6,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from reasonrl.pipeline import obtain, plan
-from reasonrl.progress import Progress
-from reasonrl.runs import RunFolder, read_status
+from reasonrl.pipeline.execute import ensure_done
+from reasonrl.pipeline.plan import plan
+from reasonrl.runs.folder import RunFolder, read_status
 from reasonrl.sweep.status import look
 from reasonrl.sweep.verdict import ALIVE
-from tests.conftest import small_config
+from reasonrl.util.progress import Progress
+from tests.helpers.configs import small_config
 from tests.slurm.cluster import Cluster, cluster
 from tests.slurm.conftest import WAIT, log_in, outcome, short, sweep_of, train, wait_until
 
@@ -55,7 +56,7 @@ def test_whatever_is_killed_the_same_command_completes_the_sweep(
         run = sweep.run(names[f"sft {seed}"])
         assert read_status(run).attempt == 2
         undisturbed = small_config(tmp_path / "undisturbed", "algorithm=sft", f"seed={seed}")
-        assert outcome(run) == outcome(obtain(plan(undisturbed), Progress()))
+        assert outcome(run) == outcome(ensure_done(plan(undisturbed), Progress()))
     assert {report.verdict for report in look(sweep)} == {"done"}
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from reasonrl.dashboard import write_page
-from reasonrl.runs import read_status
+from reasonrl.cli.dashboard import write_page
+from reasonrl.runs.folder import read_status
+from reasonrl.runs.metrics_log import read_metrics
 from reasonrl.sweep.status import look
-from reasonrl.tracking import read_metrics
+from tests.helpers.wandb_folder import history
 from tests.slurm.cluster import Cluster
 from tests.slurm.conftest import WAIT, all_done, sweep_of, train, wait_until
-from tests.unit.test_wandb_mirror import history
 
 SMALLER = {  # than the defaults, so that a run takes seconds
     "conf/algorithm/ppo.yaml": {

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from reasonrl.config import TrainConfig
-from reasonrl.errors import UserError
-from reasonrl.provenance import now
-from reasonrl.runs import Status, write_status
+from reasonrl.config.schema import TrainConfig
+from reasonrl.runs.folder import Status, write_status
+from reasonrl.runs.provenance import now
 from reasonrl.sweep.manifest import Member, Sweep
 from reasonrl.sweep.status import look
 from reasonrl.sweep.submit import resubmit, submit
-from tests.conftest import ROOT, SMALL, small_config
+from reasonrl.util.errors import UserError
+from tests.helpers.configs import ROOT, SMALL, small_config
 from tests.slurm.cluster import Cluster
 
 OPTIONS = {

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from reasonrl.pipeline import obtain, plan
-from reasonrl.progress import Progress
-from reasonrl.runs import read_status, run_folder
+from reasonrl.pipeline.execute import ensure_done
+from reasonrl.pipeline.plan import plan
+from reasonrl.runs.folder import read_status, run_folder
 from reasonrl.sweep.manifest import Sweep
 from reasonrl.sweep.status import look
-from tests.conftest import ROOT, small_config
+from reasonrl.util.progress import Progress
+from tests.helpers.configs import ROOT, small_config
 from tests.slurm.cluster import Cluster
 from tests.slurm.conftest import WAIT, all_done, outcome, short, sweep_of, train, wait_until
 
@@ -99,14 +100,16 @@ def test_what_goes_wrong_is_named_and_one_resubmission_makes_up_for_it(
 
     for seed in range(7):
         undisturbed = small_config(tmp_path / "undisturbed", f"seed={seed}")
-        run = obtain(plan(undisturbed), Progress())
+        run = ensure_done(plan(undisturbed), Progress())
         assert outcome(sweep.run(run.path.name)) == outcome(run)
 
 
 def test_a_run_gives_way_to_a_more_important_job_and_goes_on_after_it(
     login: Cluster, project: Path, faults: Path, tmp_path: Path
 ) -> None:
-    undisturbed = obtain(plan(small_config(tmp_path / "undisturbed", "algorithm=sft")), Progress())
+    undisturbed = ensure_done(
+        plan(small_config(tmp_path / "undisturbed", "algorithm=sft")), Progress()
+    )
     name = undisturbed.path.name
     (faults / name).write_text("wait")
     less = ["hydra.launcher.partition=low", "hydra.launcher.mem_gb=2"]

@@ -1,0 +1,147 @@
+"""What people look at of many runs: a page of a sweep, and Weights & Biases.
+
+    python -m reasonrl.dashboard html outputs/sweeps/NAME
+    python -m reasonrl.dashboard push --entity TEAM
+    python -m reasonrl.dashboard mirror outputs/runs/NAME ...
+
+Imports no torch: it is for login nodes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from reasonrl.config.tracking.wandb import WandbConfig
+from reasonrl.report.page import page
+from reasonrl.report.run_data import RunData, read_run
+from reasonrl.report.wandb_mirror import mirrored
+from reasonrl.report.workspace import push
+from reasonrl.runs.folder import RunFolder, is_done, read_config
+from reasonrl.sweep.manifest import Member, Sweep
+from reasonrl.sweep.overrides import settings
+from reasonrl.sweep.slurm import SlurmError
+from reasonrl.sweep.status import look
+from reasonrl.util.atomic import write_text
+from reasonrl.util.errors import UserError
+
+PAGE = "index.html"
+PROJECT = "reasonrl"
+WITHOUT = WandbConfig("wandb", "auto", PROJECT, None, None, tags=[], timeout_seconds=60)
+
+
+def write_page(folder: Path, output: Path | None) -> Path:
+    """Makes the page of a sweep, however far it is; returns the file, ``index.html`` in its folder
+    unless another is given.
+
+    Raises UserError if there is no sweep in the folder.
+    """
+    sweep = Sweep.read(folder)
+    verdicts: dict[str, tuple[str, str]] = {}
+    note = ""
+    try:
+        verdicts = {report.member.name: (report.verdict, report.reason) for report in look(sweep)}
+    except SlurmError as error:
+        note = f"States are the runs' own word, and may be out of date: {error}"
+
+    differs = settings(sweep.runs)
+
+    def read(member: Member) -> RunData:
+        name, run = member.name, sweep.run(member.name)
+        data = read_run(run, member.overrides, member.needs, verdicts.get(name))
+        return replace(data, settings=differs.get(name, []))
+
+    with ThreadPoolExecutor() as pool:  # a cluster's file system answers slowly, but many at once
+        runs = list(pool.map(read, sweep.runs))
+    made = datetime.now(UTC).isoformat(timespec="seconds")
+    file = output or folder / PAGE
+    write_text(file, page(sweep.name, pasteable(sweep.command), sweep.created, made, runs, note))
+    return file
+
+
+def pasteable(command: Sequence[str]) -> str:
+    """A sweep's command for a shell. Of Hydra's own settings only the sweeper's, which decide what
+    runs there are: others, as a job's setup, may hold what isn't for everybody, and decide nothing.
+    """
+    kept = [
+        argument
+        for argument in command
+        if not re.match(r"[+~]*hydra[./=@]", argument)
+        or re.match(r"[+~]*hydra[./]sweeper\b", argument)
+    ]
+    return shlex.join(["python", *kept])
+
+
+def mirror(run: RunFolder, **given: str | None) -> None:
+    """Shows a finished run in W&B as if it had been all along, offline without a login.
+
+    For runs made without W&B, or whose mirror broke. given: entity, project and group, instead of
+    those that the run was made with. Raises UserError if the run isn't done, or W&B takes it not.
+    """
+    from reasonrl.problems import load_problems  # slow to import
+
+    config = read_config(run)
+    if not is_done(run):
+        raise UserError(f"run={run.path} must be done; it isn't. Give its command again.")
+    tracking: Any = config.tracking if config.tracking.name == WITHOUT.name else WITHOUT
+    named: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    config = replace(config, tracking=replace(tracking, mode="auto", **named))
+    problems = load_problems(config.dataset, config.evaluation.split)
+    with mirrored(run, config) as mirroring:
+        mirroring.complete({problem.id: problem.question for problem in problems})
+    if not mirroring.works:
+        raise UserError(
+            f"run={run.path} must be taken by W&B; it wasn't. See above, or unset WANDB_MODE."
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m reasonrl.dashboard", description="Look at many runs side by side."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    text = "write a page of a sweep that any browser opens, also offline"
+    html = commands.add_parser("html", help=text, description=text.capitalize())
+    html.add_argument("sweep", type=Path, metavar="SWEEP", help="its folder, outputs/sweeps/NAME")
+    html.add_argument("--output", type=Path, metavar="FILE", help=f"instead of SWEEP/{PAGE}")
+
+    text = "save a workspace for these runs in W&B, as a new view"
+    pushing = commands.add_parser("push", help=text, description=text.capitalize())
+
+    text = "show finished runs in W&B that were made without it"
+    mirroring = commands.add_parser("mirror", help=text, description=text.capitalize())
+    mirroring.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="its folder")
+    mirroring.add_argument("--group", metavar="NAME", help="as it was made, unless given")
+
+    for command, project in ((pushing, PROJECT), (mirroring, None)):
+        whose = "you" if project else "as it was made"
+        command.add_argument("--entity", metavar="TEAM", help=f"{whose}, unless given")
+        text = f"{project or 'as it was made'}, unless given"
+        command.add_argument("--project", default=project, metavar="NAME", help=text)
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        if given.command == "html":
+            print(write_page(given.sweep, given.output))
+        elif given.command == "push":
+            print(push(given.entity, given.project))
+        else:
+            for run in given.runs:
+                named = {"entity": given.entity, "project": given.project, "group": given.group}
+                mirror(RunFolder(run), **named)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

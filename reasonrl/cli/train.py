@@ -1,0 +1,37 @@
+"""What train.py does: say what will be done, do it, show what came of it."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from reasonrl.config.resolve import resolve
+from reasonrl.pipeline.execute import ensure_done
+from reasonrl.pipeline.plan import plan
+from reasonrl.pipeline.results import Result
+from reasonrl.pipeline.text import asks, how_long, needs, plan_table, show_result
+from reasonrl.runs.folder import is_done
+from reasonrl.util.progress import Progress, console
+
+
+def train(config: DictConfig) -> Result | None:
+    """Makes the configured run, or resumes it, or says that it is done. Raises UserError.
+
+    Returns None if there is no policy to evaluate, or for a dry run.
+    """
+    resolved = resolve(config)
+    planned = plan(resolved, fetch=not config.dry_run)
+    progress = Progress()
+    if is_done(planned.run) and not config.dry_run:
+        console.print(f"done: {planned.run.path}", soft_wrap=True)
+    else:
+        # Loads the model: an error comes before the plan.
+        takes = how_long([planned])
+        console.print(plan_table(planned))
+        if takes:
+            console.print(takes)
+    if config.dry_run:
+        for line in (asks(planned), *needs([planned])):
+            console.print(line, soft_wrap=True)
+        return None
+    ensure_done(planned, progress)
+    return show_result(planned, progress)

@@ -1,0 +1,106 @@
+"""The settings of Expert Iteration: see ``reasonrl.algorithms.ei``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from reasonrl.config.algorithm.base import (
+    LEARNT,
+    Algorithm,
+    Makes,
+    Panels,
+    Questions,
+    ReadsReward,
+    Sizes,
+    Work,
+    learning_panel,
+    validation_panel,
+)
+from reasonrl.config.base import require
+from reasonrl.config.learner import LearnerConfig
+
+if TYPE_CHECKING:
+    from reasonrl.config.schema import TrainConfig
+
+
+@dataclass(frozen=True)
+class EIConfig(LearnerConfig, Algorithm):
+    """Expert Iteration: sample, keep what is good, fine-tune on it, again."""
+
+    name: str
+    rounds: int
+    num_samples_per_prompt: list[int]  # one number a round; the last also serves later rounds
+    temperature: float
+    top_per_problem: int | None  # of a round's good solutions of a problem, so many of the best
+    max_per_problem: int | None
+    restart: bool  # each round from the base weights; false: from the last round's policy
+    patience: int | None  # stop after so many rounds without a better validation maj@1
+
+    makes: ClassVar[Makes] = "policy"
+    reads_reward: ClassVar[ReadsReward] = "scores and threshold"
+    questions: ClassVar[Questions] = "train_size"
+    panels: ClassVar[Panels] = Panels(
+        rollouts="ei/rollouts", charts=(learning_panel("ei"), validation_panel("rollouts"))
+    )
+
+    def samples_in_round(self, number: int) -> int:
+        """K of round ``number`` (from 1): the last entry also serves the rounds after it."""
+        samples = self.num_samples_per_prompt
+        return samples[min(number, len(samples)) - 1]
+
+    def check(self, key: str) -> None:
+        LearnerConfig.check(self, key)
+        require(self.rounds >= 1, f"{key}.rounds must be 1 or more; got {self.rounds}.")
+        samples = self.num_samples_per_prompt
+        require(
+            1 <= len(samples) <= self.rounds and min(samples) >= 1,
+            f"{key}.num_samples_per_prompt={samples} must hold 1 to {key}.rounds numbers, each "
+            f"1 or more; got {key}.rounds={self.rounds}. One number serves every round: [8].",
+        )
+        require(
+            0 < self.temperature < math.inf,
+            f"{key}.temperature={self.temperature} must be above 0: greedy samples of one prompt "
+            "are all the same. Expert Iteration explores at 1.0.",
+        )
+        for name in ("top_per_problem", "max_per_problem", "patience"):
+            value = getattr(self, name)
+            require(
+                value is None or value >= 1,
+                f"{key}.{name} must be null (off) or 1 or more; got {value}.",
+            )
+
+    def needs(self, run: TrainConfig) -> dict[str, TrainConfig]:
+        return {}
+
+    def outline(self, run: TrainConfig) -> str:
+        samples = ", ".join(map(str, self.num_samples_per_prompt))
+        return (
+            f"Expert Iteration: {self.rounds} rounds of K={samples} at T={self.temperature:g}, "
+            f"{run.reward.name} reward"
+        )
+
+    def work(self, sizes: Sizes) -> Work:
+        """What is learnt from depends on what is found: one new solution of each problem a round
+        is counted.
+        """
+        total = Work(completions=sizes.validation)
+        known = sizes.references if sizes.starts_from_references else 0
+        for number in range(1, self.rounds + 1):
+            known += sizes.train
+            total += Work(
+                completions=sizes.train * self.samples_in_round(number) + sizes.validation,
+                examples=self.epochs * known,
+            )
+        return total
+
+    def bytes_per_parameter(self, compute: int) -> int:
+        return LEARNT
+
+    def layers(self) -> dict[str, int]:
+        return {}
+
+    def longest(self, max_new_tokens: int, count_tokens: Callable[[list[str]], list[int]]) -> int:
+        return max_new_tokens

@@ -1,0 +1,34 @@
+"""The settings of outcome reward models: see ``reasonrl.algorithms.orm``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from reasonrl.config.algorithm.base import Panels, Sizes, Work, learning_panel
+from reasonrl.config.algorithm.reward_model import RewardModelConfig
+from reasonrl.config.base import require_one_of
+
+if TYPE_CHECKING:
+    from reasonrl.config.schema import TrainConfig
+
+TARGETS = ("tokens", "final")
+
+
+@dataclass(frozen=True)
+class ORMConfig(RewardModelConfig):
+    """An outcome reward model: its labels are those of whole completions."""
+
+    targets: str
+
+    panels: ClassVar[Panels] = Panels(rollouts=None, charts=(learning_panel("orm"),))
+
+    def check(self, key: str) -> None:
+        super().check(key)
+        require_one_of(f"{key}.targets", self.targets, TARGETS)
+
+    def outline(self, run: TrainConfig) -> str:
+        return f"outcome reward model: {self.epochs} epochs on right and wrong completions"
+
+    def work(self, sizes: Sizes) -> Work:
+        return Work(examples=self.epochs * sizes.train * self.sample.num_samples_per_prompt)

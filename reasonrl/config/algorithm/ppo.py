@@ -1,0 +1,224 @@
+"""The settings of Proximal Policy Optimization: see ``reasonrl.algorithms.ppo``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from reasonrl.config.algorithm.base import (
+    FLOAT32,
+    LEARNT,
+    Algorithm,
+    Makes,
+    Panel,
+    Panels,
+    Questions,
+    ReadsReward,
+    Sizes,
+    Work,
+)
+from reasonrl.config.base import require, require_one_of
+from reasonrl.config.learner import LearnerConfig
+
+if TYPE_CHECKING:
+    from reasonrl.config.schema import TrainConfig
+
+
+TRAINABLE = ("all", "top", "lora")
+KL_PENALTIES = ("reward", "loss")
+OLD_LOGPROBS = ("recomputed", "sampler")
+
+
+@dataclass(frozen=True)
+class CompatConfig:
+    """What PPO frameworks of the paper's time did otherwise, to measure what it does."""
+
+    unmasked_whitening: bool  # padding counts when advantages are whitened
+    temperature_one_logprobs: bool  # log-probabilities at temperature 1, whatever was sampled at
+
+
+@dataclass(frozen=True)
+class PPOConfig(LearnerConfig, Algorithm):
+    """Proximal Policy Optimization. ``epochs`` are passes over the rollouts of an iteration."""
+
+    name: str
+    iterations: int
+    rollouts_per_iteration: int
+    num_samples_per_prompt: int
+    temperature: float
+    gamma: float
+    gae_lambda: float
+    clip_range: float
+    value_clip_range: float | None
+    value_learning_rate: float  # at the peak; it falls as the policy's does
+    value_coef: float
+    value_layers: int  # 0: a linear head on the policy; M: a copy of its top M layers and a head
+    detach_value: bool  # whether the value's gradient stops before the policy's weights
+    entropy_coef: float
+    kl_coef: float
+    kl_penalty: str
+    kl_target: float | None  # nats per completion, to which kl_coef adapts
+    kl_horizon: int  # rollouts over which it does
+    max_approx_kl: float | None  # nats per token from old to new policy that end an iteration
+    scale_scores: bool
+    score_clip: float | None
+    truncation_penalty: float  # taken off the score of a completion that was cut off
+    mask_truncated: bool  # nothing is learnt from such a completion
+    old_logprobs: str
+    trainable: str
+    trainable_layers: int  # trainable=top
+    lora_rank: int  # trainable=lora
+    validate_every: int  # iterations
+    compat: CompatConfig
+
+    makes: ClassVar[Makes] = "policy"
+    reads_reward: ClassVar[ReadsReward] = "scores and threshold"
+    questions: ClassVar[Questions] = "reward_train_size"
+    panels: ClassVar[Panels] = Panels(
+        rollouts="ppo/rollouts",
+        charts=(
+            Panel(
+                "accuracy",
+                "share right",
+                {
+                    "rollout/correct": "training questions, sampled",
+                    "eval/validation_maj@1": "validation, greedy",
+                },
+                over="rollouts",
+                ylim=(0, 1),
+            ),
+            Panel(
+                "KL to the reference",
+                "nats per completion",
+                {"ppo/kl": ""},
+                over="rollouts",
+                zero=True,
+            ),
+            Panel("entropy", "nats per token", {"ppo/entropy": ""}, over="rollouts", zero=True),
+            # How far below 0 a critic is matters little, and would flatten the rest.
+            Panel(
+                "critic",
+                "explained variance",
+                {"ppo/explained_variance": ""},
+                over="rollouts",
+                ylim=(-1, 1),
+                zero=True,
+            ),
+            Panel(
+                "updates",
+                "clip fraction",
+                {"ppo/clip_fraction": ""},
+                over="rollouts",
+                zero=True,
+                right=("ppo/approx_kl", "approximate KL, nats per token"),
+            ),
+            Panel(
+                "completions",
+                "mean length in tokens",
+                {"rollout/mean_length": ""},
+                over="rollouts",
+                zero=True,
+                right=("rollout/finish_length", "share cut off"),
+                right_ylim=(-0.05, 1.05),
+            ),
+        ),
+    )
+
+    def check(self, key: str) -> None:
+        LearnerConfig.check(self, key)
+        require_one_of(f"{key}.kl_penalty", self.kl_penalty, KL_PENALTIES)
+        require_one_of(f"{key}.old_logprobs", self.old_logprobs, OLD_LOGPROBS)
+        require_one_of(f"{key}.trainable", self.trainable, TRAINABLE)
+        for name in (
+            "iterations",
+            "num_samples_per_prompt",
+            "kl_horizon",
+            "trainable_layers",
+            "lora_rank",
+            "validate_every",
+        ):
+            value = getattr(self, name)
+            require(value >= 1, f"{key}.{name} must be 1 or more; got {value}.")
+        require(
+            0 < self.value_learning_rate < math.inf,
+            f"{key}.value_learning_rate must be above 0; got {self.value_learning_rate}.",
+        )
+        for name in ("gamma", "gae_lambda"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"{key}.{name} must be between 0 and 1; got {value}.")
+        for name in ("value_coef", "value_layers", "entropy_coef", "kl_coef", "truncation_penalty"):
+            value = getattr(self, name)
+            require(0 <= value < math.inf, f"{key}.{name} must be 0 or more; got {value}.")
+        for name in ("value_clip_range", "kl_target", "max_approx_kl", "score_clip"):
+            value = getattr(self, name)
+            require(
+                value is None or 0 < value < math.inf,
+                f"{key}.{name} must be null (off) or above 0; got {value}.",
+            )
+        require(
+            0 < self.clip_range < 1,
+            f"{key}.clip_range must be above 0 and below 1; got {self.clip_range}.",
+        )
+        require(
+            0 < self.temperature < math.inf,
+            f"{key}.temperature={self.temperature} must be above 0: PPO learns from the "
+            "differences between samples of one prompt. The paper explores at 0.7, and at 0.2 from "
+            "a prompted pretrained model.",
+        )
+        samples = self.num_samples_per_prompt
+        for name in ("rollouts_per_iteration", "batch_size"):
+            value = getattr(self, name)
+            require(
+                value >= 1 and value % samples == 0,
+                f"{key}.{name}={value} must be a multiple of {key}.num_samples_per_prompt: it is "
+                f"made of whole questions; got {samples}. "
+                f"Pass {max(1, round(value / samples)) * samples}.",
+            )
+        require(
+            self.kl_target is None or self.kl_coef > 0,
+            f"{key}.kl_coef must be above 0 to adapt to {key}.kl_target={self.kl_target}; got "
+            f"{self.kl_coef}. Pass {key}.kl_coef=0.05 or {key}.kl_target=null.",
+        )
+        require(
+            5 * self.kl_horizon > self.rollouts_per_iteration,
+            f"{key}.kl_horizon={self.kl_horizon} must be above a fifth of "
+            f"{key}.rollouts_per_iteration, or one iteration could make the coefficient 0; got "
+            f"{self.rollouts_per_iteration}. Raise it.",
+        )
+        require(
+            not (self.mask_truncated and self.truncation_penalty),
+            f"{key}.truncation_penalty={self.truncation_penalty} must be 0 where truncated "
+            f"completions aren't learnt from; got {key}.mask_truncated=true. Choose one.",
+        )
+
+    def needs(self, run: TrainConfig) -> dict[str, TrainConfig]:
+        return {}
+
+    def outline(self, run: TrainConfig) -> str:
+        return (
+            f"PPO: {self.iterations} iterations of {self.rollouts_per_iteration:,} rollouts, "
+            f"K={self.num_samples_per_prompt} at T={self.temperature:g}, {self.epochs} epochs, "
+            f"KL {self.kl_coef:g}, {run.reward.name} reward"
+        )
+
+    def work(self, sizes: Sizes) -> Work:
+        rollouts = self.iterations * self.rollouts_per_iteration
+        validations = 1 + -(-self.iterations // self.validate_every)
+        return Work(
+            completions=rollouts + validations * sizes.validation,
+            examples=self.epochs * rollouts,
+            readings=2 * rollouts,  # by the policy and by the reference
+        )
+
+    def bytes_per_parameter(self, compute: int) -> int:
+        if self.trainable == "all":
+            return LEARNT + FLOAT32  # the reference
+        return 2 * FLOAT32  # to sample, a copy
+
+    def layers(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in ("value_layers", "trainable_layers")}
+
+    def longest(self, max_new_tokens: int, count_tokens: Callable[[list[str]], list[int]]) -> int:
+        return max_new_tokens

@@ -1,0 +1,160 @@
+"""The settings of Return-Conditioned RL: see ``reasonrl.algorithms.rcrl``."""
+
+from __future__ import annotations
+
+import dataclasses
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, ClassVar
+
+from reasonrl.config.algorithm.base import (
+    LEARNT,
+    Algorithm,
+    Makes,
+    Panel,
+    Panels,
+    Questions,
+    ReadsReward,
+    Sizes,
+    Work,
+    learning_panel,
+)
+from reasonrl.config.algorithm.ei import EIConfig
+from reasonrl.config.algorithm.sample import SampleConfig
+from reasonrl.config.algorithm.steps import StepsConfig, check_continuations
+from reasonrl.config.base import require, require_one_of
+from reasonrl.config.learner import LearnerConfig
+
+if TYPE_CHECKING:
+    from reasonrl.config.schema import TrainConfig
+
+
+RETURNS = ("value", "solution")
+LABEL_TOKENS = ("own", "text")
+TENTHS = 10
+
+
+@dataclass(frozen=True)
+class RCRLConfig(LearnerConfig, Algorithm):
+    """Return-Conditioned RL."""
+
+    name: str
+    policy: EIConfig | None  # whose completions are learnt from; None: the starting policy's
+    sample: SampleConfig  # these completions
+    num_solutions_per_prompt: int  # of them, so many are learnt from
+    num_continuations: int  # of each step's prefix, where these say how good the step is
+    returns: str
+    labels: list[str] | None  # from the worst; None: the return itself, rounded to a tenth
+    thresholds: list[float]  # from this return on the second label is given, and so on
+    label_tokens: str
+    solution_ratio: float | None  # right solutions for each wrong one; None: as sampled
+    step_ratio: float | None  # steps with the best label for each with another; None: as they are
+    shuffle_labels: bool
+    restart: bool  # from the base weights; false: from the starting policy
+
+    makes: ClassVar[Makes] = "policy"
+    reads_reward: ClassVar[ReadsReward] = "scores and threshold"
+    questions: ClassVar[Questions] = "reward_train_size"
+    panels: ClassVar[Panels] = Panels(
+        rollouts=None,
+        charts=(
+            learning_panel("rcrl"),
+            Panel(
+                "validation, greedy",
+                "maj@1",
+                {"rcrl/maj@1_*": ""},
+                over="label",
+                marker="o",
+                ylim=(0, 1),
+            ),
+        ),
+    )
+
+    @property
+    def label_texts(self) -> list[str]:
+        """The labels, from the worst to the best."""
+        return self.labels or [f"[{tenth / TENTHS:.1f}]" for tenth in range(TENTHS + 1)]
+
+    def label_number(self, value: float) -> int:
+        """Of ``label_texts``, the one that a return between 0 and 1 is given."""
+        if self.labels is None:
+            return round(TENTHS * value)
+        return bisect_right(self.thresholds, value)
+
+    def check(self, key: str) -> None:
+        LearnerConfig.check(self, key)
+        if self.policy is not None:
+            self.policy.check(f"{key}.policy")
+        self.sample.check(f"{key}.sample")
+        check_continuations(key, self.num_continuations, self.num_solutions_per_prompt, self.sample)
+        require_one_of(f"{key}.returns", self.returns, RETURNS)
+        require_one_of(f"{key}.label_tokens", self.label_tokens, LABEL_TOKENS)
+        labels, thresholds = self.labels, self.thresholds
+        if labels is None:
+            require(
+                not thresholds,
+                f"{key}.thresholds={thresholds} must be [] where a label is the return itself; got "
+                f"{key}.labels=null. Pass {key}.thresholds=[].",
+            )
+        else:
+            require(
+                len({*labels}) == len(labels) >= 2 and all(label.strip() for label in labels),
+                f"{key}.labels={labels} must be two different texts or more, from the worst to the "
+                "best, none of them blank.",
+            )
+            require(
+                len(thresholds) == len(labels) - 1
+                and all(a < b for a, b in pairwise([0.0, *thresholds]))
+                and all(threshold <= 1 for threshold in thresholds),
+                f"{key}.thresholds={thresholds} must be one fewer than {key}.labels, rising, above "
+                f"0 and at most 1; got {len(labels)} labels.",
+            )
+        for name in ("solution_ratio", "step_ratio"):
+            ratio = getattr(self, name)
+            require(
+                ratio is None or ratio > 0,
+                f"{key}.{name} must be null (as it is), above 0, or inf (positive ones alone); got "
+                f"{ratio}.",
+            )
+
+    def needs(self, run: TrainConfig) -> dict[str, TrainConfig]:
+        """A dense or learned reward judges a step by itself; the sparse one by continuations."""
+        sampled = dataclasses.replace(run, init=run.init.improved_by(self.policy))
+        first = {"rollouts": dataclasses.replace(sampled, algorithm=self.sample)}
+        if self.returns == "value" and run.reward.judges_steps_by == "continuations":
+            steps = StepsConfig(
+                name="steps",
+                sample=self.sample,
+                num_solutions_per_prompt=self.num_solutions_per_prompt,
+                num_continuations=self.num_continuations,
+            )
+            first["steps"] = dataclasses.replace(sampled, algorithm=steps)
+        return first
+
+    def outline(self, run: TrainConfig) -> str:
+        labels = self.label_texts
+        return (
+            f"Return-Conditioned RL: steps labelled {labels[0]} to {labels[-1]} by the "
+            f"{run.reward.name} reward, of {self.num_solutions_per_prompt} "
+            f"completions each, {self.epochs} epochs"
+        )
+
+    def work(self, sizes: Sizes) -> Work:
+        labels = len(self.label_texts)
+        return Work(
+            # Validated under each label, and tested under the worst one too.
+            completions=labels * sizes.validation + sizes.evaluation,
+            examples=self.epochs * self.num_solutions_per_prompt * sizes.train,
+        )
+
+    def bytes_per_parameter(self, compute: int) -> int:
+        return LEARNT
+
+    def layers(self) -> dict[str, int]:
+        return {}
+
+    def longest(self, max_new_tokens: int, count_tokens: Callable[[list[str]], list[int]]) -> int:
+        labels = count_tokens(self.label_texts) if self.label_tokens == "text" else [1]
+        return max_new_tokens + max(labels)

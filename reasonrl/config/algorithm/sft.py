@@ -1,0 +1,56 @@
+"""The settings of supervised fine-tuning: see ``reasonrl.algorithms.sft``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from reasonrl.config.algorithm.base import (
+    LEARNT,
+    Algorithm,
+    Makes,
+    Panels,
+    Questions,
+    ReadsReward,
+    Sizes,
+    Work,
+    learning_panel,
+)
+from reasonrl.config.learner import LearnerConfig
+
+if TYPE_CHECKING:
+    from reasonrl.config.schema import TrainConfig
+
+
+@dataclass(frozen=True)
+class SFTConfig(LearnerConfig, Algorithm):
+    """Supervised fine-tuning on the reference solutions."""
+
+    name: str
+
+    makes: ClassVar[Makes] = "policy"
+    reads_reward: ClassVar[ReadsReward] = "nothing"
+    questions: ClassVar[Questions] = "train_size"
+    panels: ClassVar[Panels] = Panels(rollouts=None, charts=(learning_panel("sft"),))
+
+    def check(self, key: str) -> None:
+        LearnerConfig.check(self, key)
+
+    def needs(self, run: TrainConfig) -> dict[str, TrainConfig]:
+        return {}
+
+    def outline(self, run: TrainConfig) -> str:
+        return f"fine-tuning: {self.epochs} epochs on the reference solutions"
+
+    def work(self, sizes: Sizes) -> Work:
+        return Work(examples=self.epochs * sizes.references)
+
+    def bytes_per_parameter(self, compute: int) -> int:
+        return LEARNT
+
+    def layers(self) -> dict[str, int]:
+        return {}
+
+    def longest(self, max_new_tokens: int, count_tokens: Callable[[list[str]], list[int]]) -> int:
+        return max_new_tokens

@@ -1,0 +1,46 @@
+"""The settings of stepwise outcome reward models: see ``reasonrl.algorithms.sorm``."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from reasonrl.config.algorithm.base import Panels, Sizes, Work, learning_panel
+from reasonrl.config.algorithm.reward_model import RewardModelConfig
+from reasonrl.config.algorithm.steps import StepsConfig, check_continuations
+
+if TYPE_CHECKING:
+    from reasonrl.config.schema import TrainConfig
+
+
+@dataclass(frozen=True)
+class SORMConfig(RewardModelConfig):
+    """A stepwise outcome reward model: its labels are those of steps."""
+
+    num_solutions_per_prompt: int  # of the sampled completions, so many are labelled
+    num_continuations: int  # of each step's prefix
+
+    panels: ClassVar[Panels] = Panels(rollouts=None, charts=(learning_panel("sorm"),))
+
+    def check(self, key: str) -> None:
+        super().check(key)
+        check_continuations(key, self.num_continuations, self.num_solutions_per_prompt, self.sample)
+
+    def needs(self, run: TrainConfig) -> dict[str, TrainConfig]:
+        steps = StepsConfig(
+            name="steps",
+            sample=self.sample,
+            num_solutions_per_prompt=self.num_solutions_per_prompt,
+            num_continuations=self.num_continuations,
+        )
+        return super().needs(run) | {"steps": dataclasses.replace(run, algorithm=steps)}
+
+    def outline(self, run: TrainConfig) -> str:
+        return (
+            f"stepwise reward model: {self.epochs} epochs on the steps of "
+            f"{self.num_solutions_per_prompt} completions"
+        )
+
+    def work(self, sizes: Sizes) -> Work:
+        return Work(examples=self.epochs * sizes.train * self.num_solutions_per_prompt)

@@ -1,0 +1,55 @@
+"""What all settings are made of: checks that name a key and its remedy, and marks of
+fields that say how they count in a run's identity.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from reasonrl.util.errors import UserError
+
+# Marks of a field, for its metadata: how it counts in a run's identity. An unmarked one counts.
+IMMATERIAL = {"immaterial": True}  # no result depends on it
+RUN_NAME = {"run name": True}  # it holds a run's folder, whose name counts, not its place
+
+
+def unless(other: str) -> dict[str, str]:
+    """The mark of a field that nothing depends on where the field ``other`` is set."""
+    return {"unless": other}
+
+
+def decisive_values(settings: Any) -> dict[str, Any]:
+    """What of a settings object decides a result, as plain values, by the marks of its fields."""
+    values = {}
+    for field in dataclasses.fields(settings):
+        value, marks = getattr(settings, field.name), field.metadata
+        if marks == IMMATERIAL:
+            continue
+        if "unless" in marks and getattr(settings, marks["unless"]) is not None:
+            value = None
+        elif marks == RUN_NAME and value is not None:
+            value = Path(value).name
+        elif dataclasses.is_dataclass(value):
+            value = decisive_values(value)
+        values[field.name] = value
+    return values
+
+
+def require(holds: bool, message: str) -> None:
+    """Raises UserError with the message unless the rule holds."""
+    if not holds:
+        raise UserError(message)
+
+
+def require_one_of(key: str, value: str, options: Collection[str]) -> None:
+    """Raises UserError unless the value is one of the options, which the error lists."""
+    require(value in options, f"{key} must be one of {', '.join(options)}; got {key}={value}.")
+
+
+def undeclared(cls: type, base: type, names: Collection[str]) -> list[str]:
+    """The names that neither ``cls`` nor any class between it and ``base`` declares, in order."""
+    between = [c for c in cls.__mro__ if issubclass(c, base) and c is not base]
+    return [name for name in names if not any(name in vars(c) for c in between)]

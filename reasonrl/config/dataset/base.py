@@ -1,0 +1,70 @@
+"""What every dataset declares of itself, so that no other file has to know it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from reasonrl.config.base import require, undeclared
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """The base of all datasets' settings.
+
+    Every concrete subclass declares ``splits``, ``grader`` and ``local``: what is missing raises
+    TypeError when the subclass is defined.
+    """
+
+    name: str
+    train_size: int | None  # None: the whole split
+    validation_size: int | None
+    test_size: int | None
+    reward_train_size: int | None  # of reward models, PPO and RCRL; None: train_size
+    num_references: int | None  # training problems whose solution may be learnt from; None: all
+    prompt: str
+    stop: list[str]
+    max_new_tokens: int
+    num_exemplars: int  # of a few-shot prompt, for a pretrained policy
+
+    splits: ClassVar[tuple[str, ...]]  # those that may be evaluated on
+    grader: ClassVar[str]  # who reads and compares its answers: a name of ``grading.GRADERS``
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        missing = undeclared(cls, DatasetConfig, DECLARATIONS)
+        if missing:
+            raise TypeError(f"dataset {cls.__name__} must declare {', '.join(missing)}")
+
+    @property
+    def local(self) -> bool:
+        """Whether its problems are on this machine, so that no network is asked for them."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raises UserError for a value out of range."""
+        sizes = [f.name for f in fields(self) if f.name.endswith("_size")]
+        for name in (*sizes, "num_references"):
+            value = getattr(self, name)
+            require(
+                value is None or value >= 1,
+                f"dataset.{name} must be null (all there are) or 1 or more; got {value}.",
+            )
+        require(
+            "{question}" in self.prompt,
+            f"dataset.prompt={self.prompt!r} must contain {{question}}.",
+        )
+        require(
+            all(self.stop), "dataset.stop must not hold an empty string. Remove it, or pass []."
+        )
+        require(
+            self.max_new_tokens >= 1,
+            f"dataset.max_new_tokens must be 1 or more; got {self.max_new_tokens}.",
+        )
+        require(
+            self.num_exemplars >= 0,
+            f"dataset.num_exemplars must be 0 or more; got {self.num_exemplars}.",
+        )
+
+
+DECLARATIONS = ("splits", "grader", "local")

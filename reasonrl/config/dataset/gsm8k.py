@@ -1,0 +1,27 @@
+"""The settings of GSM8K: see ``reasonrl.problems.gsm8k``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from reasonrl.config.base import IMMATERIAL
+from reasonrl.config.dataset.base import DatasetConfig
+
+
+@dataclass(frozen=True)
+class GSM8KConfig(DatasetConfig):
+    """Grade-school word problems (Cobbe et al., 2021)."""
+
+    annotations: bool  # keep <<48/2=24>> in the reference solutions
+    hub: str  # its id on the Hugging Face hub
+    path: str | None = field(
+        metadata=IMMATERIAL
+    )  # the folder of its files; None: they come from the hub
+
+    splits: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
+    grader: ClassVar[str] = "strict"
+
+    @property
+    def local(self) -> bool:
+        return self.path is not None

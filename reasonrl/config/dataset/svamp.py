@@ -1,0 +1,26 @@
+"""The settings of SVAMP: see ``reasonrl.problems.svamp``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from reasonrl.config.base import IMMATERIAL
+from reasonrl.config.dataset.base import DatasetConfig
+
+
+@dataclass(frozen=True)
+class SVAMPConfig(DatasetConfig):
+    """Short word problems (Patel et al., 2021)."""
+
+    hub: str  # its id on the Hugging Face hub
+    path: str | None = field(
+        metadata=IMMATERIAL
+    )  # the folder of its files; None: they come from the hub
+
+    splits: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
+    grader: ClassVar[str] = "strict"
+
+    @property
+    def local(self) -> bool:
+        return self.path is not None

@@ -1,0 +1,48 @@
+"""The settings that every algorithm with an optimizer has."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from reasonrl.config.base import IMMATERIAL, require
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """The optimizer and its schedule: see ``reasonrl.learning.optimization``."""
+
+    epochs: int
+    batch_size: int  # completions per optimizer step
+    learning_rate: float  # at its peak, after the warm-up
+    final_learning_rate: float
+    warmup_fraction: float  # of all optimizer steps
+    weight_decay: float
+    max_grad_norm: float
+    micro_batch_tokens: int = field(
+        metadata=IMMATERIAL
+    )  # read at a time; gradients are summed to batch_size
+
+    def check(self, key: str) -> None:
+        """Raises UserError for a value out of range; ``key`` is where the settings stand."""
+        for name in ("epochs", "batch_size", "micro_batch_tokens"):
+            value = getattr(self, name)
+            require(value >= 1, f"{key}.{name} must be 1 or more; got {value}.")
+        for name in ("learning_rate", "max_grad_norm"):
+            value = getattr(self, name)
+            require(
+                math.isfinite(value) and value > 0, f"{key}.{name} must be above 0; got {value}."
+            )
+        require(
+            0 <= self.final_learning_rate <= self.learning_rate,
+            f"{key}.final_learning_rate={self.final_learning_rate} must be between 0 and the peak; "
+            f"got {key}.learning_rate={self.learning_rate}. Lower the first or raise the second.",
+        )
+        require(
+            0 <= self.warmup_fraction < 1,
+            f"{key}.warmup_fraction must be at least 0 and below 1; got {self.warmup_fraction}.",
+        )
+        require(
+            0 <= self.weight_decay < math.inf,
+            f"{key}.weight_decay must be 0 or more; got {self.weight_decay}.",
+        )

@@ -1,0 +1,62 @@
+"""The settings of a model: which weights they are, and what a run of theirs asks a cluster for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from reasonrl.config.base import IMMATERIAL, require
+
+COMPUTE_DTYPES = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class ResourcesConfig:
+    """What a cluster is asked for, for one run. It says nothing about a run that isn't on one."""
+
+    gpus: int
+    cpus: int
+    memory_gb: int  # of the machine, not of its GPUs
+    hours: float
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A causal language model. Older runs have neither ``num_parameters`` nor ``resources``."""
+
+    name: str
+    path: str  # folder, hub id, .gguf file, or package:NAME for the .gguf inside a Python package
+    compute_dtype: str  # of sampling, and of the learner's matrix products; weights stay float32
+    device: str = field(
+        metadata=IMMATERIAL
+    )  # its kind changes the last bits all the same: see RuntimeConfig
+    num_parameters: int | None = field(
+        default=None, metadata=IMMATERIAL
+    )  # for a plan without weights; None: not known
+    resources: ResourcesConfig = field(
+        default=ResourcesConfig(gpus=1, cpus=8, memory_gb=64, hours=24.0), metadata=IMMATERIAL
+    )
+
+    def check(self) -> None:
+        """Raises UserError for a value out of range."""
+        require(
+            self.compute_dtype in COMPUTE_DTYPES,
+            f"model.compute_dtype must be one of {', '.join(COMPUTE_DTYPES)}; got "
+            f"{self.compute_dtype}.",
+        )
+        require(
+            self.num_parameters is None or self.num_parameters >= 1,
+            "model.num_parameters must be null (not known) or 1 or more; got "
+            f"{self.num_parameters}.",
+        )
+        resources = self.resources
+        require(
+            resources.gpus >= 0, f"model.resources.gpus must be 0 or more; got {resources.gpus}."
+        )
+        for name in ("cpus", "memory_gb"):
+            value = getattr(resources, name)
+            require(value >= 1, f"model.resources.{name} must be 1 or more; got {value}.")
+        require(
+            0 < resources.hours < math.inf,
+            f"model.resources.hours must be above 0; got {resources.hours}.",
+        )

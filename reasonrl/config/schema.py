@@ -1,0 +1,93 @@
+"""What a run and an evaluation are made of; YAML under conf/ supplies every value."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from reasonrl.config.algorithm.base import Algorithm
+from reasonrl.config.base import IMMATERIAL, require
+from reasonrl.config.dataset.base import DatasetConfig
+from reasonrl.config.init import InitConfig
+from reasonrl.config.model import ModelConfig
+from reasonrl.config.reward.base import RewardConfig
+from reasonrl.config.sampler.base import SamplerConfig
+from reasonrl.config.tracking.base import TrackingConfig
+from reasonrl.config.tracking.none import NoTrackingConfig
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """The protocol by which a policy is judged, beside its dataset."""
+
+    split: str
+    num_samples_per_prompt: int  # K of maj@K and pass@K
+    temperature: float  # of these samples; maj@1 is greedy whatever it is
+
+    def check(self, dataset: DatasetConfig) -> None:
+        """Raises UserError for a value out of range, or a split that the dataset hasn't."""
+        require(
+            self.split in dataset.splits,
+            f"evaluation.split={self.split} must be one of {', '.join(dataset.splits)}; got "
+            f"dataset={dataset.name}.",
+        )
+        require(
+            self.split != "validation" or dataset.num_exemplars == 0,
+            f"evaluation.split=validation must leave out the exemplars, which come from it; got "
+            f"dataset.num_exemplars={dataset.num_exemplars}. Pass dataset.num_exemplars=0.",
+        )
+        require(
+            self.num_samples_per_prompt >= 1,
+            f"evaluation.num_samples_per_prompt must be 1 or more; got "
+            f"{self.num_samples_per_prompt}.",
+        )
+        require(
+            0 < self.temperature < math.inf,
+            f"evaluation.temperature must be above 0; got {self.temperature}. maj@1 is greedy "
+            "whatever it is.",
+        )
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """Where and how a run is carried out.
+
+    None of it is part of what a run is. But the number of threads, like the kind of device, changes
+    the last bits of sums, and so in time the samples: provenance.json records both, and the
+    comparison of runs says where they differ.
+    """
+
+    outputs: str
+    threads: int | None
+    checkpoint_seconds: float
+
+    def check(self) -> None:
+        """Raises UserError for a value out of range."""
+        require(
+            self.threads is None or self.threads >= 1,
+            f"runtime.threads must be null (one for each core) or 1 or more; got {self.threads}.",
+        )
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """What decides the evaluation of a policy."""
+
+    model: ModelConfig
+    dataset: DatasetConfig
+    sampler: SamplerConfig
+    evaluation: EvaluationConfig
+    seed: int
+    runtime: RuntimeConfig = field(metadata=IMMATERIAL)
+
+
+@dataclass(frozen=True)
+class TrainConfig(EvaluateConfig):
+    """What decides a run."""
+
+    init: InitConfig
+    algorithm: Algorithm
+    reward: RewardConfig
+    tracking: TrackingConfig = field(
+        default=NoTrackingConfig("none"), metadata=IMMATERIAL
+    )  # older runs have none

@@ -1,0 +1,1 @@
+"""Policies, and completions of other systems, to metrics."""

@@ -1,0 +1,249 @@
+"""A policy on problems: maj@1, maj@K, pass@K, with every sample kept.
+
+maj@1 is the accuracy of greedy decoding; maj@K of the most frequent answer among K samples; pass@k,
+for every k up to K, the unbiased estimate of the probability that one of k samples is right. With a
+reward model, rerank@K is the accuracy of the sample it finds most probably right, and
+weighted_maj@K that of the answer whose samples' probabilities sum to most.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from reasonrl.config.schema import EvaluateConfig
+from reasonrl.grading.answers import solution_trace
+from reasonrl.grading.metrics import (
+    Estimate,
+    best_of_n,
+    bootstrap_mean,
+    majority_vote,
+    paired_difference,
+    pass_at_k,
+    unique_correct,
+    unique_fraction,
+    weighted_vote,
+)
+from reasonrl.policy.policy import context_of, device_of, load_policy, load_tokenizer
+from reasonrl.problems.prompts import build_prompts, check_lengths
+from reasonrl.reward_models.model import RewardModel
+from reasonrl.rewards.sparse import Outcome
+from reasonrl.runs.preemption import heeding
+from reasonrl.sampling import SamplingParams, make_sampler
+from reasonrl.sampling.rollouts import (
+    collect_rollouts,
+    completions_statistics,
+    read_rollouts,
+    write_table,
+)
+from reasonrl.types import Problem, Prompt, Rollout, SavedPolicy
+from reasonrl.util.atomic import write_json, writing
+from reasonrl.util.errors import UserError
+from reasonrl.util.progress import Progress
+from reasonrl.util.seeding import derive_seed
+
+GREEDY, SAMPLES, METRICS = "greedy.parquet", "samples.parquet", "metrics.json"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """scores: for each metric one number per problem, in the order of problem_ids.
+
+    statistics: single numbers over completions, such as the fraction unparsed.
+    """
+
+    problem_ids: tuple[str, ...]
+    scores: dict[str, np.ndarray]
+    statistics: dict[str, float]
+
+    def estimates(self) -> dict[str, Estimate]:
+        """Each metric's mean with its 95% bootstrap interval over problems."""
+        return {name: bootstrap_mean(scores) for name, scores in self.scores.items()}
+
+    def gain_on(self, before: Evaluation) -> dict[str, Estimate]:
+        """What this evaluation gains on another of the same problems, paired."""
+        if self.problem_ids != before.problem_ids:
+            raise UserError("two evaluations must be of the same problems to be compared.")
+        return {
+            name: paired_difference(before.scores[name], self.scores[name])
+            for name in self.scores
+            if name in before.scores
+        }
+
+
+def reported_k(num_samples: int) -> list[int]:
+    """The k of pass@k that get an interval: powers of two, and K."""
+    powers = [2**i for i in range(num_samples.bit_length()) if 2**i < num_samples]
+    return [*powers, num_samples]
+
+
+def summarise(
+    problems: Sequence[Problem], greedy: Sequence[Rollout], samples: Sequence[Rollout]
+) -> Evaluation:
+    """Graded completions to metrics.
+
+    greedy: one rollout per problem, in order, or none. samples: K per problem, grouped, in order.
+    """
+    rows = [list(group) for _, group in groupby(samples, key=lambda r: r.completion.problem_id)]
+    num_samples = len(rows[0])
+    correct = np.array([[r.correct for r in row] for row in rows])
+    traces = [[solution_trace(r.completion.text) for r in row] for row in rows]
+    scores = {"maj@1": np.array([r.correct for r in greedy], dtype=float)} if greedy else {}
+    if num_samples > 1:
+        votes = [[r.answer for r in row] for row in rows]
+        scores[f"maj@{num_samples}"] = majority_vote(votes, [p.answer for p in problems])
+    scores |= {f"pass@{k}": pass_at_k(correct, k) for k in reported_k(num_samples)}
+    kinds = {"greedy": greedy, "sampled": samples}
+    statistics = {
+        f"{kind}/{name}": value
+        for kind, rollouts in kinds.items()
+        if rollouts
+        for name, value in completions_statistics(rollouts).items()
+    }
+    statistics["sampled/unique_fraction"] = float(unique_fraction(traces).mean())
+    statistics["sampled/unique_correct"] = float(unique_correct(traces, correct).mean())
+    for k in range(1, num_samples + 1):
+        statistics[f"pass_curve/{k}"] = float(pass_at_k(correct, k).mean())
+    return Evaluation(tuple(p.id for p in problems), scores, statistics)
+
+
+def chosen_by_reward_model(
+    samples: Sequence[Rollout], problems: Sequence[Problem], probabilities: np.ndarray
+) -> dict[str, np.ndarray]:
+    """rerank@K and weighted_maj@K per problem.
+
+    samples: K per problem, grouped, in order. probabilities: of each to be right, by the model.
+    """
+    shape = (len(problems), -1)
+    correct = np.array([r.correct for r in samples]).reshape(shape)
+    answers = [list(group) for _, group in groupby(samples, key=lambda r: r.completion.problem_id)]
+    weights = np.asarray(probabilities).reshape(shape)
+    num_samples = correct.shape[1]
+    return {
+        f"rerank@{num_samples}": best_of_n(correct, weights),
+        f"weighted_maj@{num_samples}": weighted_vote(
+            [[r.answer for r in row] for row in answers], [p.answer for p in problems], weights
+        ),
+    }
+
+
+def evaluate(
+    config: EvaluateConfig,
+    policy: SavedPolicy,
+    problems: Sequence[Problem],
+    exemplars: Sequence[Problem],
+    *,
+    folder: Path,
+    progress: Progress,
+    description: str,
+    reward_model: RewardModel | None = None,
+) -> Evaluation:
+    """Samples, grades and writes greedy.parquet, samples.parquet and metrics.json to ``folder``.
+
+    exemplars: of the few-shot prompt, if the policy needs one.
+    reward_model: to choose among the samples by. Raises UserError if it reads other tokens than the
+        policy writes, or was trained on one of the problems.
+    An evaluation that is already there is read, and one that was interrupted goes on.
+    """
+    dataset, evaluation = config.dataset, config.evaluation
+    tokenizer = load_tokenizer(policy.path)
+    if reward_model is not None:
+        reward_model.check_tokenizer(tokenizer)
+        reward_model.check_not_trained_on(problems)
+    prompts = build_prompts(
+        problems, tokenizer, dataset.prompt, exemplars if policy.few_shot else ()
+    )
+    check_lengths(prompts, dataset.max_new_tokens, context_of(policy.path))
+    finished = (folder / METRICS).exists()
+    if not finished:
+        device = device_of(config.model)
+        loaded = load_policy(policy.path, config.model.compute_dtype, device)
+        sampler = make_sampler(config.sampler, loaded)
+        with writing(folder):  # found out before the sampling, not after
+            folder.mkdir(parents=True, exist_ok=True)
+        total = len(problems) * (1 + evaluation.num_samples_per_prompt)
+        with progress.task(description, total) as advance:
+            for name, num_samples, temperature in (
+                (GREEDY, 1, 0.0),
+                (SAMPLES, evaluation.num_samples_per_prompt, evaluation.temperature),
+            ):
+                collect_rollouts(
+                    sampler,
+                    problems,
+                    prompts,
+                    SamplingParams(
+                        num_samples,
+                        temperature,
+                        dataset.max_new_tokens,
+                        tuple(dataset.stop),
+                        policy.step_label,
+                    ),
+                    Outcome(),
+                    seed=derive_seed(config.seed, "evaluation", name),
+                    file=folder / name,
+                    on_progress=advance,
+                )
+    greedy, samples = read_evaluation(folder, prompts)
+    measured = summarise(problems, greedy, samples)
+    if not finished:
+        write_estimates(
+            measured.estimates(),
+            folder / METRICS,
+            problems=len(problems),
+            statistics=measured.statistics,
+        )
+    if reward_model is not None:
+        chosen = _choose(samples, problems, reward_model, folder, progress)
+        measured = replace(measured, scores=measured.scores | chosen)
+    return measured
+
+
+def _choose(
+    samples: Sequence[Rollout],
+    problems: Sequence[Problem],
+    model: RewardModel,
+    folder: Path,
+    progress: Progress,
+) -> dict[str, np.ndarray]:
+    """``chosen_by_reward_model``, with the probabilities kept as rerank-RUN.parquet."""
+    file = folder / f"rerank-{model.folder.resolve().parent.name}.parquet"
+    if not file.exists():
+        problem_of = {problem.id: problem for problem in problems}
+        with progress.task("judging samples", len(samples)) as advance:
+            probabilities = model.final(
+                [r.completion for r in samples],
+                [problem_of[r.completion.problem_id] for r in samples],
+                heeding(advance),
+            )
+        rows = {
+            "problem_id": [r.completion.problem_id for r in samples],
+            "sample_index": [r.completion.sample_index for r in samples],
+            "probability": probabilities,
+        }
+        write_table(file, pa.table(rows))
+    probabilities = pq.read_table(file, columns=["probability"])["probability"].to_numpy()
+    return chosen_by_reward_model(samples, problems, probabilities)
+
+
+def read_evaluation(folder: Path, prompts: Sequence[Prompt]) -> tuple[list[Rollout], list[Rollout]]:
+    """Greedy completions and samples, which are the record; metrics.json is for people."""
+    return read_rollouts(folder / GREEDY, prompts), read_rollouts(folder / SAMPLES, prompts)
+
+
+def write_estimates(estimates: Mapping[str, Estimate], path: Path, **beside: Any) -> None:
+    """Writes metrics.json."""
+    write_json(path, {"estimates": {name: asdict(e) for name, e in estimates.items()}, **beside})
+
+
+def read_estimates(path: Path) -> dict[str, Estimate]:
+    """What ``write_estimates`` wrote."""
+    estimates = json.loads(path.read_text())["estimates"]
+    return {name: Estimate(**estimate) for name, estimate in estimates.items()}

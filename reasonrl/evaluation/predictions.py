@@ -1,0 +1,87 @@
+"""Completions made by any other system, graded as this project's own are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from reasonrl.evaluation.policy import Evaluation, summarise
+from reasonrl.grading.answers import canonical_number, extract_answer
+from reasonrl.problems.sources import Row, json_lines
+from reasonrl.rewards.sparse import Outcome
+from reasonrl.sampling.rollouts import grade
+from reasonrl.types import Completion, Problem, Prompt, Rollout
+from reasonrl.util.atomic import write_text
+from reasonrl.util.errors import UserError
+
+
+def read_predictions(file: Path) -> tuple[list[Problem], list[Rollout]]:
+    """Problems and their graded completions, from one JSON object a line.
+
+    Each has ``id`` or ``question``, the gold ``answer`` (a number, or a solution that ends in
+    ``#### NUMBER``) and ``completions``, as many for every problem. A completion counts as ended.
+    Raises UserError with file and line.
+    """
+    problems: list[Problem] = []
+    rollouts: list[Rollout] = []
+    seen: set[str] = set()
+    num_samples: int | None = None
+    for row in json_lines(file):
+        problem, texts = _problem(row), _completions(row)
+        if problem.id in seen:
+            raise UserError(f"{row.place}: each problem must be there once; {problem.id} is again.")
+        seen.add(problem.id)
+        if num_samples not in (None, len(texts)):
+            raise UserError(
+                f"{row.place}: completions must be as many for every problem; got {len(texts)} "
+                f"after {num_samples}."
+            )
+        num_samples = len(texts)
+        problems.append(problem)
+        completions = [
+            Completion(problem.id, i, (), (), "eos", text) for i, text in enumerate(texts)
+        ]
+        prompt = Prompt(problem.id, ())
+        n = len(completions)
+        rollouts += grade([prompt] * n, completions, [problem] * n, Outcome())
+    if not problems:
+        raise UserError(f"predictions={file} must hold predictions; it is empty.")
+    return problems, rollouts
+
+
+def _problem(row: Row) -> Problem:
+    name = "id" if "id" in row.values else "question"
+    text = row.text("answer")
+    answer = extract_answer(text) or canonical_number(text)
+    if answer is None:
+        raise UserError(f"{row.place}: answer must be a number, or end in '#### NUMBER'.")
+    return Problem(row.text(name), row.text(name), answer, solution="")
+
+
+def _completions(row: Row) -> list[str]:
+    texts = row.values.get("completions")
+    if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
+        raise UserError(f"{row.place}: completions must be a list of one text or more.")
+    return texts
+
+
+def grade_predictions(file: Path) -> tuple[Evaluation, Path]:
+    """The metrics of a file, and the file of verdicts written beside it: one line a completion."""
+    problems, rollouts = read_predictions(file)
+    golds = {p.id: p.answer for p in problems}
+    verdicts = file.with_name(f"{file.stem}.verdicts.jsonl")
+    lines = [
+        json.dumps(
+            {
+                "id": r.completion.problem_id,
+                "completion": r.completion.sample_index,
+                "answer": r.answer,
+                "gold": golds[r.completion.problem_id],
+                "correct": r.correct,
+            },
+            ensure_ascii=False,
+        )
+        for r in rollouts
+    ]
+    write_text(verdicts, "\n".join(lines) + "\n")
+    return summarise(problems, [], rollouts), verdicts

@@ -1,0 +1,1 @@
+"""Text to verdicts: answers, calculations, steps, and the metrics over problems."""

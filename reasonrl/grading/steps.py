@@ -1,0 +1,91 @@
+"""The steps of a completion: where they end in its text, which tokens close and begin them."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING
+
+from reasonrl.grading.answers import own_lines
+from reasonrl.grading.stops import UNFINISHED, decode
+from reasonrl.types import Completion
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def step_ends(text: str) -> list[int]:
+    """The offset just after each step.
+
+    A step is a line that isn't blank, with its newline and the blank lines after it; blank lines
+    at the very beginning belong to the first. The last step ends where the text does, or where a
+    line begins with ``Q:``, the model's own next question. A text without a step gives [].
+    """
+    starts: list[int] = []
+    end = 0
+    for offset, line in own_lines(text):
+        end = min(offset + len(line) + 1, len(text))
+        if line.strip():
+            starts.append(offset)
+    return [*starts[1:], end] if starts else []
+
+
+def closing_tokens(
+    tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], ends: Sequence[int]
+) -> list[int]:
+    """For each offset of the decoded text, the index of the token that completes what precedes it.
+
+    The first token up to which the ids decode to that many characters, one in part not counted;
+    the last token if none does. Found by bisection, without encoding any text: the text needn't
+    encode to the ids that were sampled. ``token_ids`` must not be empty if ``ends`` isn't.
+    """
+
+    @cache
+    def length(last: int) -> int:
+        return len(decode(tokenizer, token_ids[: last + 1]).rstrip(UNFINISHED))
+
+    return [bisect_left(range(len(token_ids) - 1), end, key=length) for end in ends]
+
+
+def step_tokens(tokenizer: PreTrainedTokenizerBase, completion: Completion) -> list[int]:
+    """The index of the last token of each step, ascending, each once: one token may end two steps.
+
+    A step that ends with the text ends with the last token, be that EOS.
+    """
+    ends = step_ends(completion.text)
+    closing = closing_tokens(tokenizer, completion.token_ids, ends)
+    if ends and ends[-1] == len(completion.text):
+        closing[-1] = len(completion.token_ids) - 1
+    return sorted({*closing})
+
+
+def ends_step(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> bool:
+    """Whether a step that began with the first of ``token_ids`` has ended with the last of them.
+
+    It has once a line that isn't blank has its newline, which is known as soon as that is sampled.
+    """
+    return "\n" in decode(tokenizer, token_ids).lstrip()
+
+
+def step_starts(
+    tokenizer: PreTrainedTokenizerBase, completion: Completion
+) -> list[tuple[int, int]]:
+    """Where a policy that acts step by step begins one: (index of the token, number of the step).
+
+    It begins one with the first token, and after each that ends one (``ends_step``). The number, in
+    the order of ``step_tokens``, is of the step that the next text belongs to; what comes after the
+    last step counts to it. A completion without a step gives [].
+    """
+    closing, ids = step_tokens(tokenizer, completion), completion.token_ids
+    starts = [0] if closing else []
+    for token in range(1, len(ids)):
+        if starts and ends_step(tokenizer, ids[starts[-1] : token]):
+            starts.append(token)
+
+    def number(start: int) -> int:
+        rest = range(start, len(ids))
+        with_text = (t for t in rest if decode(tokenizer, ids[start : t + 1]).strip())
+        return bisect_left(closing, next(with_text, len(ids)))
+
+    return [(start, min(number(start), len(closing) - 1)) for start in starts]

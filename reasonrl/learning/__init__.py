@@ -1,0 +1,1 @@
+"""Learning from tokens: the maths, the optimizer, the supervised loss, checkpoints."""

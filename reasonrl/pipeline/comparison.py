@@ -1,0 +1,50 @@
+"""The runs of a sweep side by side, once it has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from reasonrl.grading.metrics import Estimate
+from reasonrl.pipeline.plan import Plan
+from reasonrl.pipeline.results import Result, result_of
+from reasonrl.report.tables import comparison_table
+from reasonrl.sweep.overrides import differing
+from reasonrl.util.progress import Progress, console
+
+METRIC = "maj@1"
+MAX_ROWS = 40  # of more there is the sweep's page
+
+
+def show_comparison(plans: Mapping[tuple[str, ...], Plan]) -> None:
+    """Prints a table of finished runs, by what their command said, that make a policy."""
+    progress = Progress()
+    policies = {o: p for o, p in plans.items() if p.config.algorithm.makes == "policy"}
+    if 1 < len(policies) <= MAX_ROWS:
+        results = {o: result_of(planned, progress) for o, planned in policies.items()}
+        names = map("\n".join, differing(results))
+        rows = dict(zip(names, compare(results), strict=True))
+        console.print(comparison_table("comparison, by maj@1; gains are paired", rows))
+
+
+def compare(results: Mapping[tuple[str, ...], Result]) -> list[dict[str, Estimate]]:
+    """Of each run, in order: its accuracy, what it gains on the policy it started from, its
+    conditioning gap where it has one, and what it gains on the first of the runs, if that has
+    answered the same problems. Differences are paired.
+    """
+    first, *_ = results.values()
+    rows = []
+    for result in results.values():
+        after = result.after
+        estimates, gains = after.estimates(), after.gain_on(result.before)
+        most_samples = [name for name in gains if name.startswith("pass@")][-1]
+        row = {
+            METRIC: estimates[METRIC],
+            "gain on: its start": gains[METRIC],
+            f"{most_samples}: gain on start": gains[most_samples],
+        }
+        if result.worst is not None:
+            row["conditioning: gap"] = after.gain_on(result.worst)[METRIC]
+        if result is not first and after.problem_ids == first.after.problem_ids:
+            row["gain on: the first run"] = after.gain_on(first.after)[METRIC]
+        rows.append(row)
+    return rows

@@ -1,0 +1,206 @@
+"""From a configuration to a plan: which runs there must be, found possible before any is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from transformers import PreTrainedTokenizerBase
+
+from reasonrl.config.dataset.base import DatasetConfig
+from reasonrl.config.identity import prerequisites, training_set
+from reasonrl.config.schema import EvaluateConfig, TrainConfig
+from reasonrl.policy.policy import (
+    check_num_layers,
+    context_of,
+    device_of,
+    load_tokenizer,
+    num_layers_of,
+)
+from reasonrl.policy.source import find_folder, local_folder
+from reasonrl.problems import load_problems
+from reasonrl.problems.prompts import build_prompts, check_lengths, label_ids
+from reasonrl.reward_models.model import Description
+from reasonrl.runs.folder import RunFolder, read_config, run_folder
+from reasonrl.runs.result import policy_of, reward_model_of
+from reasonrl.types import Problem
+from reasonrl.util.errors import UserError
+
+T = TypeVar("T")
+
+
+def base_model(config: EvaluateConfig) -> str:
+    """The pretrained model's folder. Raises UserError if it can't be had."""
+    return local_folder(config.model, _models(config))
+
+
+def _models(config: EvaluateConfig) -> Path:
+    return Path(config.runtime.outputs) / "models"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run and what it needs, found to be possible before anything is computed.
+
+    prerequisites: the runs that must be there first, by what they give (``config.prerequisites``).
+    base: the pretrained model's folder; of a plan without the model, which can't be carried out,
+        its ``model.path``. has_model: whether it is there.
+    test: the problems of ``evaluation.split``.
+    """
+
+    config: TrainConfig
+    run: RunFolder
+    prerequisites: dict[str, Plan]
+    base: str
+    has_model: bool
+    train: list[Problem]
+    validation: list[Problem]
+    exemplars: list[Problem]
+    test: list[Problem]
+
+    def in_order(self) -> Iterator[Plan]:
+        """This run and all that it needs, each once, none before what it needs itself."""
+        seen = set()
+        for first in self.prerequisites.values():
+            for one in first.in_order():
+                if one.run not in seen:
+                    seen.add(one.run)
+                    yield one
+        yield self
+
+
+def plan(config: TrainConfig, *, fetch: bool = True) -> Plan:
+    """``Planner(fetch=fetch).plan(config)``."""
+    return Planner(fetch=fetch).plan(config)
+
+
+class Planner:
+    """Plans runs; what several of them have in common is planned, read and checked once.
+
+    fetch: whether a model that isn't on this machine is downloaded or converted, and an error where
+        it can't be; else such a run is planned without it: what asks its tokenizer isn't checked.
+    here: whether the runs are made on this machine, which then must have their device.
+    """
+
+    def __init__(self, *, fetch: bool = True, here: bool = True) -> None:
+        self._fetch, self._here = fetch, here
+        self._plans: dict[RunFolder, Plan] = {}
+        self._known: dict[str, Any] = {}
+
+    def plan(self, config: TrainConfig) -> Plan:
+        """Checks what can be checked without computing. Raises UserError."""
+        run = run_folder(config)
+        if run not in self._plans:
+            self._plans[run] = self._plan(config, run)
+        return self._plans[run]
+
+    def _plan(self, config: TrainConfig, run: RunFolder) -> Plan:
+        model, init, dataset = config.model, config.init, config.dataset
+        if self._here:
+            self._cached(("device", model), lambda: device_of(model))
+        if init.run is not None:
+            self._cached(("init", init.run, model.name), lambda: _check_init_run(config))
+        exemplars, validation = self._cached(("validation", dataset), lambda: _validation(dataset))
+        first = {gives: self.plan(one) for gives, one in prerequisites(config).items()}
+        base = self._cached(("model", model, config.runtime.outputs), lambda: self._base(config))
+        planned = Plan(
+            config=config,
+            run=run,
+            prerequisites=first,
+            base=base or model.path,
+            has_model=base is not None,
+            train=self._problems(training_set(config), "train"),
+            validation=validation,
+            exemplars=exemplars,
+            test=self._problems(dataset, config.evaluation.split),
+        )
+        if planned.has_model:
+            self._check(planned)
+        return planned
+
+    def _problems(self, dataset: DatasetConfig, split: str) -> list[Problem]:
+        return self._cached(("problems", dataset, split), lambda: load_problems(dataset, split))
+
+    def _base(self, config: TrainConfig) -> str | None:
+        return base_model(config) if self._fetch else find_folder(config.model, _models(config))
+
+    def _check(self, planned: Plan) -> None:
+        """What the model has a say in."""
+        config, base = planned.config, planned.base
+        algorithm = config.algorithm
+        data = (training_set(config), config.evaluation.split)
+        tokenizer = self._cached(("tokenizer", base), lambda: load_tokenizer(base))
+        few_shot, longest = config.init.name == "pretrained", _longest(config, tokenizer)
+        self._cached(
+            ("prompts", base, *data, few_shot, longest),
+            lambda: _check_prompts(planned, tokenizer, longest),
+        )
+        if layers := algorithm.layers():
+            num_layers = self._cached(("layers", base), lambda: num_layers_of(base))
+            for key, wanted in layers.items():
+                check_num_layers(key, wanted, num_layers)
+        reward_run = config.reward.finished_run()
+        if algorithm.reads_reward != "nothing" and reward_run is not None:
+            run = RunFolder(Path(reward_run))
+            self._cached(
+                ("reward", base, *data, run), lambda: _check_reward_run(planned, tokenizer, run)
+            )
+
+    def _cached(self, key: tuple[object, ...], compute: Callable[[], T]) -> T:
+        """What ``compute`` gives, which the key decides. By value: configurations hold lists."""
+        text = repr(key)
+        if text not in self._known:
+            self._known[text] = compute()
+        known: T = self._known[text]
+        return known
+
+
+def _validation(dataset: DatasetConfig) -> tuple[list[Problem], list[Problem]]:
+    """The exemplars of the validation split, and its other problems."""
+    problems, number = load_problems(dataset, "validation"), dataset.num_exemplars
+    if len(problems) <= number:
+        raise UserError(
+            f"dataset.num_exemplars={number} must leave problems of the validation split to "
+            f"validate on; got {len(problems)} in all. Lower it."
+        )
+    return problems[:number], problems[number:]
+
+
+def _check_init_run(config: TrainConfig) -> None:
+    earlier = RunFolder(Path(str(config.init.run)))
+    if policy_of(earlier).labels:
+        raise UserError(
+            f"init.run={config.init.run} must be a run whose policy is asked without labels; got "
+            "algorithm=rcrl. Pass another run."
+        )
+    model = read_config(earlier).model.name
+    if model != config.model.name:
+        raise UserError(
+            f"init.run={config.init.run} must be a run of the same model; it is of {model}; got "
+            f"model.name={config.model.name}. Pass model={model}."
+        )
+
+
+def _check_reward_run(planned: Plan, tokenizer: PreTrainedTokenizerBase, run: RunFolder) -> None:
+    """Of a reward model that is named by its run: may it be asked about this policy?"""
+    model = Description.read(reward_model_of(run, "reward.run"))
+    model.check_tokenizer(tokenizer)
+    model.check_not_trained_on([*planned.validation, *planned.test])
+
+
+def _longest(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many tokens may follow a prompt."""
+    return config.algorithm.longest(
+        config.dataset.max_new_tokens,
+        lambda texts: [len(ids) for ids in label_ids(texts, tokenizer).values()],
+    )
+
+
+def _check_prompts(planned: Plan, tokenizer: PreTrainedTokenizerBase, longest: int) -> None:
+    template, context = planned.config.dataset.prompt, context_of(planned.base)
+    exemplars = planned.exemplars if planned.config.init.name == "pretrained" else []
+    for problems in (planned.train, planned.validation, planned.test):
+        prompts = build_prompts(problems, tokenizer, template, exemplars)
+        check_lengths(prompts, longest, context)

@@ -1,0 +1,74 @@
+"""What came of a run: the evaluations of the policy it started from and of the one it made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from reasonrl.evaluation.policy import Evaluation, evaluate
+from reasonrl.pipeline.plan import Plan
+from reasonrl.runs.folder import RunFolder
+from reasonrl.runs.result import policy_of
+from reasonrl.types import SavedPolicy
+from reasonrl.util.progress import Progress
+
+BEFORE, AFTER, WORST = "before", "after", "worst"
+# In evaluation/, beside those: paired differences.
+GAIN, CONDITIONING_GAP = "gain.json", "conditioning_gap.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run's evaluations, and how its policy is asked."""
+
+    policy: SavedPolicy
+    before: Evaluation  # of the policy it started from
+    after: Evaluation
+    worst: Evaluation | None  # of its own, asked for the worst return, where it is asked for one
+
+
+def result_of(planned: Plan, progress: Progress) -> Result:
+    """The evaluations of a finished run that makes a policy, from what they left on disk."""
+    policy = policy_of(planned.run)
+    return Result(
+        policy,
+        before=evaluate_before(planned, progress),
+        after=evaluate_policy(planned, policy, AFTER, progress),
+        worst=(
+            evaluate_policy(planned, policy.under_the_worst(), WORST, progress)
+            if policy.labels
+            else None
+        ),
+    )
+
+
+def starting_policy(planned: Plan) -> SavedPolicy:
+    """The policy that a run starts from, whose own run is done."""
+    if "init" in planned.prerequisites:
+        return policy_of(planned.prerequisites["init"].run)
+    if planned.config.init.run is not None:
+        return policy_of(RunFolder(Path(planned.config.init.run)))
+    return SavedPolicy(planned.base, few_shot=planned.config.dataset.num_exemplars > 0)
+
+
+def evaluate_policy(
+    planned: Plan, policy: SavedPolicy, when: str, progress: Progress
+) -> Evaluation:
+    """An evaluation in a run's folder: read if it is there, else made."""
+    return evaluate(
+        planned.config,
+        policy,
+        planned.test,
+        planned.exemplars,
+        folder=planned.run.evaluation / when,
+        progress=progress,
+        description=f"{planned.config.algorithm.name}: evaluation {when}",
+    )
+
+
+def evaluate_before(planned: Plan, progress: Progress) -> Evaluation:
+    """Of the policy that a run starts from: its own, or the after of the run that made it."""
+    start = starting_policy(planned)
+    if "init" in planned.prerequisites:
+        return evaluate_policy(planned.prerequisites["init"], start, AFTER, progress)
+    return evaluate_policy(planned, start, BEFORE, progress)

@@ -1,0 +1,45 @@
+"""What is added to a policy in place: LoRA adapters, and tokens that no text encodes to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from reasonrl.policy.policy import Policy
+
+
+def add_lora(model: PreTrainedModel, rank: int, seed: int) -> Any:
+    """Puts LoRA adapters on the model's linear layers, in place, and freezes all the rest.
+
+    They change nothing at first. The scale α / r is 2; ``seed`` decides their random half. Returns
+    peft's model around it, whose ``merge_and_unload`` makes them part of the weights.
+    """
+    from peft import LoraConfig, TaskType, get_peft_model  # takes a second that few runs need
+
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        task_type=TaskType.CAUSAL_LM, r=rank, lora_alpha=2 * rank, target_modules="all-linear"
+    )
+    return get_peft_model(model, config)
+
+
+def add_tokens(policy: Policy, count: int, seed: int) -> list[int]:
+    """Gives the policy ``count`` new tokens, in place, and returns their ids.
+
+    The tokenizer doesn't know them: no text encodes to them. They are never sampled
+    (``suppress_tokens`` of the policy's generation config). Their embeddings are drawn apart from
+    each other, with the mean and the standard deviation, by dimension, of those there are.
+    """
+    model: Any = policy.model
+    first = len(model.get_input_embeddings().weight)
+    torch.manual_seed(seed)  # of the output's rows too, where they are others than the embeddings
+    rows = model.resize_token_embeddings(first + count, mean_resizing=False).weight
+    with torch.no_grad():
+        known = rows[:first]
+        noise = torch.randn(count, rows.shape[1])
+        rows[first:] = known.mean(dim=0) + known.std(dim=0) * noise.to(rows)
+    ids = list(range(first, first + count))
+    model.generation_config.suppress_tokens = ids
+    return ids

@@ -1,0 +1,153 @@
+"""Language models and their tokenizers: from a folder to memory, and back.
+
+Weights are read as safetensors or GGUF, never unpickled, and no code that comes with a model runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from reasonrl.config.model import ModelConfig
+from reasonrl.util.atomic import atomic_folder
+from reasonrl.util.errors import UserError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# What transformers raises for a folder that is no model, or a damaged one.
+LOADING_ERRORS = (OSError, ValueError, RuntimeError, AttributeError, ImportError, SafetensorError)
+
+
+@dataclass
+class Policy:
+    """A causal language model and its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+def device_of(model: ModelConfig) -> torch.device:
+    """``auto`` is a GPU where there is one. Raises UserError for a device that isn't there."""
+    if model.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(model.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"model.device={model.device} must be a device of this machine; got {reason}. "
+            "Pass model.device=auto."
+        ) from None
+    return device
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer alone, to check prompts before a model is loaded. Raises UserError."""
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except LOADING_ERRORS as error:
+        raise _not_a_model(path, error) from None
+
+
+def context_of(path: str) -> int:
+    """A model's context length from its config alone. Raises UserError."""
+    return _of_config(path, "max_position_embeddings")
+
+
+def num_layers_of(path: str) -> int:
+    """A model's number of layers from its config alone. Raises UserError."""
+    return _of_config(path, "num_hidden_layers")
+
+
+def check_num_layers(key: str, wanted: int, num_layers: int) -> None:
+    """Raises UserError if a setting wants more layers than the model has."""
+    if wanted > num_layers:
+        raise UserError(
+            f"algorithm.{key}={wanted} must be at most the model's number of layers; got "
+            f"{num_layers}. Lower it."
+        )
+
+
+def _of_config(path: str, name: str) -> int:
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        return int(getattr(config, name))
+    except LOADING_ERRORS as error:
+        raise _not_a_model(path, error) from None
+
+
+def load_policy(path: str, dtype: str, device: torch.device) -> Policy:
+    """A policy in evaluation mode, with weights of ``dtype`` (float32, bfloat16) on ``device``.
+
+    Raises UserError if there is no model at ``path`` or its weights don't fit its config.
+    """
+    policy = load(path, DTYPES[dtype])
+    policy.model.to(device)  # type: ignore[arg-type]  # the decorator's signature is lost
+    return policy
+
+
+def load(path: str, dtype: torch.dtype, **how: Any) -> Policy:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **how)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=dtype,
+            use_safetensors=None if how else True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **how,
+        )
+    except LOADING_ERRORS as error:
+        if "ignore_mismatched_sizes" in str(error):  # a hint for programmers; says nothing else
+            raise _other_weights(path, "some are of another shape") from None
+        raise _not_a_model(path, error) from None
+    model, info = loaded
+    if info["missing_keys"]:
+        raise _other_weights(path, f"{min(info['missing_keys'])} is missing")
+    model.eval()
+    return Policy(model, tokenizer)
+
+
+def _other_weights(path: str, what: str) -> UserError:
+    return UserError(
+        f"model.path={path} must hold the weights of its config.json; {what}. "
+        "Pass the folder of a complete model."
+    )
+
+
+def autocast(device: torch.device, compute_dtype: torch.dtype) -> torch.autocast:
+    """In which matrix products of float32 weights are computed in ``compute_dtype``."""
+    return torch.autocast(device.type, compute_dtype, enabled=compute_dtype != torch.float32)
+
+
+def _not_a_model(path: str, error: Exception) -> UserError:
+    return UserError(
+        f"model.path={path} must be a folder or hub id of a causal language model with "
+        f"safetensors; got {reason(error)}. Pass another model.path."
+    )
+
+
+def reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:300].rstrip(".")
+
+
+def save_policy(policy: Policy, folder: Path, dtype: str = "float32") -> None:
+    """A folder that transformers loads by itself (safetensors), whole or not at all.
+
+    Converts the policy in place to ``dtype``, in which it will be used.
+    """
+    policy.model.to(DTYPES[dtype])  # type: ignore[arg-type]
+    with atomic_folder(folder) as target:
+        policy.model.save_pretrained(target)
+        policy.tokenizer.save_pretrained(target)

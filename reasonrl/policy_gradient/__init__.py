@@ -1,0 +1,1 @@
+"""What learns from its own rollouts by a policy gradient."""

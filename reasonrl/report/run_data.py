@@ -1,0 +1,265 @@
+"""What a page of a sweep shows, read from the runs' folders: they may be at any stage."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import yaml
+
+from reasonrl.config.algorithm import ALGORITHMS
+from reasonrl.config.dataset import DATASETS
+from reasonrl.problems import load_problems
+from reasonrl.runs.folder import RunFolder, read_status
+from reasonrl.runs.metrics_log import read_metrics
+from reasonrl.types import Problem
+from reasonrl.util.errors import UserError
+
+TO_DO = "to do"
+MAKE_POLICIES = {name for name, one in ALGORITHMS.items() if one.makes == "policy"}
+READ_REWARD = {name for name, one in ALGORITHMS.items() if one.reads_reward != "nothing"}
+ROLLOUTS = [one.panels.rollouts for one in ALGORITHMS.values() if one.panels.rollouts]
+GREEDY = "greedy.parquet"
+NUM_COMPLETIONS = 8
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A metric of a run: one entry of each list for each line of metrics.jsonl that has it.
+
+    rollouts: sampled so far; a line that doesn't say belongs to the one before it. None for a run
+    that says it nowhere. values: None, for NaN and ±inf, is a gap.
+    """
+
+    step: list[int]
+    rollouts: list[int | None] | None
+    values: list[float | None]
+
+    def thinned(self, limit: int) -> Curve:
+        """At most so many points, all of them points of this curve.
+
+        Kept are the first, the last, and of each of (limit - 2) / 3 stretches of equally many
+        points the lowest, the highest and the first gap.
+        """
+        n = len(self.values)
+        if n <= limit:
+            return self
+        values = np.array([math.nan if v is None else v for v in self.values])
+        kept = {0, n - 1}
+        for part in np.array_split(np.arange(n), max(1, (limit - 2) // 3)):
+            gaps = np.isnan(values[part])
+            if gaps.any():
+                kept.add(int(part[gaps.argmax()]))
+            if not gaps.all():
+                kept |= {int(part[np.nanargmin(values[part])])}
+                kept |= {int(part[np.nanargmax(values[part])])}
+        at = sorted(kept)
+        return Curve(
+            [self.step[i] for i in at],
+            None if self.rollouts is None else [self.rollouts[i] for i in at],
+            [self.values[i] for i in at],
+        )
+
+
+@dataclass(frozen=True)
+class RunData:
+    """A run of a sweep. What isn't there yet is None or empty.
+
+    overrides: None for a run that only others need. settings: those that tell it from others with
+        the same algorithm, reward, model, init, dataset and seed.
+    state: as the status of sweeps has it. heartbeat: its last sign of life. why: the reason for its
+        state, and what of its folder can't be read.
+    reward: None where the algorithm asks for none.
+    estimates: ``after/maj@1`` and so on: value, low, high, n. The folders of evaluation/, and
+        gain: after on before, paired; gap: between the best and the worst label.
+    completions: the first of those evaluated after: problem_id, text, answer, correct; and question
+        and gold, the right answer, of problems that are here without a network.
+    correct: ``0110``, whether each of them all is right, by the ids of the problems. problems: a
+        hash of these.
+    """
+
+    name: str
+    overrides: list[str] | None
+    settings: list[str] = field(default_factory=list)
+    state: str = TO_DO
+    why: str = ""
+    attempt: int = 0
+    heartbeat: str | None = None
+    algorithm: str | None = None
+    reward: str | None = None
+    model: str | None = None
+    init: str | None = None
+    dataset: str | None = None
+    seed: int | None = None
+    estimates: dict[str, dict[str, Any]] = field(default_factory=dict)
+    curves: dict[str, Curve] = field(default_factory=dict)
+    completions: list[dict[str, Any]] = field(default_factory=list)
+    correct: str = ""
+    problems: str = ""
+
+    @property
+    def makes_policy(self) -> bool:
+        return self.algorithm in MAKE_POLICIES
+
+
+def read_run(
+    run: RunFolder,
+    overrides: list[str] | None,
+    needs: Sequence[str],
+    verdict: tuple[str, str] | None = None,
+) -> RunData:
+    """Never raises for a run that is unfinished or damaged.
+
+    needs: the names of the runs that it needs directly. verdict: what became of it, and why; None
+    leaves that to the run's own word, which it may have had no time for.
+    """
+    data = RunData(run.path.name, overrides, **_parts(_config(run)))
+    if (status := read_status(run)) is not None:
+        verdict = verdict or (status.state, status.error or "")
+        data = replace(data, attempt=status.attempt, heartbeat=status.heartbeat)
+    state, why = verdict or (TO_DO, "")
+    start = _start(run, needs)
+    read: dict[str, Callable[[], Any]] = {
+        "curves": lambda: read_curves(run.metrics),
+        "estimates": lambda: _estimates(run, start),
+        "answers": lambda: _answers(run),
+        "completions": lambda: _completions(run),
+    }
+    found, reasons = {}, [why] if why else []
+    for name, reading in read.items():
+        try:
+            found[name] = reading()
+        except (UserError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            reasons.append(f"its {name} can't be read: {' '.join(str(error).split())[:200]}")
+    found |= found.pop("answers", {})
+    return replace(data, state=state, why="; ".join(reasons), **found)
+
+
+def read_curves(path: Path) -> dict[str, Curve]:
+    """By the name of the metric. Raises UserError for a line that isn't JSON."""
+    records = read_metrics(path)
+    says_rollouts = any(name in record for record in records for name in ROLLOUTS)
+    curves: dict[str, Curve] = {}
+    rollouts = None
+    for record in records:
+        rollouts = next((record[name] for name in ROLLOUTS if name in record), rollouts)
+        for name, value in record.items():
+            if name == "step" or not isinstance(value, int | float | None):
+                continue
+            if name not in curves:
+                curves[name] = Curve([], [] if says_rollouts else None, [])
+            curve = curves[name]
+            curve.step.append(record["step"])
+            curve.values.append(_finite(value))
+            if curve.rollouts is not None:
+                curve.rollouts.append(rollouts)
+    return curves
+
+
+def _config(run: RunFolder) -> dict[str, Any]:
+    # OmegaConf takes fifteen times as long, and here nothing is left to be resolved.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        values = yaml.load(run.config.read_bytes(), loader)
+    except (OSError, yaml.YAMLError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _parts(config: dict[str, Any]) -> dict[str, Any]:
+    groups = ("algorithm", "reward", "model", "init", "dataset")
+    parts = {group: _text(config, group, "name") for group in groups}
+    if parts["algorithm"] not in READ_REWARD:
+        parts["reward"] = None
+    seed = config.get("seed")
+    return {**parts, "seed": seed if isinstance(seed, int) else None}
+
+
+def _text(config: dict[str, Any], group: str, key: str) -> str | None:
+    """None also where somebody has written something else into a configuration."""
+    values = config.get(group)
+    value = values.get(key) if isinstance(values, dict) else None
+    return value if isinstance(value, str) else None
+
+
+def _start(run: RunFolder, needs: Sequence[str]) -> Path:
+    """The evaluation of the policy that a run starts from: its own, or that of another run."""
+    before = run.evaluation / "before"
+    if before.exists():
+        return before
+    earlier = (_text(_config(run), "init", "run"), *needs)
+    for other in (RunFolder(run.path.parent / Path(name).name) for name in earlier if name):
+        if _parts(_config(other))["algorithm"] in MAKE_POLICIES:
+            return other.evaluation / "after"
+    return before
+
+
+def _estimates(run: RunFolder, start: Path) -> dict[str, dict[str, Any]]:
+    files = {file.parent.name: file for file in sorted(run.evaluation.glob("*/metrics.json"))}
+    files |= {"before": start / "metrics.json", "gain": run.evaluation / "gain.json"}
+    files |= {"gap": run.evaluation / "conditioning_gap.json"}
+    return {
+        f"{kind}/{name}": {key: _finite(value) for key, value in estimate.items()}
+        for kind, file in files.items()
+        if file.exists()
+        for name, estimate in json.loads(file.read_bytes())["estimates"].items()
+    }
+
+
+def _greedy(evaluation: Path) -> dict[str, bool]:
+    """Whether right, by the problem's id."""
+    table = pq.read_table(evaluation / GREEDY, columns=["problem_id", "correct"])
+    return dict(zip(table["problem_id"].to_pylist(), table["correct"].to_pylist(), strict=True))
+
+
+def _answers(run: RunFolder) -> dict[str, str]:
+    after = run.evaluation / "after"
+    if not (after / GREEDY).exists():
+        return {}
+    right = dict(sorted(_greedy(after).items()))
+    return {
+        "correct": "".join("01"[correct] for correct in right.values()),
+        "problems": hashlib.sha256("\n".join(right).encode()).hexdigest()[:8],
+    }
+
+
+def _completions(run: RunFolder) -> list[dict[str, Any]]:
+    file = run.evaluation / "after" / GREEDY
+    if not file.exists():
+        return []
+    columns = ["problem_id", "text", "answer", "correct"]
+    rows: list[dict[str, Any]] = (
+        pq.read_table(file, columns=columns).slice(0, NUM_COMPLETIONS).to_pylist()
+    )
+    config = _config(run)
+    try:
+        problems = _problems(json.dumps(config["dataset"]), config["evaluation"]["split"])
+    except (UserError, OSError, ValueError, LookupError, TypeError, AttributeError):
+        problems = {}  # the folder with its files is elsewhere, or it is of another version
+    for row in rows:
+        if problem := problems.get(row["problem_id"]):
+            row |= {"question": problem.question, "gold": problem.answer}
+    return rows
+
+
+@lru_cache
+def _problems(dataset: str, split: str) -> dict[str, Problem]:
+    """By id; none of a dataset that has to be fetched. dataset: its configuration, as JSON."""
+    values = json.loads(dataset)
+    config = DATASETS[values["name"]](**values)
+    if not config.local:
+        return {}
+    return {problem.id: problem for problem in load_problems(config, split)}
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no ±inf."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,1 @@
+"""Reward models: the network, the model at work, how it learns."""

@@ -1,0 +1,231 @@
+"""What the outcome and the stepwise reward model share: learning, calibration and a report.
+
+They differ in the targets of their tokens alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+
+from reasonrl.config.algorithm.reward_model import RewardModelConfig
+from reasonrl.evaluation.policy import METRICS, chosen_by_reward_model, summarise, write_estimates
+from reasonrl.grading.metrics import (
+    Estimate,
+    auroc,
+    bootstrap_clusters,
+    bootstrap_mean,
+    expected_calibration_error,
+)
+from reasonrl.grading.steps import step_tokens
+from reasonrl.job import Job
+from reasonrl.learning.checkpoint import Checkpoints
+from reasonrl.learning.supervised import fit, num_steps
+from reasonrl.policy.policy import DTYPES
+from reasonrl.reward_models.model import RewardModel, question_hash
+from reasonrl.reward_models.network import (
+    Labelled,
+    Trainable,
+    build,
+    calibrate,
+    guess_from_likelihood,
+    label_gradients,
+    merge_lora,
+)
+from reasonrl.rewards.dense import first_wrong_step
+from reasonrl.runs.preemption import heeding
+from reasonrl.sampling.rollouts import write_table
+from reasonrl.types import Problem, Rollout
+from reasonrl.util.errors import UserError
+from reasonrl.util.seeding import derive_seed
+
+Target = float | None  # of a token: the label to learn; None: nothing to learn here
+Targets = tuple[Target, ...]
+
+VALIDATION, VERDICTS = "validation", "verdicts.parquet"
+VERDICT = pa.schema(
+    {
+        "problem_id": pa.string(),
+        "sample_index": pa.int32(),
+        "correct": pa.bool_(),
+        "probability": pa.float64(),
+        "first_wrong_step": pa.int32(),
+        "predicted_first_wrong_step": pa.int32(),
+    }
+)
+
+
+def held_out_questions(rollouts: Sequence[Rollout], share: float, seed: int) -> set[str]:
+    """The ids of a random share of the problems, one at least and not all; none of a single one."""
+    ids = sorted({rollout.prompt.problem_id for rollout in rollouts})
+    count = min(max(1, round(share * len(ids))), len(ids) - 1)
+    order = np.random.default_rng(derive_seed(seed, "held out")).permutation(len(ids))
+    return {ids[i] for i in order[:count]}
+
+
+def learn_reward_model(
+    job: Job, learnt: Sequence[Labelled], held_out: Sequence[tuple[Rollout, Targets]]
+) -> None:
+    """Learns from ``learnt``, calibrates on ``held_out``, and reports on the validation problems.
+
+    Raises UserError with the counts where there are only good or only bad labels to learn from, and
+    where there are none to calibrate on.
+    """
+    config = job.config.algorithm
+    assert isinstance(config, RewardModelConfig)
+    targets = Counter(target for one in learnt for target in one.targets)
+    if not (targets[1.0] and targets[0.0]):
+        raise UserError(
+            f"algorithm={config.name} must have good and bad labels to learn from; "
+            f"got {targets[1.0]} good and {targets[0.0]} bad ones in {job.rollouts}. Sample more "
+            "with algorithm.sample.num_samples_per_prompt, or from another policy with init."
+        )
+    if all(target is None for _, targets in held_out for target in targets):
+        raise UserError(
+            f"algorithm.held_out={config.held_out} must leave labels to calibrate on; "
+            f"got {len(held_out)} held-out completions, all of them without. Raise it, or "
+            "dataset.train_size."
+        )
+    if not job.run.reward_model.exists():
+        _learn(job, learnt, held_out)
+    report(job, RewardModel.load(job.run.reward_model, "float32", job.device))
+
+
+def _learn(
+    job: Job, learnt: Sequence[Labelled], held_out: Sequence[tuple[Rollout, Targets]]
+) -> None:
+    config = job.config.algorithm
+    assert isinstance(config, RewardModelConfig)
+    seed = derive_seed(job.config.seed, config.name)
+    network = build(
+        job.init,
+        cast(Trainable, config.trainable),
+        likelihood=config.likelihood,
+        lora_rank=config.lora_rank,
+        seed=seed,
+        device=job.device,
+    )
+    dtype = job.config.model.compute_dtype
+    guess_from_likelihood(network, learnt, config.micro_batch_tokens, DTYPES[dtype])
+    steps = num_steps(len(learnt), config)
+    with job.progress.task(f"{config.name}: learning", steps) as advance:
+        fit(
+            network,
+            learnt,
+            config,
+            gradients=label_gradients,
+            seed=seed,
+            compute_dtype=dtype,
+            checkpoints=Checkpoints(job.work / "checkpoints"),
+            checkpoint_seconds=job.config.runtime.checkpoint_seconds,
+            log=job.log,
+            log_prefix=config.name,
+            log_start=0,
+            on_step=advance,
+        )
+    merge_lora(network)
+    questions = frozenset(question_hash(problem.question) for problem in job.train)
+    reward_model = RewardModel(
+        job.run.reward_model, job.tokenizer, job.config.dataset.prompt, questions, network
+    )
+    problem_of = {problem.id: problem for problem in job.train}
+    with job.progress.task(f"{config.name}: calibrating", len(held_out)) as advance:
+        logits = reward_model.token_logits(
+            [rollout.completion for rollout, _ in held_out],
+            [problem_of[rollout.prompt.problem_id] for rollout, _ in held_out],
+            heeding(advance),
+        )
+    pairs = [
+        (logit, target)
+        for (_, targets), of_tokens in zip(held_out, logits, strict=True)
+        for logit, target in zip(of_tokens, targets, strict=True)
+        if target is not None
+    ]
+    temperature, bias = calibrate(network, *map(np.array, zip(*pairs, strict=True)))
+    job.log.log(
+        steps,
+        {
+            f"{config.name}/calibration_temperature": temperature,
+            f"{config.name}/calibration_bias": bias,
+        },
+    )
+    reward_model.save()
+
+
+def report(job: Job, reward_model: RewardModel) -> None:
+    """Judges the model on the validation problems' completions, which it has never seen.
+
+    Writes verdicts.parquet and metrics.json to evaluation/validation.
+    """
+    rollouts = job.samples("validation")
+    problem_of = {problem.id: problem for problem in job.validation}
+    problems = [problem_of[rollout.prompt.problem_id] for rollout in rollouts]
+    with job.progress.task("judging validation samples", len(rollouts)) as advance:
+        probabilities = reward_model.token_probabilities(
+            [rollout.completion for rollout in rollouts], problems, heeding(advance)
+        )
+    verdicts = [
+        _verdict(job, *judged) for judged in zip(rollouts, problems, probabilities, strict=True)
+    ]
+    folder = job.run.evaluation / VALIDATION
+    write_table(folder / VERDICTS, pa.Table.from_pylist(verdicts, schema=VERDICT))
+    write_estimates(judge(rollouts, job.validation, verdicts), folder / METRICS)
+
+
+def _verdict(
+    job: Job, rollout: Rollout, problem: Problem, probabilities: np.ndarray
+) -> dict[str, Any]:
+    completion = rollout.completion
+    verdict = {
+        "problem_id": problem.id,
+        "sample_index": completion.sample_index,
+        "correct": rollout.correct,
+        "probability": float(probabilities[-1]) if len(probabilities) else 0.0,
+    }
+    if not rollout.correct:
+        verdict["first_wrong_step"] = first_wrong_step(completion.text, problem)
+        below = probabilities[step_tokens(job.tokenizer, completion)] < 0.5
+        verdict["predicted_first_wrong_step"] = (
+            int(below.argmax()) if below.any() else max(len(below) - 1, 0)
+        )
+    return verdict
+
+
+def judge(
+    rollouts: Sequence[Rollout], problems: Sequence[Problem], verdicts: Sequence[dict[str, Any]]
+) -> dict[str, Estimate]:
+    """The metrics of a reward model, with intervals over problems.
+
+    accuracy (of the probability, at 0.5), auroc and expected calibration error over completions;
+    first_wrong_step: of wrong completions, where the first wrong step is found exactly: the first
+    with a probability below 0.5, against ``dense.first_wrong_step``; and what choosing among a
+    problem's samples by the model gives, beside maj@K and pass@K.
+    """
+    rows = [list(of_problem) for _, of_problem in groupby(verdicts, key=lambda v: v["problem_id"])]
+    labels = [np.array([v["correct"] for v in row]) for row in rows]
+    final = [np.array([v["probability"] for v in row]) for row in rows]
+    found = [
+        np.array([v["predicted_first_wrong_step"] == v["first_wrong_step"] for v in wrong])
+        for row in rows
+        if (wrong := [v for v in row if v.get("first_wrong_step") is not None])
+    ]
+    evaluation = summarise(problems, [], rollouts)
+    scores = evaluation.scores | chosen_by_reward_model(rollouts, problems, np.concatenate(final))
+    estimates = {
+        "accuracy": bootstrap_mean(
+            np.array([np.mean((p > 0.5) == y) for y, p in zip(labels, final, strict=True)])
+        )
+    }
+    if len(np.unique(np.concatenate(labels))) == 2:
+        estimates["auroc"] = bootstrap_clusters(auroc, labels, final)
+        estimates["calibration_error"] = bootstrap_clusters(
+            expected_calibration_error, labels, final
+        )
+    if found:
+        estimates["first_wrong_step"] = bootstrap_mean(np.array([np.mean(f) for f in found]))
+    return estimates | {name: bootstrap_mean(values) for name, values in scores.items()}

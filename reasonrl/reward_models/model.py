@@ -1,0 +1,210 @@
+"""A reward model on disk and at work: probabilities for completions, each prompt read once.
+
+network = build(policy_folder, "all", likelihood=True, lora_rank=16, seed=0, device=device)
+fit(network, labelled, ..., gradients=label_gradients)
+reward_model = RewardModel(folder, tokenizer, template, hashes, network)
+reward_model.save()
+reward_model.final(completions, problems)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from scipy.special import expit
+from transformers import PreTrainedTokenizerBase
+
+from reasonrl.learning.functional import padded
+from reasonrl.learning.supervised import micro_batches
+from reasonrl.policy.policy import load_policy, load_tokenizer
+from reasonrl.problems.prompts import build_prompts
+from reasonrl.reward_models.network import RewardNetwork
+from reasonrl.sampling.shared_prompt import continue_from, prefill, shared_prompt_attention
+from reasonrl.types import Completion, Problem
+from reasonrl.util.atomic import atomic_folder, json_text
+from reasonrl.util.errors import UserError
+
+DESCRIPTION, HEAD = "reward_model.json", "head.safetensors"
+# Tokens whose keys and values a forward pass holds, prompts and padding included.
+TOKENS_IN_FLIGHT = 4096
+
+
+def question_hash(question: str) -> str:
+    """How a reward model remembers a question it was trained on."""
+    return hashlib.sha256(question.encode()).hexdigest()[:16]
+
+
+@dataclass
+class Description:
+    """What has to be known of a reward model, but for its weights, to tell whether it may be asked.
+
+    template: of the zero-shot prompt it was trained with; see ``build_prompts``.
+    questions: ``question_hash`` of those whose completions it was trained on.
+    """
+
+    folder: Path
+    tokenizer: PreTrainedTokenizerBase
+    template: str
+    questions: frozenset[str]
+
+    @classmethod
+    def read(cls, folder: Path) -> Description:
+        """Raises UserError if there is no reward model."""
+        try:
+            described = json.loads((folder / DESCRIPTION).read_bytes())
+            template, questions = str(described["prompt"]), frozenset(described["questions"])
+            tokenizer = load_tokenizer(str(folder))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _no_reward_model(folder, f"{type(error).__name__}: {error}") from None
+        return cls(folder, tokenizer, template, questions)
+
+    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raises UserError unless token ids of ``tokenizer`` mean the same to the reward model."""
+        own, other = self.tokenizer, tokenizer
+        if own.get_vocab() != other.get_vocab() or own.eos_token_id != other.eos_token_id:
+            raise UserError(
+                f"reward_model={self.folder} must have the policy's tokenizer; got a vocabulary of "
+                f"{len(own)}, EOS {own.eos_token_id}, and the policy's of {len(other)}, EOS "
+                f"{other.eos_token_id}. Train the reward model from the same base model."
+            )
+
+    def check_not_trained_on(self, problems: Sequence[Problem]) -> None:
+        """Raises UserError if the reward model was trained on any of the questions."""
+        seen = [p.id for p in problems if question_hash(p.question) in self.questions]
+        if seen:
+            raise UserError(
+                f"reward_model={self.folder} must not have been trained on the questions it is "
+                f"tested on; got {len(seen)} of {len(problems)} that it was, {seen[0]} among them. "
+                "Test on another split."
+            )
+
+
+@dataclass
+class RewardModel(Description):
+    """A trained reward model at work."""
+
+    network: RewardNetwork
+
+    @classmethod
+    def load(cls, folder: Path, dtype: str, device: torch.device) -> RewardModel:
+        """With weights of ``dtype`` (float32, bfloat16). Raises UserError if it can't be."""
+        known = Description.read(folder)
+        try:
+            head = load_file(folder / HEAD)
+            policy = load_policy(str(folder), dtype, device)
+            network = RewardNetwork(policy.model, likelihood="scale" in head)
+            loaded = network.load_state_dict(head, strict=False)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise _no_reward_model(folder, f"{type(error).__name__}: {error}") from None
+        missing = [name for name in loaded.missing_keys if not name.startswith("policy.")]
+        if missing or loaded.unexpected_keys:
+            raise _no_reward_model(folder, f"a head of {', '.join(head)}")
+        return cls(folder, known.tokenizer, known.template, known.questions, network.eval())
+
+    def save(self) -> None:
+        """Writes ``folder``, whole or not at all: the trunk as transformers loads it, its head, and
+        a description. Raises UserError if it can't be written.
+        """
+        with atomic_folder(self.folder) as target:
+            self.network.policy.save_pretrained(target)
+            self.tokenizer.save_pretrained(target)
+            state = self.network.state_dict()
+            head = {name: t for name, t in state.items() if not name.startswith("policy.")}
+            (target / HEAD).write_bytes(save(head))
+            description = {"prompt": self.template, "questions": sorted(self.questions)}
+            (target / DESCRIPTION).write_bytes(json_text(description).encode())
+
+    def token_logits(
+        self,
+        completions: Sequence[Completion],
+        problems: Sequence[Problem],
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[np.ndarray]:
+        """The logit after each token of each completion: arrays of shape (len(token_ids),).
+
+        problems: of each completion, in the same order; a problem's prompt is read once, however
+            many of them are its. Token ids are scored as they were sampled.
+        on_progress: called with the number of completions just scored.
+        """
+        if not completions:
+            return []
+        of_question = {problem.question: problem for problem in problems}
+        prompts = build_prompts(list(of_question.values()), self.tokenizer, self.template)
+        prompt_of = dict(zip(of_question, (p.token_ids for p in prompts), strict=True))
+        completions_of = defaultdict(list)  # of a prompt, but for empty ones: nothing to score
+        logits = [np.zeros(0, dtype=np.float32)] * len(completions)
+        for i, (completion, problem) in enumerate(zip(completions, problems, strict=True)):
+            if completion.token_ids:
+                completions_of[prompt_of[problem.question]].append(i)
+
+        policy, device = self.network.policy, self.network.device
+        with torch.inference_mode(), shared_prompt_attention(policy):
+            for group in micro_batches(list(completions_of), TOKENS_IN_FLIGHT):
+                # The last token of each prompt is left to the rows: what it predicts is read too.
+                segment = prefill(policy, [prompt[:-1] for prompt in group])
+                rows = [
+                    _Row(prompt[-1:] + completions[i].token_ids, place, i, max(map(len, group)) - 1)
+                    for place, prompt in enumerate(group)
+                    for i in completions_of[prompt]
+                ]
+                for batch in micro_batches(rows, TOKENS_IN_FLIGHT):
+                    places = torch.tensor([row.place for row in batch], device=device)
+                    ids = padded(row.token_ids for row in batch).to(device)
+                    hidden = continue_from(policy, segment, places, ids)
+                    scored = self.network.read(hidden, ids[:, 1:]).cpu().numpy()
+                    for row, row_logits in zip(batch, scored, strict=True):
+                        logits[row.index] = row_logits[: len(row.token_ids) - 1].copy()
+                    if on_progress:
+                        on_progress(len(batch))
+        if on_progress and (empty := sum(not c.token_ids for c in completions)):
+            on_progress(empty)
+        return logits
+
+    def token_probabilities(
+        self,
+        completions: Sequence[Completion],
+        problems: Sequence[Problem],
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[np.ndarray]:
+        """P(correct) after each token of each completion; see ``token_logits``."""
+        return [expit(logits) for logits in self.token_logits(completions, problems, on_progress)]
+
+    def final(
+        self,
+        completions: Sequence[Completion],
+        problems: Sequence[Problem],
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[float]:
+        """P(correct) at the last token of each completion; 0.0 for an empty one."""
+        probabilities = self.token_probabilities(completions, problems, on_progress)
+        return [float(p[-1]) if len(p) else 0.0 for p in probabilities]
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A prompt's last token and a completion to score, after what is prefilled at ``place``."""
+
+    token_ids: tuple[int, ...]
+    place: int
+    index: int
+    prefilled: int  # tokens, padding included
+
+    def __len__(self) -> int:
+        return self.prefilled + len(self.token_ids)
+
+
+def _no_reward_model(folder: Path, reason: str) -> UserError:
+    reason = " ".join(reason.split())[:300].rstrip(".")
+    return UserError(
+        f"reward_model={folder} must be the folder of a saved reward model; got {reason}. "
+        "Pass the folder of another one."
+    )

@@ -1,0 +1,256 @@
+"""The network of a reward model: a causal language model with a scalar head at every token.
+
+    logit_t = w · h_t + b + s Σ_{i ≤ t} log π(a_i | q, a_<i)        p = sigmoid(logit_t)
+
+h_t is the trunk's last hidden state, π the trunk's own next-token distribution, and p estimates
+P(the completion ends correct | question, completion up to t). Trained on the correctness of whole
+completions this is an outcome reward model (Cobbe et al. 2021, arXiv 2110.14168; Havrilla et al.
+2024, section 2), on labels of steps a stepwise one (GLoRe): the targets differ, the network not.
+
+Departures from both: the sum (likelihood=false leaves it out), cross-entropy instead of squared
+error, no language modelling objective beside it, calibration. The sum lets the head read what
+the trunk knows anyway, and lets the labels of whole completions reach every token's prediction, as
+in implicit process rewards (Yuan et al. 2024, arXiv 2412.01981, with a constant reference). Without
+it a small trunk has to learn to judge tokens from scratch, out of one bit a completion.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from scipy.special import expit
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from reasonrl.learning.functional import padded, token_logprobs
+from reasonrl.learning.supervised import micro_batches
+from reasonrl.policy.adapters import add_lora
+from reasonrl.policy.policy import autocast, load_policy
+
+Trainable = Literal["all", "head", "lora"]
+
+# Calibration neither reverses a ranking nor makes a step function of it.
+TEMPERATURES = (0.05, 20.0)
+# Completions from which the head's first guess is made.
+FIRST_GUESS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A completion with what its tokens' probabilities should be.
+
+    targets: one for each completion token, in [0, 1]; None: this token isn't trained on.
+    weight: of each of its targets, relative to those of other completions.
+
+    Raises ValueError if there isn't one target for each token, or all are None.
+    """
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    targets: tuple[float | None, ...]
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if len(self.targets) != len(self.completion_ids):
+            raise ValueError(f"{len(self.targets)} targets for {len(self.completion_ids)} tokens")
+        if all(target is None for target in self.targets):
+            raise ValueError("no token has a target")
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.completion_ids)
+
+
+class RewardNetwork(nn.Module):
+    """See the module. ``policy`` is the trunk with its language modelling head."""
+
+    def __init__(self, policy: PreTrainedModel, *, likelihood: bool) -> None:
+        super().__init__()
+        self.policy = policy
+        self.score = nn.Linear(policy.config.hidden_size, 1)  # w and b
+        nn.init.zeros_(self.score.weight)
+        nn.init.zeros_(self.score.bias)
+        self.scale = nn.Parameter(torch.zeros(1)) if likelihood else None  # s
+        self.to(policy.device)
+        self.adapters: list[Any] = []  # of LoRA, until merged; a list hides them from PyTorch
+
+    @property
+    def device(self) -> torch.device:
+        return self.policy.device
+
+    def read(self, hidden: Tensor, token_ids: Tensor) -> Tensor:
+        """Logits (B, T) at the tokens of completions.
+
+        hidden: (B, 1 + T, H), the trunk's last hidden states from the last prompt token on.
+        token_ids: (B, T).
+        """
+        logits: Tensor = self.score(hidden[:, 1:].float())[..., 0]
+        if self.scale is not None:
+            logits = logits + self.scale * self.logprobs(hidden, token_ids).cumsum(dim=1)
+        return logits
+
+    def logprobs(self, hidden: Tensor, token_ids: Tensor) -> Tensor:
+        """log π of each token of the completions: arguments as of ``read``, returns (B, T)."""
+        head: Any = self.policy.get_output_embeddings()
+        before = hidden[:, :-1].to(head.weight.dtype)  # autocast may have left another
+        return token_logprobs(head(before), token_ids)
+
+    def forward(self, batch: Sequence[Labelled], compute_dtype: torch.dtype) -> Tensor:
+        """Logits (B, T) at the completions' tokens, whatever at the padding after them."""
+        return self.read(*self.hidden(batch, compute_dtype))
+
+    def hidden(
+        self, batch: Sequence[Labelled], compute_dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """What ``read`` takes, from a plain pass over prompts and completions."""
+        device = self.device
+        # Right-padded: with causal attention no real token sees the padding after it.
+        ids = padded(one.prompt_ids + one.completion_ids for one in batch).to(device)
+        completion_ids = padded(one.completion_ids for one in batch).to(device)
+        with autocast(device, compute_dtype):
+            states = self.policy.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        first = torch.tensor([len(one.prompt_ids) - 1 for one in batch], device=device)
+        places = first[:, None] + torch.arange(completion_ids.shape[1] + 1, device=device)
+        places = places.clamp(max=ids.shape[1] - 1)  # of padding
+        return states.gather(1, places[..., None].expand(-1, -1, states.shape[-1])), completion_ids
+
+
+def build(
+    path: str,
+    trainable: Trainable,
+    *,
+    likelihood: bool,
+    lora_rank: int,
+    seed: int,
+    device: torch.device,
+) -> RewardNetwork:
+    """A network to train, float32, from the policy in ``path``: every probability is 1/2.
+
+    trainable: ``all`` parameters, the ``head`` alone (w, b and s), or the head and ``lora``
+        adapters of rank ``lora_rank`` (scale α / r = 2) on the trunk's linear layers, to be merged
+        once trained.
+    seed: decides the adapters' random half.
+
+    Raises UserError if there is no policy.
+    """
+    policy = load_policy(path, "float32", device).model
+    if trainable == "head":
+        policy.requires_grad_(False)
+    network = RewardNetwork(policy, likelihood=likelihood)
+    if trainable == "lora":
+        network.adapters = [add_lora(policy, lora_rank, seed)]
+    return network
+
+
+def merge_lora(network: RewardNetwork) -> None:
+    """Makes adapters part of the weights; nothing to do without any."""
+    for adapters in network.adapters:
+        network.policy = adapters.merge_and_unload()
+    network.adapters = []
+
+
+@torch.no_grad()
+def guess_from_likelihood(
+    network: RewardNetwork,
+    labelled: Sequence[Labelled],
+    max_tokens: int,
+    compute_dtype: torch.dtype,
+) -> None:
+    """Sets s and b by logistic regression: what the policy's own likelihood says before training.
+
+    On the first ``FIRST_GUESS`` of ``labelled``. Does nothing without likelihood.
+    """
+    if network.scale is None:
+        return
+    sums, labels = [], []
+    for batch in micro_batches(labelled[:FIRST_GUESS], max_tokens):
+        logprobs = network.logprobs(*network.hidden(batch, compute_dtype)).cumsum(dim=1)
+        for one, row in zip(batch, logprobs.cpu().numpy(), strict=True):
+            for target, so_far in zip(one.targets, row, strict=False):
+                if target is not None:
+                    sums.append(so_far)
+                    labels.append(target > 0.5)
+    temperature, bias = fit_platt(np.array(sums), np.array(labels))
+    network.scale.fill_(1 / temperature)
+    network.score.bias.fill_(bias)
+
+
+def label_gradients(
+    network: RewardNetwork,
+    labelled: Sequence[Labelled],
+    max_tokens: int,
+    compute_dtype: torch.dtype,
+) -> float:
+    """Adds the gradient of the loss of ``labelled``, an optimizer step's; returns that loss.
+
+    loss = Σ w BCE(sigmoid(logit), target) / Σ w over all targets, w the weight of their completion:
+    targets of equal weight count the same, so a completion counts by how many it has. To be passed
+    to ``fit``. Micro-batches and padding change nothing.
+    """
+    total_weight = sum(one.weight * sum(t is not None for t in one.targets) for one in labelled)
+    total = 0.0
+    for batch in micro_batches(labelled, max_tokens):
+        logits = network(batch, compute_dtype)
+        targets = padded(
+            ([math.nan if t is None else t for t in one.targets] for one in batch), math.nan
+        ).to(network.device)
+        loss_mask = ~targets.isnan()
+        weights = torch.tensor([one.weight for one in batch], device=network.device)[:, None]
+        loss = F.binary_cross_entropy_with_logits(
+            logits[loss_mask],
+            targets[loss_mask],
+            weights.expand_as(targets)[loss_mask],
+            reduction="sum",
+        )
+        loss = loss / total_weight
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+def fit_platt(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """(temperature, bias): sigmoid(logit / temperature + bias) is calibrated (Platt 1999).
+
+    logits, labels: (n,), n > 0; labels True for correct. Minimises binary cross-entropy, the
+    temperature within ``TEMPERATURES``. As in Platt, a target is the estimate (N₊ + 1) / (N₊ + 2)
+    or 1 / (N₋ + 2) instead of 1 or 0: with separable labels, or all alike, the bias stays finite.
+    """
+    logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=bool)
+    right = labels.sum()
+    targets = np.where(labels, (right + 1) / (right + 2), 1 / (len(labels) - right + 2))
+
+    def loss_and_gradient(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        scaled = parameters[0] * logits + parameters[1]
+        loss = np.mean(np.logaddexp(0, scaled) - targets * scaled)
+        errors = expit(scaled) - targets
+        return loss, np.array([np.mean(errors * logits), np.mean(errors)])
+
+    low, high = TEMPERATURES
+    fitted = minimize(  # convex in 1 / temperature and bias
+        loss_and_gradient,
+        x0=(1.0, 0.0),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(1 / high, 1 / low), (None, None)],
+        options={"ftol": 1e-15, "gtol": 1e-10},
+    )
+    return float(1 / fitted.x[0]), float(fitted.x[1])
+
+
+@torch.no_grad()
+def calibrate(
+    network: RewardNetwork, logits: np.ndarray, labels: np.ndarray
+) -> tuple[float, float]:
+    """Folds ``fit_platt`` of the held-out logits into the head; returns what was fitted."""
+    temperature, bias = fit_platt(logits, labels)
+    network.score.weight.div_(temperature)
+    network.score.bias.div_(temperature).add_(bias)
+    if network.scale is not None:
+        network.scale.div_(temperature)
+    return temperature, bias

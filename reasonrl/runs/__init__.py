@@ -1,0 +1,1 @@
+"""A run's folder and what keeps it: ownership, signals, provenance, the metrics' log. No torch."""

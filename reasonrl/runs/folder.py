@@ -1,0 +1,298 @@
+"""A run's identity, its folder, its status, and the right to work in it. Imports no torch.
+
+The configuration determines the identity and the identity the folder, so the same command run again
+resumes what is unfinished and skips what is done. The status a run itself writes is the truth about
+it: what a cluster's scheduler reports is wrong in both directions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig, OmegaConf
+
+from reasonrl.config.identity import decisive, readable_name
+from reasonrl.config.resolve import resolve
+from reasonrl.config.schema import TrainConfig
+from reasonrl.runs.preemption import Preempted, boundary
+from reasonrl.runs.provenance import add_attempt, now
+from reasonrl.util.atomic import write_json, write_text, writing
+from reasonrl.util.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+State = Literal["running", "preempted", "failed", "done"]
+
+HEARTBEAT_SECONDS = 10.0
+NOTICE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where everything a run reads about itself and writes lives."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / ".hydra" / "config.yaml"
+
+    @property
+    def status(self) -> Path:
+        return self.path / "status.json"
+
+    @property
+    def provenance(self) -> Path:
+        return self.path / "provenance.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def rollouts(self) -> Path:
+        return self.path / "rollouts"
+
+    @property
+    def work(self) -> Path:
+        """Checkpoints and the like, while it isn't done."""
+        return self.path / "work"
+
+    @property
+    def policy(self) -> Path:
+        """The trained policy: a folder that transformers loads by itself."""
+        return self.path / "policy"
+
+    @property
+    def reward_model(self) -> Path:
+        """A trained reward model: a token classifier that transformers loads by itself."""
+        return self.path / "reward_model"
+
+    @property
+    def result(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def learning_curve(self) -> Path:
+        return self.path / "learning_curve.png"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "evaluation"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "train.log"
+
+
+@dataclass(frozen=True)
+class Status:
+    """Contents of status.json.
+
+    attempt: 1 for the first start, one more for each later one; 0 while never started.
+    host, pid: of the process that wrote it.
+    started, heartbeat: UTC, ISO 8601, to the second; the heartbeat is the last sign of life.
+    error: one line, only if failed.
+    """
+
+    state: State
+    attempt: int
+    host: str
+    pid: int
+    started: str
+    heartbeat: str
+    error: str | None = None
+
+    @classmethod
+    def here(cls, state: State, attempt: int) -> Status:
+        """A status written now by this process."""
+        time = now()
+        return cls(state, attempt, socket.gethostname(), os.getpid(), started=time, heartbeat=time)
+
+
+def identity(decisive: Mapping[str, Any]) -> str:
+    """8 hex digits of SHA-256 over the canonical JSON of what decides a run's result.
+
+    The order of keys doesn't matter; 1 and 1.0 differ; floats count to the last bit. Raises
+    TypeError for a value that isn't plain.
+    """
+    canonical = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+
+def run_folder(config: TrainConfig) -> RunFolder:
+    """``<outputs>/runs/ei-sparse-tiny-sft-stories-s0-1a2b3c4d``."""
+    name = f"{readable_name(config)}-{identity(decisive(config))}"
+    return RunFolder(Path(config.runtime.outputs) / "runs" / name)
+
+
+def write_config(run: RunFolder, config: TrainConfig) -> None:
+    write_text(run.config, OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
+
+
+def read_config(run: RunFolder) -> TrainConfig:
+    """The configuration a run is made with. Raises UserError if there is no such run."""
+    if not run.config.exists():
+        raise UserError(f"run={run.path} must be a run's folder; there is no {run.config}.")
+    config = OmegaConf.load(run.config)
+    assert isinstance(config, DictConfig)
+    return resolve(config)
+
+
+def read_status(run: RunFolder) -> Status | None:
+    """None if there is no readable status: the run was never started, or its file is damaged."""
+    try:
+        status = Status(**json.loads(run.status.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+    return status if status.state in get_args(State) else None
+
+
+def write_status(run: RunFolder, status: Status) -> None:
+    write_json(run.status, asdict(status))
+
+
+def is_done(run: RunFolder) -> bool:
+    status = read_status(run)
+    return status is not None and status.state == "done"
+
+
+@contextmanager
+def running(run: RunFolder, *, wait: bool = False, poll: float = 1.0) -> Iterator[bool]:
+    """Owns a run while its work is done, and keeps its status and provenance.
+
+    ::
+
+        with running(run) as todo:
+            if todo:
+                train()
+
+    Yields False, and leaves the folder alone, if the run is already done, also where the process
+    that this one waited for finished it. Otherwise the status is ``running`` inside the block, and
+    after it ``done``, or ``preempted`` after a `Preempted`, or ``failed`` after another exception;
+    the exception goes on to the caller.
+
+    A lock of the operating system makes the ownership exclusive, on one host and on file systems
+    that share locks between hosts. It ends with its process, so kill -9 blocks nobody. But a lock
+    tells nothing, so a thread also refreshes ``heartbeat`` in the status every ten seconds: by it,
+    people and other hosts tell a run that works from one that died.
+
+    wait: whether to wait for another owner (a prerequisite), with a log line now and then, looking
+        every `poll` seconds, or to raise UserError that names it.
+    """
+    with _lease(run, wait=wait, poll=poll):
+        previous = read_status(run)
+        if previous is not None and previous.state == "done":
+            logger.info("%s is done", run.path)
+            yield False
+            return
+        status = Status.here("running", attempt=previous.attempt + 1 if previous else 1)
+        write_status(run, status)
+        try:
+            add_attempt(run.provenance)
+            with _heartbeat(run, status):
+                yield True
+        except BaseException as error:
+            _write_end(run, status, error)
+            raise
+        write_status(run, replace(status, state="done", heartbeat=now()))
+
+
+@contextmanager
+def note_failure(run: RunFolder) -> Iterator[None]:
+    """Keeps in the status what goes wrong before `running`, or between two attempts, and raises it.
+
+    So that the run says itself what became of it, whatever that was.
+    """
+    before = read_status(run)
+    try:
+        yield
+    except Preempted:
+        raise
+    except BaseException as error:
+        # If nobody has said anything since, and there is anything left to do.
+        if read_status(run) == before and not is_done(run):
+            _write_end(run, Status.here("failed", before.attempt + 1 if before else 1), error)
+        raise
+
+
+@contextmanager
+def _lease(run: RunFolder, *, wait: bool, poll: float) -> Iterator[None]:
+    with writing(run.path):
+        run.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(run.path / ".lock")
+        noticed = -math.inf
+        while not lock.is_locked:
+            try:
+                lock.acquire(timeout=poll if noticed > 0 else 0.0, poll_interval=poll)
+            except Timeout:
+                if not wait:
+                    raise UserError(
+                        f"run={run.path} must have one process at a time; got {_owner(run)}. "
+                        "Wait for it or stop it."
+                    ) from None
+                boundary()
+                if time.monotonic() - noticed >= NOTICE_SECONDS:
+                    logger.info("waiting for %s, held by %s", run.path, _owner(run))
+                    noticed = time.monotonic()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _heartbeat(run: RunFolder, status: Status) -> Iterator[None]:
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(HEARTBEAT_SECONDS):
+            try:
+                write_status(run, replace(status, heartbeat=now()))
+            except UserError as error:  # a missed beat is no reason to stop the work
+                logger.warning("%s", error)
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()  # so that no late beat overwrites the final status
+
+
+def _write_end(run: RunFolder, status: Status, error: BaseException) -> None:
+    try:
+        write_status(run, _ended(status, error))
+    except UserError as unwritable:  # a full disk must not hide what went wrong first
+        logger.error("%s", unwritable)
+
+
+def _ended(status: Status, error: BaseException) -> Status:
+    if isinstance(error, Preempted):
+        return replace(status, state="preempted", heartbeat=now())
+    if isinstance(error, KeyboardInterrupt):
+        text = "interrupted"
+    elif isinstance(error, UserError):
+        text = str(error)
+    else:
+        text = f"{type(error).__name__}: {error}"
+    return replace(status, state="failed", heartbeat=now(), error=" ".join(text.split()))
+
+
+def _owner(run: RunFolder) -> str:
+    status = read_status(run)
+    return f"host={status.host} pid={status.pid}" if status else "another process"

@@ -1,0 +1,42 @@
+"""What a finished run has made: a policy or a reward model, for other runs to use."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from reasonrl.runs.folder import RunFolder, is_done, read_config
+from reasonrl.types import SavedPolicy
+from reasonrl.util.errors import UserError
+
+
+def policy_of(run: RunFolder) -> SavedPolicy:
+    """The policy a finished run made. Raises UserError if it isn't done or makes none."""
+    if not is_done(run):
+        raise UserError(f"run={run.path} must be done; it isn't. Give its command again.")
+    return read_result(run)
+
+
+def read_result(run: RunFolder) -> SavedPolicy:
+    """The policy in a run's result.json. Raises UserError if the run makes none."""
+    values = json.loads(run.result.read_text())
+    if not values:
+        raise UserError(
+            f"run={run.path} must be a run that makes a policy, such as algorithm=sft or ei; got "
+            f"algorithm={read_config(run).algorithm.name}. Pass another run."
+        )
+    result = SavedPolicy(**values)
+    # A run's folder may have moved since, or is seen from another working directory.
+    return replace(result, path=str(run.policy)) if run.policy.exists() else result
+
+
+def reward_model_of(run: RunFolder, key: str) -> Path:
+    """The folder of the reward model that a run made. Raises UserError if it made none."""
+    if not is_done(run) or not run.reward_model.exists():
+        raise UserError(
+            f"{key}={run.path} must be a finished run of algorithm=orm or sorm; got "
+            f"{'a run without a reward model' if is_done(run) else 'no finished run'}. "
+            "Make one with python train.py algorithm=orm."
+        )
+    return run.reward_model

@@ -1,0 +1,1 @@
+"""What any part of the project may use. No torch."""

@@ -1,0 +1,75 @@
+"""What the entry points share: logging, and errors as one line with what to do."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import transformers
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from rich.logging import RichHandler
+from rich.markup import escape
+
+from reasonrl.util.errors import UserError
+from reasonrl.util.progress import console
+
+
+def run_app(main: Callable[[], None]) -> None:
+    """Runs a Hydra entry point, with `one_line_errors` for what Hydra itself raises."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises instead of printing
+    set_up_logging()
+    with one_line_errors():
+        main()
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """A mistake of the user's is one line on stderr and exit code 2; a bug keeps its traceback.
+
+    Inside the task function too: what leaves it, Hydra reports in its own way first.
+    """
+    try:
+        yield
+    except UserError as error:
+        message = str(error)
+    except (HydraException, OmegaConfBaseException) as error:
+        message = _explain(error)
+    except KeyboardInterrupt:
+        message = "interrupted. The same command goes on from here."
+    else:
+        return
+    console.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
+    sys.exit(2)
+
+
+def set_up_logging() -> None:
+    """What is logged goes to the terminal, without the chatter of libraries."""
+    handler = RichHandler(console=console, show_path=False, show_time=False)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
+    for noisy in ("httpx", "datasets", "filelock", "matplotlib", "fsspec", "submitit"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def _explain(error: Exception) -> str:
+    """Hydra's message as one line; for an unknown key or option, with those that there are."""
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={option} must be one of {', '.join(error.options)}."
+    unknown = error.__cause__
+    if not isinstance(unknown, (ConfigAttributeError, ConfigKeyError)):
+        cause = f": {unknown.msg}" if isinstance(unknown, OmegaConfBaseException) else ""
+        return " ".join(f"{error}{cause}".split())
+    keys = sorted({*unknown.parent_node} - {"name", "hydra"})
+    close = difflib.get_close_matches(str(unknown.key), keys, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    full_key = str(unknown.full_key)
+    group = full_key.rpartition(".")[0]
+    where = f"{group} has the keys" if group else "The keys and groups are"
+    return f"{full_key} must be a known key.{hint} {where} {', '.join(keys)}."

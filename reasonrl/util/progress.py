@@ -1,0 +1,76 @@
+"""What a person sees while work goes on."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.text import Text
+
+Advance = Callable[[int], None]
+
+LOG_SECONDS = 60.0
+WIDTH = 100  # of what goes into a file
+
+console = Console(stderr=True)
+if not console.is_terminal and "COLUMNS" not in os.environ:
+    console.width = WIDTH
+logger = logging.getLogger("reasonrl.progress")  # as sweep/status finds its lines in a log
+
+
+class _RateColumn(TextColumn):
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.1f}/s", style="progress.data.speed")
+
+
+class Progress:
+    """Progress bars with counts, rates and the time left, on the terminal's error stream.
+
+    Where that is no terminal, as in a cluster's log, a line at most every LOG_SECONDS instead.
+    """
+
+    def __init__(self) -> None:
+        self._bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _RateColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    @contextmanager
+    def task(self, description: str, total: int) -> Iterator[Advance]:
+        """A bar for ``total`` pieces of work; call what it gives with how many were just done."""
+        task = self._bars.add_task(description, total=total)
+        started = logged = time.monotonic()
+        done = 0
+
+        def advance(n: int) -> None:
+            nonlocal done, logged
+            done += n
+            self._bars.advance(task, n)
+            now = time.monotonic()
+            if self._bars.disable and (now - logged >= LOG_SECONDS or done == total):
+                rate = done / max(now - started, 1e-9)
+                logger.info("%s: %d of %d, %.1f/s", description, done, total, rate)
+                logged = now
+
+        self._bars.start()
+        try:
+            yield advance
+        finally:
+            self._bars.stop_task(task)
+            self._bars.stop()
+            self._bars.remove_task(task)

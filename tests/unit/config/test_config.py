@@ -1,0 +1,620 @@
+"""Configurations: every file on disk composes, every rule refuses, identities are what they say."""
+
+import re
+from dataclasses import asdict
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from reasonrl.config.identity import decisive, prerequisites, readable_name, training_set
+from reasonrl.config.resolve import resolve, resolve_evaluation
+from reasonrl.config.reward.sparse import SPARSE
+from reasonrl.config.schema import EvaluateConfig, TrainConfig
+from reasonrl.util.errors import UserError
+from tests.helpers.configs import ROOT
+
+CONF = ROOT / "conf"
+FILES = {file.relative_to(CONF).with_suffix("").as_posix() for file in CONF.rglob("*.yaml")}
+ENTRY_POINTS = {"train", "evaluate"}
+PARTS = {  # what the others include
+    "learner/default",
+    "learner/orm",
+    "learner/sorm",
+    "hydra/help/train",
+    "hydra/help/evaluate",
+    "hydra/launcher/sweep",
+}
+OPTIONS = sorted(FILES - ENTRY_POINTS - PARTS)
+EVALUATE_GROUPS = {"model", "dataset", "sampler"}
+NEEDS = {"init/run": ["init.run=outputs/runs/any"]}
+
+
+def composed(*overrides: str, name: str = "train") -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(name, list(overrides))
+
+
+def train(*overrides: str) -> TrainConfig:
+    return resolve(composed(*overrides))
+
+
+def evaluation(*overrides: str) -> EvaluateConfig:
+    return resolve_evaluation(composed(*overrides, name="evaluate"))
+
+
+def test_every_file_is_seen():
+    on_disk = [p for p in CONF.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    assert len(on_disk) == len(FILES)  # nothing but YAML, no two of a name
+    assert len(OPTIONS) + 8 == len(FILES) >= 35
+    assert FILES >= ENTRY_POINTS | PARTS
+    groups = {option.split("/")[0] for option in OPTIONS}
+    assert groups == {
+        "model", "init", "algorithm", "reward", "dataset", "sampler", "tracking", "experiment"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes_and_validates(option: str):
+    group, name = option.split("/")
+    config = train(f"{group}={name}", *NEEDS.get(option, []))
+    if group != "experiment":
+        assert getattr(config, group).name == name
+    if group in EVALUATE_GROUPS:
+        assert getattr(evaluation(f"{group}={name}"), group) == getattr(config, group)
+
+
+@pytest.mark.parametrize("dataset", sorted(o for o in OPTIONS if o.startswith("dataset/")))
+@pytest.mark.parametrize("algorithm", sorted(o for o in OPTIONS if o.startswith("algorithm/")))
+@pytest.mark.parametrize("init", sorted(o for o in OPTIONS if o.startswith("init/")))
+def test_options_combine(dataset: str, algorithm: str, init: str):
+    chosen = [option.replace("/", "=") for option in (dataset, algorithm, init)]
+    if (algorithm, init) == ("algorithm/sft", "init/sft"):
+        with pytest.raises(UserError, match="algorithm=sft must start from other weights"):
+            train(*chosen)
+    else:
+        train(*chosen, *NEEDS.get(init, []))
+
+
+def test_defaults():
+    config = train()
+    assert readable_name(config) == "ei-sparse-tiny-sft-stories-s0"
+    assert (config.seed, config.evaluation.split) == (0, "test")
+    assert isinstance(config.algorithm.learning_rate, float)  # 1e-3 in YAML is a number
+    assert evaluation().evaluation.num_samples_per_prompt == 96
+
+
+def test_readable_name():
+    assert readable_name(train("algorithm=sft", "seed=3")) == "sft-tiny-pretrained-stories-s3"
+    overrides = ["model=small", "dataset=svamp", "init=run", "init.run=outputs/runs/x"]
+    assert readable_name(train(*overrides)) == "ei-sparse-small-run-svamp-s0"
+
+
+SPLIT = "evaluation.split"
+# The override that breaks a rule, others it needs, and what the error must say.
+RULES = [
+    ("algorithm=sft", ["init=sft"], "algorithm=sft must start from other weights than its own "
+     "result; got init=sft. Pass init=pretrained."),
+    ("+init.run=outputs/runs/x", [], "init.run must name a run's folder with init=run, and only "
+     "there; got init=sft init.run=outputs/runs/x. Pass init=run init.run=outputs/runs/NAME."),
+    ("init=run", [], "got init=run init.run=None. Pass init=run init.run=outputs/runs/NAME."),
+    ("init.run=null", ["init=run"], "init.run must name a run's folder with init=run, and only"),
+    ("init.sft=null", [], "init.sft must be set with init=sft or init=ei, and only there; got "
+     "init=sft."),
+    ("init.ei=null", ["init=ei"], "init.ei must be set with init=ei, and only there; got init=ei."),
+    ("init.run=outputs/runs/x", ["init=ei"], "init.run=outputs/runs/x must be all that the run of "
+     "init=ei starts from; got init.sft too. Pass init.sft=null."),
+    ("algorithm.epochs=0", [], "algorithm.epochs must be 1 or more; got 0."),
+    ("algorithm.batch_size=0", [], "algorithm.batch_size must be 1 or more; got 0."),
+    ("algorithm.micro_batch_tokens=0", [], "algorithm.micro_batch_tokens must be 1 or more"),
+    ("algorithm.learning_rate=0", [], "algorithm.learning_rate must be above 0; got 0.0."),
+    ("algorithm.learning_rate=inf", [], "algorithm.learning_rate must be above 0; got inf."),
+    ("algorithm.learning_rate=nan", [], "algorithm.learning_rate must be above 0; got nan."),
+    ("algorithm.max_grad_norm=0", [], "algorithm.max_grad_norm must be above 0; got 0.0."),
+    ("algorithm.final_learning_rate=0.1", ["algorithm.learning_rate=0.01"],
+     "algorithm.final_learning_rate=0.1 must be between 0 and the peak; got "
+     "algorithm.learning_rate=0.01. Lower the first or raise the second."),
+    ("algorithm.warmup_fraction=1", [], "algorithm.warmup_fraction must be at least 0 and below"),
+    ("algorithm.warmup_fraction=-0.1", [], "algorithm.warmup_fraction must be at least 0 and"),
+    ("algorithm.weight_decay=-1", [], "algorithm.weight_decay must be 0 or more; got -1.0."),
+    ("init.sft.epochs=0", [], "init.sft.epochs must be 1 or more; got 0."),
+    ("algorithm.rounds=0", [], "algorithm.rounds must be 1 or more; got 0."),
+    ("algorithm.num_samples_per_prompt=[8,8]", ["algorithm.rounds=1"],
+     "algorithm.num_samples_per_prompt=[8, 8] must hold 1 to algorithm.rounds numbers, each 1 or "
+     "more; got algorithm.rounds=1. One number serves every round: [8]."),
+    ("algorithm.num_samples_per_prompt=[]", [], "algorithm.num_samples_per_prompt=[] must hold"),
+    ("algorithm.num_samples_per_prompt=[0]", [], "algorithm.num_samples_per_prompt=[0] must hold"),
+    ("algorithm.temperature=0", [], "algorithm.temperature=0.0 must be above 0: greedy samples of "
+     "one prompt are all the same. Expert Iteration explores at 1.0."),
+    ("algorithm.top_per_problem=0", [], "algorithm.top_per_problem must be null (off) or 1 or "
+     "more; got 0."),
+    ("reward.threshold=0", [], "reward.threshold=0.0 must be above 0, which failures reach too, "
+     "and at most 1, the best score there is; got reward=sparse."),
+    ("reward.threshold=1.5", [], "reward.threshold=1.5 must be above 0, which failures reach too"),
+    ("reward.threshold=1.6", ["reward=dense"], "reward.threshold=1.6 must be above 0, which "
+     "failures reach too, and at most 1.5, the best score there is; got reward=dense "
+     "reward.outcome_weight=1 reward.step_weight=0.5."),
+    ("reward.step_weight=-1", ["reward=dense"], "reward.step_weight must be 0 or more; got -1.0."),
+    ("reward.at=never", ["reward=orm"], "reward.at must be one of end, steps, differences; got "
+     "reward.at=never."),
+    ("reward.policy.rounds=0", ["reward=orm"], "reward.policy.rounds must be 1 or more; got 0."),
+    ("reward.model.epochs=0", ["reward=sorm"], "reward.model.epochs must be 1 or more; got 0."),
+    ("reward.model=null", ["reward=sorm"], "reward.model must be set; got reward.model=null."),
+    ("reward.model=3", ["reward=sorm"], "reward.model must hold settings; got reward.model=3."),
+    ("algorithm.targets=all", ["algorithm=orm"], "algorithm.targets must be one of tokens, final; "
+     "got algorithm.targets=all."),
+    ("algorithm.trainable=some", ["algorithm=orm"], "algorithm.trainable must be one of all, head, "
+     "lora; got algorithm.trainable=some."),
+    ("algorithm.lora_rank=0", ["algorithm=orm"], "algorithm.lora_rank must be 1 or more; got 0."),
+    ("algorithm.held_out=0", ["algorithm=orm"], "algorithm.held_out=0.0 must be above 0 and below "
+     "1: it is the share of the questions that the reward model is calibrated on"),
+    ("algorithm.sample.temperature=0", ["algorithm=orm"], "algorithm.sample.temperature=0.0 must "
+     "be above 0: greedy samples of one prompt are all the same."),
+    ("algorithm.num_samples_per_prompt=0", ["algorithm=sample"],
+     "algorithm.num_samples_per_prompt must be 1 or more; got 0."),
+    ("algorithm.num_continuations=0", ["algorithm=sorm"], "algorithm.num_continuations must be 1 "
+     "or more; got 0."),
+    ("algorithm.num_solutions_per_prompt=17", ["algorithm=sorm"],
+     "algorithm.num_solutions_per_prompt=17 must be 1 or more and at most "
+     "algorithm.sample.num_samples_per_prompt; got 4."),
+    ("algorithm.num_continuations=0", ["algorithm=steps"], "algorithm.num_continuations must be 1 "
+     "or more; got 0."),
+    ("algorithm.num_solutions_per_prompt=0", ["algorithm=steps"],
+     "algorithm.num_solutions_per_prompt=0 must be 1 or more and at most "
+     "algorithm.sample.num_samples_per_prompt; got 4."),
+    ("algorithm.sample.temperature=0", ["algorithm=steps"], "algorithm.sample.temperature=0.0 must "
+     "be above 0: greedy samples of one prompt are all the same."),
+    ("algorithm.num_continuations=0", ["algorithm=rcrl"], "algorithm.num_continuations must be 1 "
+     "or more; got 0."),
+    ("algorithm.num_solutions_per_prompt=5", ["algorithm=rcrl"],
+     "algorithm.num_solutions_per_prompt=5 must be 1 or more and at most "
+     "algorithm.sample.num_samples_per_prompt; got 4."),
+    ("algorithm.num_solutions_per_prompt=0", ["algorithm=rcrl"],
+     "algorithm.num_solutions_per_prompt=0 must be 1 or more and at most"),
+    ("algorithm.sample.num_samples_per_prompt=0", ["algorithm=rcrl"],
+     "algorithm.sample.num_samples_per_prompt must be 1 or more; got 0."),
+    ("algorithm.policy.rounds=0", ["algorithm=rcrl"], "algorithm.policy.rounds must be 1 or more"),
+    ("algorithm.epochs=0", ["algorithm=rcrl"], "algorithm.epochs must be 1 or more; got 0."),
+    ("algorithm.returns=steps", ["algorithm=rcrl"], "algorithm.returns must be one of value, "
+     "solution; got algorithm.returns=steps."),
+    ("algorithm.label_tokens=new", ["algorithm=rcrl"], "algorithm.label_tokens must be one of own, "
+     "text; got algorithm.label_tokens=new."),
+    *((f"algorithm.labels={labels}", ["algorithm=rcrl"], f"algorithm.labels={shown} must be two "
+       "different texts or more, from the worst to the best, none of them blank.")
+      for labels, shown in (("[good,good]", "['good', 'good']"), ("[bad,' ']", "['bad', ' ']"),
+                            ("[good]", "['good']"), ("[]", "[]"),
+                            ("[a,b,a]", "['a', 'b', 'a']"))),
+    *((f"algorithm.thresholds={thresholds}", ["algorithm=rcrl", f"algorithm.labels={labels}"],
+       f"algorithm.thresholds={shown} must be one fewer than algorithm.labels, rising, above 0 and "
+       f"at most 1; got {labels.count(',') + 1} labels.")
+      for labels, thresholds, shown in (
+          ("[bad,good]", "[]", "[]"), ("[bad,good]", "[0.3,0.6]", "[0.3, 0.6]"),
+          ("[a,b,c]", "[0.5]", "[0.5]"), ("[a,b,c]", "[0.6,0.3]", "[0.6, 0.3]"),
+          ("[a,b,c]", "[0.5,0.5]", "[0.5, 0.5]"), ("[bad,good]", "[0]", "[0.0]"),
+          ("[bad,good]", "[1.01]", "[1.01]"), ("[bad,good]", "[-1]", "[-1.0]"),
+          ("[bad,good]", "[nan]", "[nan]"), ("[bad,good]", "[inf]", "[inf]"),
+          ("[a,b,c]", "[nan,0.5]", "[nan, 0.5]"))),
+    ("algorithm.labels=null", ["algorithm=rcrl"], "algorithm.thresholds=[0.5] must be [] where a "
+     "label is the return itself; got algorithm.labels=null. Pass algorithm.thresholds=[]."),
+    *((f"algorithm.{key}={ratio}", ["algorithm=rcrl"], f"algorithm.{key} must be null (as it is), "
+       f"above 0, or inf (positive ones alone); got {float(ratio)}.")
+      for key in ("solution_ratio", "step_ratio") for ratio in ("0", "-1", "nan", "-inf")),
+    ("algorithm.max_per_problem=0", [], "algorithm.max_per_problem must be null (off) or 1 or "
+     "more; got 0."),
+    *((f"algorithm.{key}=0", ["algorithm=ppo"], f"algorithm.{key} must be 1 or more; got 0.")
+      for key in ("iterations", "num_samples_per_prompt", "kl_horizon", "trainable_layers",
+                  "lora_rank", "validate_every", "epochs")),
+    *((f"algorithm.{key}=-1", ["algorithm=ppo"], f"algorithm.{key} must be 0 or more; got -1")
+      for key in ("value_coef", "value_layers", "entropy_coef", "kl_coef", "truncation_penalty")),
+    *((f"algorithm.{key}=0", ["algorithm=ppo"], f"algorithm.{key} must be null (off) or above 0; "
+       "got 0.0.")
+      for key in ("value_clip_range", "kl_target", "max_approx_kl", "score_clip")),
+    ("algorithm.gamma=1.1", ["algorithm=ppo"], "algorithm.gamma must be between 0 and 1; got 1.1."),
+    ("algorithm.gae_lambda=-1", ["algorithm=ppo"], "algorithm.gae_lambda must be between 0 and 1"),
+    ("algorithm.clip_range=1", ["algorithm=ppo"], "algorithm.clip_range must be above 0 and below "
+     "1; got 1.0."),
+    ("algorithm.value_learning_rate=0", ["algorithm=ppo"], "algorithm.value_learning_rate must be "
+     "above 0; got 0.0."),
+    ("algorithm.temperature=0", ["algorithm=ppo"], "algorithm.temperature=0.0 must be above 0: PPO "
+     "learns from the differences between samples of one prompt."),
+    ("algorithm.kl_penalty=both", ["algorithm=ppo"], "algorithm.kl_penalty must be one of reward, "
+     "loss; got algorithm.kl_penalty=both."),
+    ("algorithm.old_logprobs=new", ["algorithm=ppo"], "algorithm.old_logprobs must be one of "
+     "recomputed, sampler; got algorithm.old_logprobs=new."),
+    ("algorithm.trainable=head", ["algorithm=ppo"], "algorithm.trainable must be one of all, top, "
+     "lora; got algorithm.trainable=head."),
+    ("algorithm.rollouts_per_iteration=1023", ["algorithm=ppo"],
+     "algorithm.rollouts_per_iteration=1023 must be a multiple of algorithm.num_samples_per_prompt:"
+     " it is made of whole questions; got 4. Pass 1024."),
+    ("algorithm.batch_size=1", ["algorithm=ppo"], "algorithm.batch_size=1 must be a multiple of "
+     "algorithm.num_samples_per_prompt: it is made of whole questions; got 4. Pass 4."),
+    ("algorithm.kl_target=6", ["algorithm=ppo", "algorithm.kl_coef=0"], "algorithm.kl_coef must be "
+     "above 0 to adapt to algorithm.kl_target=6.0; got 0.0. Pass algorithm.kl_coef=0.05 or "
+     "algorithm.kl_target=null."),
+    ("algorithm.kl_horizon=204", ["algorithm=ppo"], "algorithm.kl_horizon=204 must be above a fifth"
+     " of algorithm.rollouts_per_iteration, or one iteration could make the coefficient 0; got "
+     "1024. Raise it."),
+    ("algorithm.mask_truncated=true", ["algorithm=ppo", "algorithm.truncation_penalty=0.5"],
+     "algorithm.truncation_penalty=0.5 must be 0 where truncated completions aren't learnt from; "
+     "got algorithm.mask_truncated=true. Choose one."),
+    ("algorithm.compat=null", ["algorithm=ppo"], "algorithm.compat must be set; got "
+     "algorithm.compat=null."),
+    ("algorithm.patience=0", [], "algorithm.patience must be null (off) or 1 or more; got 0."),
+    ("dataset.train_size=0", [], "dataset.train_size must be null (all there are) or 1 or more; "
+     "got 0."),
+    ("dataset.validation_size=0", [], "dataset.validation_size must be null (all there are) or 1"),
+    ("dataset.test_size=-1", [], "dataset.test_size must be null (all there are) or 1 or more"),
+    ("dataset.num_references=0", [], "dataset.num_references must be null (all there are) or 1"),
+    ("dataset.prompt=Q", [], "dataset.prompt='Q' must contain {question}."),
+    ("dataset.stop=['']", [], "dataset.stop must not hold an empty string. Remove it, or pass []."),
+    ("dataset.max_new_tokens=0", [], "dataset.max_new_tokens must be 1 or more; got 0."),
+    ("dataset.num_exemplars=-1", [], "dataset.num_exemplars must be 0 or more; got -1."),
+    ("dataset.min_steps=6", [], "dataset.min_steps=6 must be between 1 and dataset.max_steps; got "
+     "dataset.max_steps=5."),
+    ("dataset.min_steps=0", [], "dataset.min_steps=0 must be between 1 and dataset.max_steps"),
+    ("dataset.train_size=null", [], "dataset.train_size, validation_size and test_size must be "
+     "numbers; got null with dataset=stories, whose splits have no end."),
+    ("model.compute_dtype=float16", [], "model.compute_dtype must be one of float32, bfloat16; "
+     "got float16."),
+    (f"{SPLIT}=ood", ["dataset=gsm8k"], f"{SPLIT}=ood must be one of train, validation, test; got "
+     "dataset=gsm8k."),
+    (f"{SPLIT}=validation", [], f"{SPLIT}=validation must leave out the exemplars, which come "
+     "from it; got dataset.num_exemplars=2. Pass dataset.num_exemplars=0."),
+    ("evaluation.num_samples_per_prompt=0", [], "evaluation.num_samples_per_prompt must be 1 or "
+     "more; got 0."),
+    ("evaluation.temperature=0", [], "evaluation.temperature must be above 0; got 0.0. maj@1 is "
+     "greedy whatever it is."),
+    ("sampler.batch_size=0", [], "sampler.batch_size must be 1 or more; got 0."),
+    ("tracking.mode=on", [], "tracking.mode must be one of auto, online, offline, disabled; got "
+     "tracking.mode=on."),
+    ("tracking.project=a/b", [], "tracking.project must have 1 to 128 characters, none of them "
+     "/\\#?%:, as W&B asks; got tracking.project=a/b."),
+    ("tracking.project=''", [], "tracking.project must have 1 to 128 characters"),
+    ("tracking.tags=['']", [], "tracking.tags must have 1 to 64 characters each, as W&B asks; got "
+     "['']."),
+    ("tracking.timeout_seconds=0", [], "tracking.timeout_seconds must be above 0; got 0.0."),
+    ("runtime.threads=0", [], "runtime.threads must be null (one for each core) or 1 or more; "
+     "got 0."),
+    ("seed=-1", [], "seed must be a whole number, 0 or more; got seed=-1."),
+    ("seed=1.5", [], "seed must be a whole number, 0 or more; got seed=1.5."),
+    ("seed=true", [], "seed must be a whole number, 0 or more; got seed=True."),
+    # Types, names and keys.
+    ("algorithm.rounds=many", [], "algorithm.rounds: Value 'many' of type 'str' could not be "
+     "converted to Integer. algorithm has the keys epochs, batch_size,"),
+    ("algorithm.rounds=null", [], "algorithm.rounds:"),
+    ("algorithm.num_samples_per_prompt=8", [], "algorithm.num_samples_per_prompt:"),
+    ("algorithm.restart=perhaps", [], "algorithm.restart: Value 'perhaps' is not a valid bool"),
+    ("init.sft.epochs=few", [], "init.sft.epochs: Value 'few' of type 'str' could not be"),
+    ("algorithm.name=dpo", [], "algorithm.name must be one of sft, ei, ppo, rcrl, sample, steps, "
+     "orm, sorm; got algorithm.name=dpo."),
+    ("+model.colour=red", [], "model.colour: Key 'colour' not in 'ModelConfig'. model has the keys "
+     "name, path, compute_dtype, device, num_parameters, resources."),
+    ("+model.resources.nodes=2", [], "model.resources.nodes: Key 'nodes' not in 'ResourcesConfig'. "
+     "model.resources has the keys gpus, cpus, memory_gb, hours."),
+    ("model.resources=null", [], "model.resources must be set; got model.resources=null."),
+    ("model.resources.memory_gb=1.5", [], "model.resources.memory_gb: Value '1.5' of type 'float'"),
+    ("model.resources.gpus=-1", [], "model.resources.gpus must be 0 or more; got -1."),
+    *((f"model.resources.{key}=0", [], f"model.resources.{key} must be 1 or more; got 0.")
+      for key in ("cpus", "memory_gb")),
+    *((f"model.resources.hours={hours}", [], "model.resources.hours must be above 0; got")
+      for hours in ("0", "inf", "nan")),
+    ("model.num_parameters=0", [], "model.num_parameters must be null (not known) or 1 or more"),
+    ("+init.sft.rounds=3", [], "init.sft.rounds: Key 'rounds' not in 'SFTConfig'."),
+    ("~model", [], "model must be set; got model=null."),
+    ("+modle.name=tiny", [], "modle must be a known key. Remove it; got +modle."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("broken", "others", "message"), RULES, ids=[rule[0] for rule in RULES])
+def test_rules(broken: str, others: list[str], message: str):
+    with pytest.raises(UserError, match=re.escape(message)):
+        train(*others, broken)
+
+
+def test_rules_hold_for_evaluations_too():
+    with pytest.raises(UserError, match=re.escape("evaluation.temperature must be above 0")):
+        evaluation("evaluation.temperature=0")
+    with pytest.raises(UserError, match=re.escape("sampler.batch_size must be 1 or more; got 0.")):
+        evaluation("sampler.batch_size=0")
+
+
+def test_no_schema_for_another_option_s_keys():
+    with pytest.raises(HydraException, match=r"Could not override 'algorithm\.rounds'"):
+        train("algorithm=sft", "algorithm.rounds=3")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model.device=meta",
+        "model.num_parameters=null",
+        "model.resources.gpus=8",
+        "model.resources.hours=0.5",
+        "algorithm.micro_batch_tokens=1",
+        "init.sft.micro_batch_tokens=1",
+        "sampler.batch_size=1",
+        "runtime.outputs=elsewhere",
+        "runtime.threads=1",
+        "runtime.checkpoint_seconds=0",
+        "tracking=none",
+        "tracking.mode=offline",
+        "tracking.group=a-sweep",
+        "dry_run=true",
+    ],
+)
+def test_what_does_not_decide_a_result(override: str):
+    assert decisive(train(override)) == decisive(train())
+
+
+RCRL = ["algorithm=rcrl"]
+OWN_NUMBERS = ["algorithm.labels=null", "algorithm.thresholds=[]"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        OWN_NUMBERS,
+        ["algorithm.labels=[a,b,c]", "algorithm.thresholds=[0.1,1]"],
+        ["algorithm.solution_ratio=inf", "algorithm.step_ratio=0.01"],
+        ["algorithm.num_solutions_per_prompt=4", "algorithm.num_continuations=1"],
+        ["algorithm.policy=null", "algorithm.solution_ratio=null"],
+    ],
+)
+def test_what_rcrl_may_be(overrides: list[str]):
+    assert train(*RCRL, *overrides) != train(*RCRL)
+
+
+@pytest.mark.parametrize(
+    "override", ["algorithm.micro_batch_tokens=1", "algorithm.policy.micro_batch_tokens=1"]
+)
+def test_what_does_not_decide_what_rcrl_does(override: str):
+    one, other = train(*RCRL, override), train(*RCRL)
+    assert decisive(one) == decisive(other)
+    assert [decisive(first) for first in all_prerequisites(one)] == [
+        decisive(first) for first in all_prerequisites(other)
+    ]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["algorithm.policy=null"],
+        ["algorithm.policy.rounds=3"],
+        ["algorithm.sample.temperature=0.5"],
+        ["algorithm.num_solutions_per_prompt=2"],
+        ["algorithm.num_continuations=8"],
+        ["algorithm.returns=solution"],
+        ["algorithm.thresholds=[0.6]"],
+        ["algorithm.labels=['[BAD]',good]"],
+        OWN_NUMBERS,
+        ["algorithm.label_tokens=text"],
+        ["algorithm.solution_ratio=null"],
+        ["algorithm.step_ratio=1"],
+        ["algorithm.shuffle_labels=true"],
+        ["algorithm.restart=false"],
+        ["reward=dense"],
+    ],
+)
+def test_what_decides_what_rcrl_does(overrides: list[str]):
+    assert decisive(train(*RCRL, *overrides)) != decisive(train(*RCRL))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=1",
+        "model=small",
+        "model.path=elsewhere",  # other weights, for all that is known
+        "model.compute_dtype=bfloat16",
+        "init=pretrained",
+        "init.sft.epochs=7",
+        "algorithm.temperature=0.51",
+        "algorithm.batch_size=17",
+        "algorithm.num_samples_per_prompt=[5]",
+        "algorithm.restart=false",
+        "dataset.train_size=10",
+        "dataset.num_references=10",
+        "dataset.prompt='{question}'",
+        "dataset.stop=[]",
+        "evaluation.temperature=1.0",
+        "evaluation.num_samples_per_prompt=5",
+        "evaluation.split=ood",
+    ],
+)
+def test_what_decides_a_result(override: str):
+    assert decisive(train(override)) != decisive(train())
+
+
+def test_a_dataset_is_the_same_wherever_it_lies():
+    one, other = (train("dataset=gsm8k", f"dataset.path={p}") for p in ("a", "b"))
+    assert decisive(one) == decisive(other)
+    assert decisive(train("dataset=gsm8k")) == decisive(one)
+
+
+def test_an_earlier_run_counts_by_its_name():
+    one, same, other = (
+        train("init=run", f"init.run={p}") for p in ("a/run-1", "b/run-1", "a/run-2")
+    )
+    assert decisive(one) == decisive(same) != decisive(other)
+
+
+def test_supervised_runs_have_no_reward():
+    assert "reward" not in decisive(train("algorithm=sft"))
+    assert decisive(train())["reward"] == {"name": "sparse", "threshold": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("shared", "ei", "sft"),
+    [
+        ([], [], []),
+        (["seed=3", "model=small", "dataset=gsm8k", "dataset.path=x"], [], []),
+        (["evaluation.split=ood", "sampler.batch_size=2"], ["algorithm.rounds=2"], []),
+        ([], ["init.sft.epochs=7"], ["algorithm.epochs=7"]),
+        ([], ["algorithm.epochs=5", "algorithm.learning_rate=0.1"], []),
+    ],
+)
+def test_init_sft_is_the_run_of_algorithm_sft(shared: list[str], ei: list[str], sft: list[str]):
+    """So that it is found where that run was made before, and made once for all that need it."""
+    prerequisite = prerequisites(train("algorithm=ei", "init=sft", *shared, *ei))["init"]
+    by_itself = train("algorithm=sft", *shared, *sft)
+    assert decisive(prerequisite) == decisive(by_itself)
+    assert readable_name(prerequisite) == readable_name(by_itself)
+
+
+def names(config: TrainConfig) -> dict[str, str]:
+    return {gives: readable_name(first) for gives, first in prerequisites(config).items()}
+
+
+def all_prerequisites(config: TrainConfig) -> list[TrainConfig]:
+    """What a run needs first, and what that needs, and so on; some more than once."""
+    first = list(prerequisites(config).values())
+    return [*first, *(earlier for one in first for earlier in all_prerequisites(one))]
+
+
+def test_what_a_run_needs_first():
+    assert prerequisites(train("init=pretrained")) == {}
+    assert prerequisites(train("init=run", "init.run=x")) == {}
+    assert names(train()) == {"init": "sft-tiny-pretrained-stories-s0"}
+    assert names(train("init=ei")) == {"init": "ei-sparse-tiny-sft-stories-s0"}
+    assert names(train("init=ei", "init.sft=null")) == {
+        "init": "ei-sparse-tiny-pretrained-stories-s0"
+    }
+    assert names(train("init=ei", "init.sft=null", "init.run=x")) == {
+        "init": "ei-sparse-tiny-run-stories-s0"
+    }
+    assert names(train("algorithm=sample", "init=sft")) == {
+        "init": "sft-tiny-pretrained-stories-s0"
+    }
+    for kind in ("orm", "sorm"):
+        steps = {"steps": "steps-tiny-ei-stories-s0"} if kind == "sorm" else {}
+        assert names(train(f"algorithm={kind}")) == steps | {
+            "init": "ei-sparse-tiny-sft-stories-s0",
+            "rollouts": "sample-tiny-ei-stories-s0",
+        }
+        assert names(train(f"reward={kind}")) == {
+            "init": "sft-tiny-pretrained-stories-s0",
+            "reward": f"{kind}-tiny-ei-stories-s0",
+        }
+        # Of the starting policy itself, and of an earlier run.
+        assert names(train(f"reward={kind}", "reward.policy=null"))["reward"] == (
+            f"{kind}-tiny-sft-stories-s0"
+        )
+        assert "reward" not in names(train(f"reward={kind}", "reward.run=outputs/runs/x"))
+        assert names(train("algorithm=sft", f"reward={kind}")) == {}
+
+
+def test_what_comes_first_is_the_same_run_whoever_needs_it():
+    ei = train()
+    orm, sorm = (train(f"algorithm={kind}") for kind in ("orm", "sorm"))
+    for kind, model in (("orm", orm), ("sorm", sorm)):
+        with_reward = prerequisites(train(f"reward={kind}"))
+        assert with_reward["reward"] == model
+        assert decisive(prerequisites(model)["init"]) == decisive(ei)
+        assert with_reward["init"] == prerequisites(ei)["init"]
+    assert prerequisites(orm)["rollouts"] == prerequisites(sorm)["rollouts"]
+    assert decisive(prerequisites(orm)["rollouts"]) == decisive(
+        train("algorithm=sample", "init=ei")
+    )
+    assert ei.reward == SPARSE
+
+
+INIT = {"init": "sft-tiny-pretrained-stories-s0"}
+SAMPLES = {"rollouts": "sample-tiny-ei-stories-s0"}
+STEPS = {"steps": "steps-tiny-ei-stories-s0"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "needed"),
+    [
+        ([], INIT | SAMPLES | STEPS),
+        (["algorithm.returns=solution"], INIT | SAMPLES),
+        (["reward=dense"], INIT | SAMPLES),
+        (["reward=dense", "algorithm.returns=solution"], INIT | SAMPLES),
+        (["reward=orm"], INIT | SAMPLES | {"reward": "orm-tiny-ei-stories-s0"}),
+        (["reward=sorm"], INIT | SAMPLES | {"reward": "sorm-tiny-ei-stories-s0"}),
+        (["reward=orm", "reward.run=outputs/runs/x"], INIT | SAMPLES),
+        (
+            ["algorithm.policy=null"],
+            INIT | {"rollouts": "sample-tiny-sft-stories-s0", "steps": "steps-tiny-sft-stories-s0"},
+        ),
+        (["algorithm.policy=null", "reward=dense", "init=run", "init.run=outputs/runs/x"],
+         {"rollouts": "sample-tiny-run-stories-s0"}),
+        (["init=pretrained"], SAMPLES | STEPS),
+    ],
+)  # fmt: skip
+def test_what_rcrl_needs_first(overrides: list[str], needed: dict[str, str]):
+    assert names(train(*RCRL, *overrides)) == needed
+
+
+def test_steps_are_those_of_the_samples():
+    needed = {"init": "ei-sparse-tiny-sft-stories-s0", "rollouts": "sample-tiny-ei-stories-s0"}
+    assert names(train("algorithm=steps")) == needed
+    assert names(train("algorithm=steps", "init=sft")) == INIT | {
+        "rollouts": "sample-tiny-sft-stories-s0"
+    }
+
+
+def test_rcrl_shares_its_runs_with_reward_models_and_expert_iteration():
+    first = prerequisites(train(*RCRL))
+    orm = prerequisites(train("algorithm=orm"))
+    numbers = ["num_solutions_per_prompt=4", "num_continuations=4"]
+    sorm = prerequisites(train("algorithm=sorm", *(f"algorithm.{number}" for number in numbers)))
+    assert decisive(first["init"]) == decisive(train("algorithm=sft"))
+    assert decisive(first["rollouts"]) == decisive(orm["rollouts"])
+    assert decisive(first["rollouts"]) == decisive(train("algorithm=sample", "init=ei"))
+    assert decisive(first["steps"]) == decisive(sorm["steps"])
+    assert decisive(first["steps"]) == decisive(train("algorithm=steps"))
+    # The policy that is sampled from is that of Expert Iteration as it comes.
+    for gives in ("rollouts", "steps"):
+        assert decisive(prerequisites(first[gives])["init"]) == decisive(train())
+    assert decisive(prerequisites(first["steps"])["rollouts"]) == decisive(first["rollouts"])
+    for kind in ("orm", "sorm"):
+        learned = prerequisites(train(*RCRL, f"reward={kind}"))
+        assert learned["reward"] == train(f"algorithm={kind}")
+        assert decisive(learned["rollouts"]) == decisive(first["rollouts"])
+    same = [f"reward.model.{number}" for number in numbers]
+    needed = prerequisites(prerequisites(train(*RCRL, "reward=sorm", *same))["reward"])
+    assert decisive(needed["steps"]) == decisive(first["steps"])
+
+
+def test_a_policy_of_another_kind_is_sampled_from():
+    changed = prerequisites(train(*RCRL, "algorithm.policy.rounds=3"))
+    sampled_from = prerequisites(changed["rollouts"])["init"]
+    assert decisive(sampled_from) == decisive(train("algorithm.rounds=3"))
+    own = prerequisites(train(*RCRL, "algorithm.policy=null"))
+    assert decisive(own["rollouts"]) == decisive(train("algorithm=sample", "init=sft"))
+    assert decisive(own["steps"]) == decisive(train("algorithm=steps", "init=sft"))
+    # How many are sampled, learnt from and gone on from.
+    numbers = ["algorithm.num_solutions_per_prompt=2", "algorithm.num_continuations=3"]
+    numbers.append("algorithm.sample.num_samples_per_prompt=5")
+    more = prerequisites(train(*RCRL, *numbers))
+    assert decisive(more["steps"]) == decisive(train("algorithm=steps", *numbers))
+
+
+def test_runs_that_learn_from_samples_may_have_their_own_number_of_problems():
+    def size(algorithm: str, own: str) -> int | None:
+        sizes = ["dataset.train_size=20", f"dataset.reward_train_size={own}"]
+        return training_set(train(f"algorithm={algorithm}", *sizes)).train_size
+
+    assert {name: size(name, "50") for name in ("sft", "ei")} == {"sft": 20, "ei": 20}
+    for algorithm in ("ppo", "rcrl", "sample", "steps", "orm", "sorm"):
+        assert size(algorithm, "50") == 50
+        assert size(algorithm, "null") == 20
+
+
+def test_how_a_reward_model_would_be_made_does_not_count_where_there_is_one():
+    given = ["reward=orm", "reward.run=a/orm-1"]
+    for same in (["reward.run=b/orm-1"], ["reward.model.epochs=9"], ["reward.policy=null"]):
+        assert decisive(train(*given, *same)) == decisive(train(*given))
+    assert decisive(train(*given, "reward.run=a/orm-2")) != decisive(train(*given))
+    assert decisive(train("reward=orm", "reward.model.epochs=9")) != decisive(train("reward=orm"))
+
+
+def test_the_stored_configuration_is_the_run_s():
+    """A run's folder keeps what asdict gives: reading it back gives the same run."""
+    rcrl = [*RCRL, *OWN_NUMBERS, "algorithm.solution_ratio=inf"]
+    for overrides in ([], ["algorithm=sft"], ["dataset=svamp", "init=pretrained"], rcrl):
+        config = train(*overrides)
+        stored = OmegaConf.create(OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
+        assert resolve(stored) == config

@@ -1,0 +1,212 @@
+"""conf/model: what each says of itself, and the plan of a run whose model isn't on this machine."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from reasonrl.cli.train import train
+from reasonrl.config.identity import decisive, identity
+from reasonrl.config.model import ResourcesConfig
+from reasonrl.config.resolve import resolve
+from reasonrl.config.schema import TrainConfig
+from reasonrl.pipeline import estimate
+from reasonrl.pipeline import plan as planning
+from reasonrl.pipeline.plan import Planner, plan
+from reasonrl.pipeline.text import needs
+from reasonrl.policy.policy import load_policy, load_tokenizer
+from reasonrl.problems import load_problems
+from reasonrl.problems.prompts import build_prompts
+from reasonrl.util.errors import UserError
+from tests.helpers.configs import ROOT
+
+NUM_PARAMETERS = {
+    "tiny": 985_728,
+    "small": 4_085_504,
+    "smollm2-135m": 134_515_008,
+    "smollm2-360m": 361_821_120,
+    "qwen2.5-0.5b": 494_032_768,
+    "llama-3.2-1b": 1_235_814_400,
+    "qwen2.5-1.5b": 1_543_714_304,
+    "7b": 6_738_415_616,
+    "13b": 13_015_864_320,
+}
+FEW = [
+    "runtime.threads=1",  # more than there are cores to spare wait for each other
+    "dataset.train_size=12",
+    "dataset.reward_train_size=12",
+    "dataset.test_size=10",
+]
+
+
+@pytest.fixture(autouse=True)
+def _without_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)  # model.path=models/tiny
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+@pytest.fixture
+def _without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("asked the network")
+
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+
+
+def composed(outputs: Path, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("train", [f"runtime.outputs={outputs}", *overrides])
+
+
+def configured(outputs: Path, *overrides: str) -> TrainConfig:
+    return resolve(composed(outputs, *FEW, *overrides))
+
+
+def test_every_model_is_here():
+    assert {file.stem for file in (ROOT / "conf" / "model").glob("*.yaml")} == {*NUM_PARAMETERS}
+
+
+@pytest.mark.parametrize("name", NUM_PARAMETERS)
+def test_every_model_says_what_it_is_and_asks_for(tmp_path: Path, name: str):
+    model = configured(tmp_path, f"model={name}").model
+    assert (model.name, model.num_parameters) == (name, NUM_PARAMETERS[name])
+    assert model.resources.gpus == (0 if name in ("tiny", "small") else 1)
+    # Adam's moments are written by way of the machine's memory: 8 bytes of each parameter.
+    if name != "13b":  # which isn't trained as a whole; its float32 weights are loaded there
+        assert model.resources.memory_gb * 1e9 > 8 * model.num_parameters
+    assert model.resources.memory_gb * 1e9 > 4 * model.num_parameters
+
+
+@pytest.mark.parametrize("name", ["tiny", "small"])
+def test_the_number_of_parameters_is_that_of_the_weights(name: str):
+    model = load_policy(f"models/{name}", "float32", torch.device("cpu")).model
+    assert model.num_parameters() == NUM_PARAMETERS[name]
+
+
+def test_identities_are_those_of_older_runs(tmp_path: Path):
+    assert identity(decisive(resolve(composed(tmp_path)))) == "73eb4f79"
+
+
+def test_an_older_configuration_is_read(tmp_path: Path):
+    config = composed(tmp_path)
+    older = OmegaConf.to_container(config)
+    assert isinstance(older, dict)
+    del older["model"]["resources"], older["model"]["num_parameters"]
+    read = resolve(OmegaConf.create(older))
+    assert read.model.num_parameters is None
+    assert read.model.resources == ResourcesConfig(gpus=1, cpus=8, memory_gb=64, hours=24.0)
+    assert decisive(read) == decisive(resolve(config))
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        (
+            "7b",
+            [
+                "on a cluster each run asks for 1 GPU, 8 CPUs, 96 GB of memory and 24 hours",
+                # 16 bytes × 6.738e9
+                "6,738,415,616 parameters: of its GPU's memory at least 108 GB, and activations",
+                "meta-llama/Llama-2-7b-hf isn't ready on this machine: not checked",
+            ],
+        ),
+        (
+            "13b",
+            [
+                "on a cluster each run asks for 1 GPU, 8 CPUs, 128 GB of memory and 24 hours",
+                "13,015,864,320 parameters: of its GPU's memory at least 208 GB, and activations",
+                "warning: a run has one GPU, and an H200 has 141 GB. Pass",
+                "meta-llama/Llama-2-13b-hf isn't ready on this machine: not checked",
+            ],
+        ),
+        ("tiny", ["on a cluster each run asks for 1 CPU, 4 GB of memory and 2 hours"]),
+    ],
+)
+@pytest.mark.usefixtures("_without_a_network")
+def test_a_dry_run_without_the_weights(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, name: str, lines: list[str]
+):
+    started = time.monotonic()
+    train(composed(tmp_path / "outputs", *FEW, f"model={name}", "dry_run=true"))
+    assert time.monotonic() - started < 20  # a second or two
+    out = capfd.readouterr()
+    shown = (out.out + out.err).splitlines()
+    assert any(f"sft-{name}-pretrained-stories-s0" in line for line in shown)
+    said = [line for line in shown if line.startswith(tuple(lines))]
+    assert len(said) == len(lines)
+    assert ("warning" in "".join(shown)) == (name == "13b")
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_run_without_the_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    started = time.monotonic()
+    with pytest.raises(UserError, match="meta-llama/Llama-2-7b-hf must be a folder or"):
+        plan(configured(tmp_path, "model=7b"))
+    assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize(
+    ("overrides", "gigabytes"),
+    [
+        # Of 6.738e9 parameters: 16 bytes of each; 4 more of PPO's reference.
+        (["algorithm=sft", "init=pretrained"], 107.8),
+        (["algorithm=ppo"], 134.8),
+        (["algorithm=ppo", "algorithm.trainable=lora"], 53.9),  # 4, and 4 of the sampler's copy
+        (["algorithm=orm"], 107.8),
+        (["algorithm=orm", "algorithm.trainable=lora"], 27.0),
+        (["algorithm=orm", "algorithm.trainable=head"], 27.0),
+        (["algorithm=sample"], 13.5),  # bfloat16
+        (["algorithm=sample", "model.compute_dtype=float32"], 27.0),
+        (["algorithm=steps"], 13.5),
+    ],
+)
+def test_gpu_memory(tmp_path: Path, overrides: list[str], gigabytes: float):
+    planned = plan(configured(tmp_path, "model=7b", *overrides), fetch=False)
+    assert estimate.gpu_gigabytes(planned) == pytest.approx(gigabytes, abs=0.05)
+
+
+def test_gpu_memory_of_an_unknown_size(tmp_path: Path):
+    planned = plan(configured(tmp_path, "model=7b", "model.num_parameters=null"), fetch=False)
+    assert estimate.gpu_gigabytes(planned) is None
+    (line,) = needs([planned])
+    assert "isn't ready on this machine" in line
+
+
+# Many similar runs.
+
+
+def test_what_runs_have_in_common_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    calls: Counter[str] = Counter()
+
+    def counted(function: Callable[..., object]) -> Callable[..., object]:
+        def count(*arguments: object) -> object:
+            calls[function.__name__] += 1
+            return function(*arguments)
+
+        return count
+
+    for function in (load_problems, load_tokenizer, build_prompts):
+        monkeypatch.setattr(planning, function.__name__, counted(function))
+    config, planner = configured(tmp_path, "algorithm=rcrl"), Planner()
+    plans = [planner.plan(replace(config, seed=seed)) for seed in range(3)]
+    # Train, validation, test. Their prompts with the exemplars of the pretrained model; and without
+    # them for completions (EI, sample), steps twice as long, and RCRL's with a label.
+    assert calls == {"load_problems": 3, "load_tokenizer": 1, "build_prompts": 3 * 4}
+    assert len({one.run for one in plans}) == 3
+    assert all(one.train is plans[0].train for one in plans)
+    assert plan(replace(config, seed=2)) == plans[2]
+
+
+def test_what_differs_is_checked_of_each(tmp_path: Path):
+    """The context of 512 tokens holds 300 after a prompt, and not the 600 of continued steps."""
+    planner, sizes = Planner(), ["dataset.num_exemplars=0", "dataset.max_new_tokens=300"]
+    planner.plan(configured(tmp_path, "algorithm=sample", *sizes))
+    with pytest.raises(UserError, match="must fit after the prompt"):
+        planner.plan(configured(tmp_path, "algorithm=steps", *sizes))
