@@ -26,7 +26,7 @@ from reasonrl.report.page import page
 from reasonrl.report.run_data import RunData, read_run
 from reasonrl.report.wandb_mirror import mirrored
 from reasonrl.report.workspace import push
-from reasonrl.runs.folder import RunFolder, is_done, read_config
+from reasonrl.runs.folder import RunFolder, is_done, read_config, run_folder
 from reasonrl.sweep.manifest import Member, Sweep
 from reasonrl.sweep.overrides import settings
 from reasonrl.sweep.slurm import SlurmError
@@ -62,6 +62,9 @@ def write_page(folder: Path, output: Path | None) -> Path:
 
     with ThreadPoolExecutor() as pool:  # a cluster's file system answers slowly, but many at once
         runs = list(pool.map(read, sweep.runs))
+    protocols = sorted({data.protocol for data in runs if data.protocol})
+    if protocols:
+        note = " ".join([note, f"Policies are evaluated by {', '.join(protocols)}."]).strip()
     made = datetime.now(UTC).isoformat(timespec="seconds")
     file = output or folder / PAGE
     write_text(file, page(sweep.name, pasteable(sweep.command), sweep.created, made, runs, note))
@@ -92,6 +95,7 @@ def mirror(run: RunFolder, **given: str | None) -> None:
     config = read_config(run)
     if not is_done(run):
         raise UserError(f"run={run.path} must be done; it isn't. Give its command again.")
+    run = replace(run, protocol=run_folder(config).protocol)
     tracking: Any = config.tracking if config.tracking.name == WITHOUT.name else WITHOUT
     named: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     config = replace(config, tracking=replace(tracking, mode="auto", **named))

@@ -17,6 +17,7 @@ from reasonrl.evaluation.policy import evaluate as evaluate_policy
 from reasonrl.evaluation.predictions import grade_predictions
 from reasonrl.grading.metrics import paired_difference
 from reasonrl.pipeline.plan import base_model
+from reasonrl.pipeline.results import AFTER
 from reasonrl.policy.policy import device_of
 from reasonrl.problems import load_problems
 from reasonrl.report.tables import estimates_table, gains_table
@@ -57,22 +58,17 @@ def evaluate(config: DictConfig) -> None:
     console.print(f"record: {record}", soft_wrap=True)
 
 
-def _protocol(config: EvaluateConfig) -> str:
-    protocol = config.evaluation
-    return f"{protocol.split}-k{protocol.num_samples_per_prompt}-t{protocol.temperature:g}"
-
-
 def _of_run(run: RunFolder, config: EvaluateConfig) -> tuple[EvaluateConfig, SavedPolicy, Path]:
     """The run's model, dataset and seed under the protocol asked for."""
     trained = read_config(run)
     own = dataclasses.replace(
         config, model=trained.model, dataset=trained.dataset, seed=trained.seed
     )
-    return own, policy_of(run), run.evaluation / _protocol(own)
+    return own, policy_of(run), run.evaluated(own.protocol) / AFTER
 
 
 def _of_model(config: EvaluateConfig) -> tuple[SavedPolicy, Path]:
-    name = f"{config.model.name}-{config.dataset.name}-{_protocol(config)}"
+    name = f"{config.model.name}-{config.dataset.name}-{config.protocol}"
     folder = Path(config.runtime.outputs) / "evaluations" / f"{name}-{identity(decisive(config))}"
     return SavedPolicy(base_model(config), few_shot=config.dataset.num_exemplars > 0), folder
 

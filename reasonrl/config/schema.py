@@ -80,11 +80,28 @@ class EvaluateConfig:
     seed: int
     runtime: RuntimeConfig = field(metadata=IMMATERIAL)
 
+    @property
+    def protocol(self) -> str:
+        """How policies are evaluated, as the name of a folder: ``test-n500-k16-t0.7``.
+
+        n is the number of problems, where a setting limits it.
+        """
+        evaluation, dataset = self.evaluation, self.dataset
+        size = getattr(dataset, f"{evaluation.split}_size", dataset.test_size)
+        parts = [
+            evaluation.split,
+            *([] if size is None else [f"n{size}"]),
+            f"k{evaluation.num_samples_per_prompt}",
+            f"t{evaluation.temperature:g}",
+        ]
+        return "-".join(parts)
+
 
 @dataclass(frozen=True)
 class TrainConfig(EvaluateConfig):
-    """What decides a run."""
+    """What decides a run. How its policy is evaluated isn't part of it: see ``protocol``."""
 
+    evaluation: EvaluationConfig = field(metadata=IMMATERIAL)
     init: InitConfig
     algorithm: Algorithm
     reward: RewardConfig

@@ -23,7 +23,9 @@ def show_comparison(plans: Mapping[tuple[str, ...], Plan]) -> None:
         results = {o: result_of(planned, progress) for o, planned in policies.items()}
         names = map("\n".join, differing(results))
         rows = dict(zip(names, compare(results), strict=True))
-        console.print(comparison_table("comparison, by maj@1; gains are paired", rows))
+        protocols = sorted({planned.config.protocol for planned in policies.values()})
+        title = f"comparison, by maj@1 on {', '.join(protocols)}; gains are paired"
+        console.print(comparison_table(title, rows))
 
 
 def compare(results: Mapping[tuple[str, ...], Result]) -> list[dict[str, Estimate]]:

@@ -26,12 +26,17 @@ GB = 1e9
 
 
 def work(planned: Plan) -> Work:
-    """What a run does from start to end, without its prerequisites."""
+    """What a run does from start to end, without its prerequisites.
+
+    Of one that has made its policy, only its evaluations by the plan's protocol are left.
+    """
     algorithm, size = planned.config.algorithm, sizes(planned)
     evaluations = 1 if "init" in planned.prerequisites else 2
     if algorithm.makes != "policy":
         evaluations = 0
-    return Work(completions=evaluations * size.evaluation) + algorithm.work(size)
+    made = planned.run.result.exists()
+    learning = Work() if made else algorithm.work(size)
+    return Work(completions=evaluations * size.evaluation) + learning
 
 
 def sizes(planned: Plan) -> Sizes:

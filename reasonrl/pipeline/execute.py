@@ -18,8 +18,6 @@ from reasonrl.pipeline.plan import Plan
 from reasonrl.pipeline.results import (
     AFTER,
     BEFORE,
-    CONDITIONING_GAP,
-    GAIN,
     WORST,
     evaluate_before,
     evaluate_policy,
@@ -31,11 +29,11 @@ from reasonrl.report.reliability import draw_reliability_diagram
 from reasonrl.report.wandb_mirror import Mirror, mirrored
 from reasonrl.reward_models.learning import VALIDATION, VERDICTS
 from reasonrl.rewards.steps import STEPS_FILE
-from reasonrl.runs.folder import RunFolder, is_done, running, write_config
+from reasonrl.runs.folder import GAIN, RunFolder, is_done, running, write_config
 from reasonrl.runs.metrics_log import MetricsLog
 from reasonrl.runs.preemption import boundary
 from reasonrl.runs.process import usable_cores
-from reasonrl.runs.result import read_result
+from reasonrl.runs.result import CONDITIONING_GAP, read_result
 from reasonrl.types import SavedPolicy
 from reasonrl.util.atomic import remove_folder, write_json, writing
 from reasonrl.util.progress import Progress
@@ -73,12 +71,13 @@ def _execute(planned: Plan, progress: Progress, mirror: Mirror) -> None:
         remove_folder(run.work)
     if makes_policy:
         policy = read_result(run)
+        folder = run.evaluated(config.protocol)
         after = evaluate_policy(planned, policy, AFTER, progress)
-        gain = after.gain_on(evaluate_before(planned, progress))
-        write_estimates(gain, run.evaluation / GAIN)
         if policy.labels:
             worst = evaluate_policy(planned, policy.under_the_worst(), WORST, progress)
-            write_estimates(after.gain_on(worst), run.evaluation / CONDITIONING_GAP)
+            write_estimates(after.gain_on(worst), folder / CONDITIONING_GAP)
+        gain = after.gain_on(evaluate_before(planned, progress))
+        write_estimates(gain, folder / GAIN)
     _draw(planned)
 
 

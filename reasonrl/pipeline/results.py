@@ -13,8 +13,6 @@ from reasonrl.types import SavedPolicy
 from reasonrl.util.progress import Progress
 
 BEFORE, AFTER, WORST = "before", "after", "worst"
-# In evaluation/, beside those: paired differences.
-GAIN, CONDITIONING_GAP = "gain.json", "conditioning_gap.json"
 
 
 @dataclass(frozen=True)
@@ -54,13 +52,13 @@ def starting_policy(planned: Plan) -> SavedPolicy:
 def evaluate_policy(
     planned: Plan, policy: SavedPolicy, when: str, progress: Progress
 ) -> Evaluation:
-    """An evaluation in a run's folder: read if it is there, else made."""
+    """An evaluation in a run's folder, by the plan's protocol: read if it is there, else made."""
     return evaluate(
         planned.config,
         policy,
         planned.test,
         planned.exemplars,
-        folder=planned.run.evaluation / when,
+        folder=planned.run.evaluated(planned.config.protocol) / when,
         progress=progress,
         description=f"{planned.config.algorithm.name}: evaluation {when}",
     )

@@ -14,7 +14,7 @@ from reasonrl.pipeline.plan import Plan
 from reasonrl.pipeline.results import Result, result_of
 from reasonrl.report.tables import estimates_table, gains_table
 from reasonrl.reward_models.learning import VALIDATION
-from reasonrl.runs.folder import read_status
+from reasonrl.runs.folder import is_done, read_status
 from reasonrl.util.progress import Progress, console
 
 LARGEST_GPU_GB = 141  # an H200's; most have 24 to 80
@@ -26,7 +26,10 @@ def plan_table(planned: Plan) -> Table:
     table.add_column(overflow="fold")
     for one in planned.in_order():
         status, work = read_status(one.run), estimate.work(one)
-        table.add_row(f"[bold]{one.run.path.name}[/] ({status.state if status else 'to do'})")
+        state: str = status.state if status else "to do"
+        if state == "done" and not is_done(one.run):
+            state = "to be evaluated"
+        table.add_row(f"[bold]{one.run.path.name}[/] ({state})")
         evaluated = (
             f", evaluated on {len(one.test):,} ({one.config.evaluation.split})"
             if one.config.algorithm.makes == "policy"
@@ -121,7 +124,8 @@ def _show_policy(planned: Plan, progress: Progress) -> Result:
     started = f"{config.model.name}, init={config.init.name}"
     title = (
         f"{config.algorithm.name} on {config.dataset.name} ({started}): "
-        f"{len(after.problem_ids)} {config.evaluation.split} problems"
+        f"{len(after.problem_ids)} {config.evaluation.split} problems, "
+        f"T={config.evaluation.temperature:g}"
     )
     console.print(gains_table(title, before.estimates(), after.estimates(), after.gain_on(before)))
     if worst is not None:

@@ -20,6 +20,7 @@ from reasonrl.config.dataset import DATASETS
 from reasonrl.problems import load_problems
 from reasonrl.runs.folder import RunFolder, read_status
 from reasonrl.runs.metrics_log import read_metrics
+from reasonrl.runs.result import evaluation_files
 from reasonrl.types import Problem
 from reasonrl.util.errors import UserError
 
@@ -28,6 +29,7 @@ MAKE_POLICIES = {name for name, one in ALGORITHMS.items() if one.makes == "polic
 READ_REWARD = {name for name, one in ALGORITHMS.items() if one.reads_reward != "nothing"}
 ROLLOUTS = [one.panels.rollouts for one in ALGORITHMS.values() if one.panels.rollouts]
 GREEDY = "greedy.parquet"
+NAMES = {"conditioning_gap": "gap"}  # of estimates, in the page's words
 NUM_COMPLETIONS = 8
 
 
@@ -78,8 +80,9 @@ class RunData:
     state: as the status of sweeps has it. heartbeat: its last sign of life. why: the reason for its
         state, and what of its folder can't be read.
     reward: None where the algorithm asks for none.
-    estimates: ``after/maj@1`` and so on: value, low, high, n. The folders of evaluation/, and
-        gain: after on before, paired; gap: between the best and the worst label.
+    protocol: by which the policy is evaluated here; None of older runs, which name none.
+    estimates: ``after/maj@1`` and so on: value, low, high, n. gain: after on before, paired; gap:
+        between the best and the worst label; those by another protocol have its name in front.
     completions: the first of those evaluated after: problem_id, text, answer, correct; and question
         and gold, the right answer, of problems that are here without a network.
     correct: ``0110``, whether each of them all is right, by the ids of the problems. problems: a
@@ -99,6 +102,7 @@ class RunData:
     init: str | None = None
     dataset: str | None = None
     seed: int | None = None
+    protocol: str | None = None
     estimates: dict[str, dict[str, Any]] = field(default_factory=dict)
     curves: dict[str, Curve] = field(default_factory=dict)
     completions: list[dict[str, Any]] = field(default_factory=list)
@@ -121,15 +125,15 @@ def read_run(
     needs: the names of the runs that it needs directly. verdict: what became of it, and why; None
     leaves that to the run's own word, which it may have had no time for.
     """
-    data = RunData(run.path.name, overrides, **_parts(_config(run)))
+    data = RunData(run.path.name, overrides, protocol=run.protocol, **_parts(_config(run)))
     if (status := read_status(run)) is not None:
         verdict = verdict or (status.state, status.error or "")
         data = replace(data, attempt=status.attempt, heartbeat=status.heartbeat)
     state, why = verdict or (TO_DO, "")
-    start = _start(run, needs)
+    before = _before(run, needs)
     read: dict[str, Callable[[], Any]] = {
         "curves": lambda: read_curves(run.metrics),
-        "estimates": lambda: _estimates(run, start),
+        "estimates": lambda: _estimates(run, before),
         "answers": lambda: _answers(run),
         "completions": lambda: _completions(run),
     }
@@ -190,26 +194,25 @@ def _text(config: dict[str, Any], group: str, key: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _start(run: RunFolder, needs: Sequence[str]) -> Path:
-    """The evaluation of the policy that a run starts from: its own, or that of another run."""
-    before = run.evaluation / "before"
-    if before.exists():
-        return before
+def _before(run: RunFolder, needs: Sequence[str]) -> Path | None:
+    """The estimates of the policy that a run starts from: its own, or those of another run."""
+    if own := evaluation_files(run).get("before"):
+        return own
     earlier = (_text(_config(run), "init", "run"), *needs)
-    for other in (RunFolder(run.path.parent / Path(name).name) for name in earlier if name):
+    for name in filter(None, earlier):
+        other = RunFolder(run.path.parent / Path(name).name, run.protocol)
         if _parts(_config(other))["algorithm"] in MAKE_POLICIES:
-            return other.evaluation / "after"
-    return before
+            return evaluation_files(other).get("after")
+    return None
 
 
-def _estimates(run: RunFolder, start: Path) -> dict[str, dict[str, Any]]:
-    files = {file.parent.name: file for file in sorted(run.evaluation.glob("*/metrics.json"))}
-    files |= {"before": start / "metrics.json", "gain": run.evaluation / "gain.json"}
-    files |= {"gap": run.evaluation / "conditioning_gap.json"}
+def _estimates(run: RunFolder, before: Path | None) -> dict[str, dict[str, Any]]:
+    files = evaluation_files(run)
+    if before is not None:
+        files["before"] = before
     return {
-        f"{kind}/{name}": {key: _finite(value) for key, value in estimate.items()}
+        f"{NAMES.get(kind, kind)}/{name}": {key: _finite(x) for key, x in estimate.items()}
         for kind, file in files.items()
-        if file.exists()
         for name, estimate in json.loads(file.read_bytes())["estimates"].items()
     }
 
@@ -221,10 +224,10 @@ def _greedy(evaluation: Path) -> dict[str, bool]:
 
 
 def _answers(run: RunFolder) -> dict[str, str]:
-    after = run.evaluation / "after"
-    if not (after / GREEDY).exists():
+    after = evaluation_files(run).get("after")
+    if after is None:
         return {}
-    right = dict(sorted(_greedy(after).items()))
+    right = dict(sorted(_greedy(after.parent).items()))
     return {
         "correct": "".join("01"[correct] for correct in right.values()),
         "problems": hashlib.sha256("\n".join(right).encode()).hexdigest()[:8],
@@ -232,9 +235,10 @@ def _answers(run: RunFolder) -> dict[str, str]:
 
 
 def _completions(run: RunFolder) -> list[dict[str, Any]]:
-    file = run.evaluation / "after" / GREEDY
-    if not file.exists():
+    after = evaluation_files(run).get("after")
+    if after is None:
         return []
+    file = after.with_name(GREEDY)
     columns = ["problem_id", "text", "answer", "correct"]
     rows: list[dict[str, Any]] = (
         pq.read_table(file, columns=columns).slice(0, NUM_COMPLETIONS).to_pylist()

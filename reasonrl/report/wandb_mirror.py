@@ -32,14 +32,14 @@ from reasonrl.config.schema import TrainConfig
 from reasonrl.config.tracking.wandb import WandbConfig
 from reasonrl.runs.folder import RunFolder
 from reasonrl.runs.preemption import Preempted
+from reasonrl.runs.result import evaluation_files
 from reasonrl.util.atomic import remove_folder
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "wandb"  # in the run's; W&B names it so
 NUM_COMPLETIONS = 64  # in the table
-# The first of these files that a run has.
-COMPLETIONS = ("evaluation/after/greedy.parquet", "rollouts/validation.parquet")
+VALIDATION = "rollouts/validation.parquet"  # of a run that makes no policy
 COLUMNS = ("problem_id", "text", "answer", "correct", "score")
 PICTURES = {
     "learning_curve": "learning_curve.png",
@@ -101,9 +101,9 @@ class Mirror:
     def _table_of_completions(self, questions: Mapping[str, str]) -> dict[str, Any]:
         import wandb
 
-        files = [self._run.path / file for file in COMPLETIONS]
-        file = next((file for file in files if file.exists()), None)
-        if file is None:
+        after = evaluation_files(self._run).get("after")
+        file = after.with_name("greedy.parquet") if after else self._run.path / VALIDATION
+        if not file.exists():
             return {}
         rows = pq.read_table(file, columns=list(COLUMNS)).slice(0, NUM_COMPLETIONS).to_pylist()
         data = [[questions.get(row["problem_id"]), *row.values()] for row in rows]
@@ -230,6 +230,7 @@ def _init(run: RunFolder, config: TrainConfig, tracking: WandbConfig, mode: Any)
     known = {
         **decisive(config),
         "identity": identity(decisive(config)),
+        "protocol": run.protocol,
         "attempt": len(attempts),
         "provenance": provenance,
     }
@@ -260,12 +261,12 @@ def _attempts(run: RunFolder) -> list[dict[str, Any]]:
 
 
 def _evaluations(run: RunFolder) -> dict[str, float]:
-    """``eval/after_maj@1``, ``eval/gain_maj@1`` and so on."""
-    files = {file.parent.name: file for file in run.evaluation.glob("*/metrics.json")}
-    files |= {file.stem: file for file in run.evaluation.glob("*.json")}
+    """``eval/after_maj@1``, ``eval/gain_maj@1`` and so on, by the protocol that W&B's config names;
+    by others that the run has been evaluated by, ``eval/test-k96-t0.7/after_maj@1``.
+    """
     return {
         f"eval/{kind}_{name}": estimate["value"]
-        for kind, file in sorted(files.items())
+        for kind, file in sorted(evaluation_files(run).items())
         for name, estimate in json.loads(file.read_bytes())["estimates"].items()
     }
 

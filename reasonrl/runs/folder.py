@@ -38,6 +38,8 @@ State = Literal["running", "preempted", "failed", "done"]
 
 HEARTBEAT_SECONDS = 10.0
 NOTICE_SECONDS = 60.0
+# In the folder of a protocol's evaluations, written last: after against before, paired.
+GAIN = "gain.json"
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,9 @@ class RunFolder:
     """Where everything a run reads about itself and writes lives."""
 
     path: Path
+    # How its policy is asked to be evaluated (``EvaluateConfig.protocol``): it isn't done before it
+    # is. None: it makes no policy, or nobody asks.
+    protocol: str | None = None
 
     @property
     def config(self) -> Path:
@@ -93,6 +98,10 @@ class RunFolder:
     def evaluation(self) -> Path:
         return self.path / "evaluation"
 
+    def evaluated(self, protocol: str) -> Path:
+        """The folder of the evaluations by a protocol: before, after, and what was gained."""
+        return self.evaluation / protocol
+
     @property
     def log(self) -> Path:
         return self.path / "train.log"
@@ -134,9 +143,10 @@ def identity(decisive: Mapping[str, Any]) -> str:
 
 
 def run_folder(config: TrainConfig) -> RunFolder:
-    """``<outputs>/runs/ei-sparse-tiny-sft-stories-s0-1a2b3c4d``."""
+    """``<outputs>/runs/ei-sparse-tiny-sft-stories-s0-1a2b3c4d``, to be evaluated as configured."""
     name = f"{readable_name(config)}-{identity(decisive(config))}"
-    return RunFolder(Path(config.runtime.outputs) / "runs" / name)
+    protocol = config.protocol if config.algorithm.makes == "policy" else None
+    return RunFolder(Path(config.runtime.outputs) / "runs" / name, protocol)
 
 
 def write_config(run: RunFolder, config: TrainConfig) -> None:
@@ -166,8 +176,11 @@ def write_status(run: RunFolder, status: Status) -> None:
 
 
 def is_done(run: RunFolder) -> bool:
+    """Whether its last word is that it is done, and it is evaluated as ``run.protocol`` asks."""
     status = read_status(run)
-    return status is not None and status.state == "done"
+    if status is None or status.state != "done":
+        return False
+    return run.protocol is None or (run.evaluated(run.protocol) / GAIN).exists()
 
 
 @contextmanager
@@ -195,7 +208,7 @@ def running(run: RunFolder, *, wait: bool = False, poll: float = 1.0) -> Iterato
     """
     with _lease(run, wait=wait, poll=poll):
         previous = read_status(run)
-        if previous is not None and previous.state == "done":
+        if is_done(run):
             logger.info("%s is done", run.path)
             yield False
             return

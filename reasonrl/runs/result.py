@@ -10,6 +10,9 @@ from reasonrl.runs.folder import RunFolder, is_done, read_config
 from reasonrl.types import SavedPolicy
 from reasonrl.util.errors import UserError
 
+# Of a policy that is asked for a return, beside its evaluations: best against worst, paired.
+CONDITIONING_GAP = "conditioning_gap.json"
+
 
 def policy_of(run: RunFolder) -> SavedPolicy:
     """The policy a finished run made. Raises UserError if it isn't done or makes none."""
@@ -40,3 +43,22 @@ def reward_model_of(run: RunFolder, key: str) -> Path:
             "Make one with python train.py algorithm=orm."
         )
     return run.reward_model
+
+
+def evaluation_files(run: RunFolder) -> dict[str, Path]:
+    """The files of estimates that a run has, by what they are of.
+
+    ``before``, ``after``, ``worst``, ``gain`` and ``conditioning_gap`` are by the protocol that the
+    run's folder is asked for; by others they have the protocol in front, ``test-k96-t0.7/after``.
+    Older runs have one protocol, which isn't named. ``validation`` is of a reward model.
+    """
+    files = {}
+    for depth in ("*", "*/*", "*/*/*"):
+        for file in sorted(run.evaluation.glob(f"{depth}.json")):
+            kind = [*file.relative_to(run.evaluation).parts[:-1]]
+            if file.stem != "metrics":
+                kind.append(file.stem)
+            if kind[0] == run.protocol:
+                del kind[0]
+            files["/".join(kind)] = file
+    return files

@@ -144,10 +144,16 @@ def _runs(points: Sequence[Point], plans: Sequence[Plan]) -> dict[str, tuple[Mem
     for point, planned in zip(points, plans, strict=True):
         for one in planned.in_order():
             name, said = one.run.path.name, list(point.overrides) if one is planned else None
+            if name in runs and runs[name][0].protocol != one.run.protocol:
+                raise UserError(
+                    f"runs of a sweep must be evaluated in one way each; got {name} with "
+                    f"{runs[name][0].protocol} and {one.run.protocol}. Give one command for each: "
+                    "the second one trains nothing."
+                )
             if name not in runs or (said and runs[name][0].overrides is None):
                 needs = sorted({first.run.path.name for first in one.prerequisites.values()})
                 options = job_options(point.options, one.config)
-                runs[name] = Member(name, said, needs, options), one.config
+                runs[name] = Member(name, said, needs, options, one.run.protocol), one.config
     return runs
 
 

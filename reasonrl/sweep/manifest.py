@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +41,7 @@ class Member:
     overrides: list[str] | None
     needs: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
+    protocol: str | None = None  # how its policy is to be evaluated; None: it makes none
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,13 @@ class Sweep:
     def batches(self) -> Path:
         return self.path / "batches"
 
+    @cached_property
+    def _protocols(self) -> dict[str, str | None]:
+        return {member.name: member.protocol for member in self.runs}
+
     def run(self, name: str) -> RunFolder:
-        return RunFolder(self.outputs / "runs" / name)
+        """The folder of a run, to be evaluated as the sweep's command says."""
+        return RunFolder(self.outputs / "runs" / name, self._protocols.get(name))
 
 
 @dataclass(frozen=True)

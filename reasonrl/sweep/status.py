@@ -207,6 +207,8 @@ class _Last:
     @classmethod
     def of(cls, run: RunFolder, batches: Batches) -> _Last:
         status, submission = read_status(run), Submission.read(run)
+        if status is not None and status.state == "done" and not is_done(run):
+            status = None  # of what this sweep asks for, its evaluation, it hasn't said anything
         batch = batches.get(Path(submission.batch)) if submission else None
         if submission is None or batch is None:
             return cls(status, None, None, None)

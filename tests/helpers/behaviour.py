@@ -261,7 +261,9 @@ def _metrics(run: RunFolder) -> list[Values]:
 
 
 def _files(run: RunFolder, suffix: str, folder: str = "") -> list[Path]:
-    return sorted((run.path / folder).rglob(f"*.{suffix}"))
+    """In an order that doesn't depend on the name of the protocol they are in."""
+    files = (run.path / folder).rglob(f"*.{suffix}")
+    return sorted(files, key=lambda file: [part for part in file.parts if part != run.protocol])
 
 
 def _rows(file: Path) -> bytes:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
-from reasonrl.config.base import require, undeclared
+from reasonrl.config.base import IMMATERIAL, require, undeclared
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class DatasetConfig:
     name: str
     train_size: int | None  # None: the whole split
     validation_size: int | None
-    test_size: int | None
+    # Of the splits that are only evaluated on; an evaluation's protocol names it.
+    test_size: int | None = field(metadata=IMMATERIAL)
     reward_train_size: int | None  # of reward models, PPO and RCRL; None: train_size
     num_references: int | None  # training problems whose solution may be learnt from; None: all
     prompt: str
