@@ -31,8 +31,12 @@ def decisive(config: EvaluateConfig) -> dict[str, Any]:
     Marks of the fields say what doesn't (``config.base``), and the algorithm what it never reads.
     """
     values = decisive_values(config)
-    if isinstance(config, TrainConfig) and config.algorithm.reads_reward == "nothing":
-        del values["reward"]
+    if isinstance(config, TrainConfig):
+        reads = config.algorithm.reads_reward
+        if reads == "nothing":
+            del values["reward"]
+        elif reads == "scores":
+            del values["reward"]["threshold"]
     return values
 
 

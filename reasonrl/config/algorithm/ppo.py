@@ -74,7 +74,7 @@ class PPOConfig(LearnerConfig, Algorithm):
     compat: CompatConfig
 
     makes: ClassVar[Makes] = "policy"
-    reads_reward: ClassVar[ReadsReward] = "scores and threshold"
+    reads_reward: ClassVar[ReadsReward] = "scores"
     questions: ClassVar[Questions] = "reward_train_size"
     panels: ClassVar[Panels] = Panels(
         rollouts="ppo/rollouts",

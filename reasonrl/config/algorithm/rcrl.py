@@ -55,7 +55,7 @@ class RCRLConfig(LearnerConfig, Algorithm):
     restart: bool  # from the base weights; false: from the starting policy
 
     makes: ClassVar[Makes] = "policy"
-    reads_reward: ClassVar[ReadsReward] = "scores and threshold"
+    reads_reward: ClassVar[ReadsReward] = "scores"
     questions: ClassVar[Questions] = "reward_train_size"
     panels: ClassVar[Panels] = Panels(
         rollouts=None,
