@@ -37,7 +37,16 @@ def decisive(config: EvaluateConfig) -> dict[str, Any]:
             del values["reward"]
         elif reads == "scores":
             del values["reward"]["threshold"]
+        if not _reads_reward_train_size(config):
+            del values["dataset"]["reward_train_size"]
     return values
+
+
+def _reads_reward_train_size(config: TrainConfig) -> bool:
+    """Whether a run, or any that it needs first, learns from this number of problems."""
+    return config.algorithm.questions == "reward_train_size" or any(
+        map(_reads_reward_train_size, prerequisites(config).values())
+    )
 
 
 def training_set(config: TrainConfig) -> DatasetConfig:
