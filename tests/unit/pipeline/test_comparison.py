@@ -45,7 +45,8 @@ RCRL = Result(POLICY, START, evaluation([1, 1, 1, 0], [1, 1, 1, 1]), evaluation(
 
 def planned(result: Result | None) -> Any:
     algorithm = SimpleNamespace(makes="policy" if result else "reward model")
-    return SimpleNamespace(config=SimpleNamespace(algorithm=algorithm), result=result)
+    config = SimpleNamespace(algorithm=algorithm, protocol="test-n4-k4-t0.7")
+    return SimpleNamespace(config=config, result=result)
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def test_without_samples_the_single_one_is_compared() -> None:
 
 def test_a_sweep_has_a_row_for_each_run(shown: Any) -> None:
     table = shown({("algorithm=rcrl", "seed=0"): RCRL, ("algorithm=ei", "seed=0"): EI})
-    assert "comparison, by maj@1" in table
+    assert "comparison, by maj@1 on test-n4-k4-t0.7; gains are paired" in table
     assert table.index("algorithm=rcrl") < table.index("algorithm=ei")  # as they were asked for
     assert "seed=0" not in table
     assert "conditioning" in table
