@@ -45,13 +45,14 @@ def work(folder: str, max_requeues: int = 0) -> None:
 
 
 def _make(run: RunFolder) -> None:
+    from reasonrl.util.entry_point import set_up_logging
+
+    set_up_logging()
     from reasonrl.pipeline.execute import ensure_done
     from reasonrl.pipeline.plan import plan
     from reasonrl.pipeline.text import show_result
-    from reasonrl.util.entry_point import set_up_logging
     from reasonrl.util.progress import Progress
 
-    set_up_logging()
     planned = plan(read_config(run))
     for first in planned.prerequisites.values():
         if not is_done(first.run) and not is_alive(first.run):

@@ -9,8 +9,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import transformers
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from rich.logging import RichHandler
 from rich.markup import escape
@@ -23,6 +24,7 @@ def run_app(main: Callable[[], None]) -> None:
     """Runs a Hydra entry point, with `one_line_errors` for what Hydra itself raises."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises instead of printing
     set_up_logging()
+    OmegaConf.register_new_resolver("group_options", _group_options, replace=True)
     with one_line_errors():
         main()
 
@@ -48,13 +50,30 @@ def one_line_errors() -> Iterator[None]:
 
 
 def set_up_logging() -> None:
-    """What is logged goes to the terminal, without the chatter of libraries."""
+    """Sends what is logged to the terminal, without the chatter of libraries.
+
+    transformers reads its two variables when it is imported, which must come later than this: it
+    takes longer to import than ``--help`` to print.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     handler = RichHandler(console=console, show_path=False, show_time=False)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
     for noisy in ("httpx", "datasets", "filelock", "matplotlib", "fsspec", "submitit"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+
+
+def _group_options(*, _root_: DictConfig) -> str:
+    """The groups of this command's defaults list, each with its options, as ``--help`` shows them.
+
+    Hydra's own list has every folder of conf/ in it: also those that other files are made of, and
+    those of the other command.
+    """
+    loader = GlobalHydra.instance().config_loader()
+    groups = [g for g in _root_.hydra.runtime.choices if "@" not in g and "/" not in g]
+    width = max(map(len, groups))
+    lines = [f"  {g:{width}}  {', '.join(loader.get_group_options(g))}" for g in sorted(groups)]
+    return "\n".join(lines)
 
 
 def _explain(error: Exception) -> str:
