@@ -1,6 +1,8 @@
 """``python -m reasonrl.dashboard``: see ``reasonrl.cli.dashboard``."""
 
+import sys
+
 from reasonrl.cli.dashboard import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,31 +1,25 @@
-"""What people look at of many runs: a page of a sweep, and Weights & Biases.
+"""The commands that show many runs: a page of a sweep, and Weights & Biases.
 
-    python -m reasonrl.dashboard html outputs/sweeps/NAME
-    python -m reasonrl.dashboard push --entity TEAM
-    python -m reasonrl.dashboard mirror outputs/runs/NAME ...
-
-Imports no torch: it is for login nodes.
+``python -m reasonrl.dashboard`` has these alone, ``reasonrl`` has all. Nothing here imports torch:
+it is for login nodes. What draws and W&B take long to import, and are so only at work.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
 import re
 import shlex
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from reasonrl.cli import command
+from reasonrl.cli.command import AddCommand, find_run, find_sweep, takes_outputs, takes_sweep
 from reasonrl.config.tracking.wandb import WandbConfig
-from reasonrl.report.page import page
-from reasonrl.report.run_data import RunData, read_run
-from reasonrl.report.wandb_mirror import mirrored
-from reasonrl.report.workspace import push
 from reasonrl.runs.folder import RunFolder, is_done, read_config, run_folder
 from reasonrl.sweep.manifest import Member, Sweep
 from reasonrl.sweep.overrides import settings
@@ -45,6 +39,9 @@ def write_page(folder: Path, output: Path | None) -> Path:
 
     Raises UserError if there is no sweep in the folder.
     """
+    from reasonrl.report.page import page
+    from reasonrl.report.run_data import RunData, read_run
+
     sweep = Sweep.read(folder)
     verdicts: dict[str, tuple[str, str]] = {}
     note = ""
@@ -90,7 +87,8 @@ def mirror(run: RunFolder, **given: str | None) -> None:
     For runs made without W&B, or whose mirror broke. given: entity, project and group, instead of
     those that the run was made with. Raises UserError if the run isn't done, or W&B takes it not.
     """
-    from reasonrl.problems import load_problems  # slow to import
+    from reasonrl.problems import load_problems
+    from reasonrl.report.wandb_mirror import mirrored
 
     config = read_config(run)
     if not is_done(run):
@@ -108,44 +106,52 @@ def mirror(run: RunFolder, **given: str | None) -> None:
         )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m reasonrl.dashboard", description="Look at many runs side by side."
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Does what ``python -m reasonrl.dashboard`` is told; returns the exit status."""
+    about = "Shows many runs side by side. See also: reasonrl --help."
+    groups = [partial(add_commands, page="html")]
+    return command.run("python -m reasonrl.dashboard", about, groups, arguments)
 
+
+def add_commands(add: AddCommand, page: str = "page") -> None:
     text = "write a page of a sweep that any browser opens, also offline"
-    html = commands.add_parser("html", help=text, description=text.capitalize())
-    html.add_argument("sweep", type=Path, metavar="SWEEP", help="its folder, outputs/sweeps/NAME")
+    html = add(page, what=text, function=_page)
+    takes_sweep(html)
     html.add_argument("--output", type=Path, metavar="FILE", help=f"instead of SWEEP/{PAGE}")
 
-    text = "save a workspace for these runs in W&B, as a new view"
-    pushing = commands.add_parser("push", help=text, description=text.capitalize())
-
     text = "show finished runs in W&B that were made without it"
-    mirroring = commands.add_parser("mirror", help=text, description=text.capitalize())
-    mirroring.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="its folder")
+    mirroring = add("mirror", what=text, function=_mirror)
+    mirroring.add_argument(
+        "runs", nargs="+", metavar="RUN", help="its folder, or a part of its name"
+    )
     mirroring.add_argument("--group", metavar="NAME", help="as it was made, unless given")
 
-    for command, project in ((pushing, PROJECT), (mirroring, None)):
+    text = "save a workspace for these runs in W&B, as a new view"
+    pushing = add("push", what=text, function=_push)
+
+    for parser, project in ((pushing, PROJECT), (mirroring, None)):
         whose = "you" if project else "as it was made"
-        command.add_argument("--entity", metavar="TEAM", help=f"{whose}, unless given")
+        parser.add_argument("--entity", metavar="TEAM", help=f"{whose}, unless given")
         text = f"{project or 'as it was made'}, unless given"
-        command.add_argument("--project", default=project, metavar="NAME", help=text)
-    given = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        if given.command == "html":
-            print(write_page(given.sweep, given.output))
-        elif given.command == "push":
-            print(push(given.entity, given.project))
-        else:
-            for run in given.runs:
-                named = {"entity": given.entity, "project": given.project, "group": given.group}
-                mirror(RunFolder(run), **named)
-    except UserError as error:
-        sys.exit(f"error: {error}")
+        parser.add_argument("--project", default=project, metavar="NAME", help=text)
+    for parser in (html, mirroring):
+        takes_outputs(parser)
 
 
-if __name__ == "__main__":
-    main()
+def _page(given: argparse.Namespace) -> int:
+    print(write_page(find_sweep(given.outputs, given.sweep).path, given.output))
+    return 0
+
+
+def _mirror(given: argparse.Namespace) -> int:
+    for run in given.runs:
+        named = {"entity": given.entity, "project": given.project, "group": given.group}
+        mirror(find_run(given.outputs, run), **named)
+    return 0
+
+
+def _push(given: argparse.Namespace) -> int:
+    from reasonrl.report.workspace import push
+
+    print(push(given.entity, given.project))
+    return 0

@@ -1,32 +1,19 @@
-"""What became of a sweep, and what to do about it.
+"""The commands that say what became of a sweep, and do something about it.
 
-    python -m reasonrl.sweep status                  the newest sweep
-    python -m reasonrl.sweep status NAME --watch     until all its runs have ended
-    python -m reasonrl.sweep logs ppo-dense-7b       what a run printed
-    python -m reasonrl.sweep resubmit                what would be submitted again
-    python -m reasonrl.sweep resubmit --state out-of-memory --memory-gb 120 --yes
-    python -m reasonrl.sweep cancel NAME ppo-dense-7b --yes
-    python -m reasonrl.sweep clean --failed --days 30
-
-SWEEP is a sweep's folder or its name in outputs/sweeps; without it, it is the newest. RUN is a
-run's folder, its name or a part that only its name has. What submits, cancels or deletes only says
-what it would do, unless it gets --yes.
-
-Exit status: 0; of status, 1 if a run has to be submitted again; 2 for a mistake.
+``python -m reasonrl.sweep`` has these alone, ``reasonrl`` has all.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import logging
 import math
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -34,9 +21,18 @@ from typing import Any
 
 from rich.console import Console
 
-from reasonrl.runs.folder import RunFolder
+from reasonrl.cli import command
+from reasonrl.cli.command import (
+    AddCommand,
+    find_run,
+    find_runs_of_sweep,
+    find_sweep,
+    takes_names,
+    takes_outputs,
+    takes_sweep,
+)
 from reasonrl.sweep import slurm
-from reasonrl.sweep.manifest import MANIFEST, Batch, Submission, Sweep
+from reasonrl.sweep.manifest import Batch, Submission
 from reasonrl.sweep.status import Report, look, tail
 from reasonrl.sweep.table import graph, short_names, status_table, summary, watch
 from reasonrl.sweep.verdict import ALIVE, UNFINISHED
@@ -46,79 +42,54 @@ FOLLOW_SECONDS = 0.5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status."""
-    given = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        status: int = given.command(given)
-        return status
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # of `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    """Does what ``python -m reasonrl.sweep`` is told; returns the exit status."""
+    about = "Says what became of sweeps, and goes on with them. See also: reasonrl --help."
+    return command.run("python -m reasonrl.sweep", about, [add_commands], arguments)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m reasonrl.sweep",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def command(name: str, what: str, function: Any) -> argparse.ArgumentParser:
-        added: argparse.ArgumentParser = commands.add_parser(name, help=what, description=what)
-        added.set_defaults(command=function)
-        added.add_argument(
-            "--outputs", type=Path, default=Path("outputs"), help="folder of sweeps and runs"
-        )
-        return added
-
-    status = command("status", "what became of each run", _status)
-    status.add_argument("sweep", nargs="?", metavar="SWEEP")
+def add_commands(add: AddCommand) -> None:
+    status = add("status", what="say what became of each run of a sweep", function=_status)
+    takes_sweep(status)
     how = status.add_mutually_exclusive_group()
     how.add_argument("--watch", action="store_true", help="until all runs have ended")
     how.add_argument("--json", action="store_true", help="for programs")
     how.add_argument("--graph", action="store_true", help="which run needs which")
 
-    logs = command("logs", "what a run printed", _logs)
-    logs.add_argument("run", metavar="RUN")
-    logs.add_argument("--lines", type=int, default=40, help="the last so many")
+    logs = add("logs", what="show what a run printed", function=_logs)
+    logs.add_argument("run", metavar="RUN", help="its folder, or a part of its name")
+    logs.add_argument("--lines", type=int, default=40, help="the last so many; 40 by default")
     logs.add_argument("--follow", action="store_true", help="and what is added, until Ctrl-C")
 
-    resubmit = command("resubmit", "submit again what ended without being done", _resubmit)
-    _takes_names(resubmit)
+    resubmit = add(
+        "resubmit", what="submit again what ended without being done", function=_resubmit
+    )
+    takes_names(resubmit)
     resubmit.add_argument("--state", help="only these, with commas: failed,timed-out")
     resubmit.add_argument("--memory-gb", type=int, help="of each job, from now on")
     resubmit.add_argument("--hours", type=float, help="of each job, from now on")
     resubmit.add_argument("--partition", help="of each job, from now on")
 
-    cancel = command("cancel", "end what waits or runs; runs save what they have", _cancel)
-    _takes_names(cancel)
+    cancel = add(
+        "cancel", what="end what waits or runs; runs save what they have", function=_cancel
+    )
+    takes_names(cancel)
 
-    clean = command("clean", "remove checkpoints and copies of code nobody needs", _clean)
-    clean.add_argument("sweep", nargs="?", metavar="SWEEP")
+    clean = add(
+        "clean", what="remove checkpoints and copies of code that nobody needs", function=_clean
+    )
+    takes_sweep(clean)
     clean.add_argument(
-        "--failed",
-        action="store_true",
-        help="also of runs that ended without being done",
+        "--failed", action="store_true", help="also of runs that ended without being done"
     )
     clean.add_argument("--days", type=float, default=7, help="since they ended; 7 by default")
+    for parser in (status, logs, resubmit, cancel, clean):
+        takes_outputs(parser)
     for changing in (resubmit, cancel, clean):
         changing.add_argument("--yes", action="store_true", help="do it")
-    return parser
-
-
-def _takes_names(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", nargs="*", metavar="[SWEEP] [RUN]", help="all runs, if none")
 
 
 def _status(given: argparse.Namespace) -> int:
-    sweep = _sweep(given.outputs, given.sweep)
+    sweep = find_sweep(given.outputs, given.sweep)
     console = Console(highlight=False)
     if sweep.cluster == "slurm" and not slurm.available():
         print("There is no Slurm here: no job is taken to be alive.", file=sys.stderr)
@@ -135,19 +106,14 @@ def _status(given: argparse.Namespace) -> int:
 
 
 def _logs(given: argparse.Namespace) -> int:
-    folder = Path(given.run)
-    if not folder.is_dir():
-        runs = given.outputs / "runs"
-        known = sorted(f.name for f in runs.iterdir() if f.is_dir()) if runs.is_dir() else []
-        folder = runs / _match(given.run, known)
-    run = RunFolder(folder)
+    run = find_run(given.outputs, given.run)
     files = [run.log]
     submission = Submission.read(run)
     if submission and (batch := Batch.read(Path(submission.batch))):
         files.append(batch.log(submission.task))
     files = [file for file in files if file.exists()]
     if not files:
-        raise UserError(f"run={folder} must have begun; it has printed nothing.")
+        raise UserError(f"run={run.path} must have begun; it has printed nothing.")
     for file in files:
         print(f"==> {file} <==")
         print("\n".join(tail(file, 1 << 20).splitlines()[-given.lines :]), flush=True)
@@ -174,7 +140,7 @@ def _resubmit(given: argparse.Namespace) -> int:
         "partition": given.partition,
     }
     changes = {name: value for name, value in changes.items() if value is not None}
-    sweep, names = _sweep_and_runs(given.outputs, given.names)
+    sweep, names = find_runs_of_sweep(given.outputs, given.names)
     reports = look(sweep)
     chosen = _chosen(reports, names, given.state)
     by_name = {report.member.name: report for report in reports}
@@ -221,7 +187,7 @@ def _chosen(reports: Sequence[Report], names: Sequence[str], states: str | None)
 
 
 def _cancel(given: argparse.Namespace) -> int:
-    sweep, names = _sweep_and_runs(given.outputs, given.names)
+    sweep, names = find_runs_of_sweep(given.outputs, given.names)
     if sweep.cluster == "slurm":
         slurm.queue()  # raises where there is no Slurm to be asked
     reports = [report for report in look(sweep) if report.verdict in ALIVE]
@@ -267,7 +233,7 @@ def _stop(host: str, pid: int, since: str, what: str) -> None:
 def _clean(given: argparse.Namespace) -> int:
     from reasonrl.sweep.clean import leftovers, remove
 
-    sweep = _sweep(given.outputs, given.sweep)
+    sweep = find_sweep(given.outputs, given.sweep)
     if sweep.cluster == "slurm":
         slurm.queue()  # raises where there is no Slurm: nobody would know what is alive
     found = leftovers(sweep, look(sweep), failed=given.failed, days=given.days)
@@ -280,54 +246,3 @@ def _clean(given: argparse.Namespace) -> int:
         print(f"{leftover.size / 1e6:10,.1f} MB  {leftover.path} ({leftover.why})")
     print(f"{freed / 1e6:10,.1f} MB in all" + ("" if given.yes else ": add --yes to remove them"))
     return 0
-
-
-def _sweep(outputs: Path, name: str | None) -> Sweep:
-    """A folder's, or that of this name, or the newest. Raises UserError if there is none."""
-    if name is not None:
-        folder = _sweep_folder(outputs, name)
-        return Sweep.read(folder or outputs / "sweeps" / name)
-    manifests = list((outputs / "sweeps").glob(f"*/{MANIFEST}"))
-    if not manifests:
-        raise UserError(
-            f"outputs={outputs} must hold sweeps; there are none. Make one with "
-            "python train.py -m, or name the folder with --outputs."
-        )
-    return Sweep.read(max(manifests, key=lambda file: file.stat().st_mtime).parent)
-
-
-def _sweep_folder(outputs: Path, name: str) -> Path | None:
-    candidates = (Path(name), outputs / "sweeps" / name)
-    return next((folder for folder in candidates if (folder / MANIFEST).exists()), None)
-
-
-def _sweep_and_runs(outputs: Path, names: Sequence[str]) -> tuple[Sweep, list[str]]:
-    """Of ``[SWEEP] [RUN ...]``: the sweep, and the runs' whole names."""
-    if names and _sweep_folder(outputs, names[0]):
-        sweep, names = _sweep(outputs, names[0]), names[1:]
-    else:
-        sweep = _sweep(outputs, None)
-    known = [member.name for member in sweep.runs]
-    return sweep, [_match(name, known) for name in names]
-
-
-def _match(text: str, names: Iterable[str]) -> str:
-    """The name that this is, or is a part of. Raises UserError unless there is exactly one."""
-    part = Path(text).name
-    names = list(names)
-    matches = (
-        [name for name in names if name == part]
-        or [name for name, short in short_names(names).items() if short == part]
-        or [name for name in names if part in name]
-    )
-    if len(matches) == 1:
-        return matches[0]
-    listed = ", ".join((matches or names)[:10]) or "none"
-    raise UserError(
-        f"run={text} must be a part of exactly one run's name; "
-        f"it is of {len(matches)}. Choose from: {listed}{', …' if len(names) > 10 else ''}."
-    )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

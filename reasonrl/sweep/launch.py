@@ -106,7 +106,7 @@ def launch(points: Sequence[Point], *, dry_run: bool = False) -> None:
         raise UserError(f"{error} {here}") from None
     if cluster == "slurm":
         console.print(f"submitted: {len(submitted)} of {len(runs)} runs", soft_wrap=True)
-        console.print(f"python -m reasonrl.sweep status {sweep.path}", soft_wrap=True)
+        console.print(f"reasonrl status {sweep.path}", soft_wrap=True)
         if options.wait:
             console.print(status_table(sweep.name, watch(sweep, console)), soft_wrap=True)
     undone = [member.name for member in sweep.runs if not is_done(sweep.run(member.name))]
@@ -115,7 +115,7 @@ def launch(points: Sequence[Point], *, dry_run: bool = False) -> None:
     elif options.wait or cluster == "local":
         raise UserError(
             f"sweep={sweep.name} must be done; {len(undone)} of its {len(runs)} runs aren't. "
-            f"See python -m reasonrl.sweep status {sweep.path}, and give the same command again."
+            f"See reasonrl status {sweep.path}, and give the same command again."
         )
 
 

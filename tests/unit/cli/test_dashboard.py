@@ -116,13 +116,13 @@ def test_push_saves_it() -> None:
 
 def test_push_without_a_login_says_so() -> None:
     process = pushed()
-    assert process.returncode == 1
+    assert process.returncode == 2
     assert process.stderr == "error: push must have a W&B login; got none. Run wandb login.\n"
 
 
 def test_push_with_a_key_that_can_be_none_says_so() -> None:
     process = pushed(WANDB_API_KEY="short")
-    assert process.returncode == 1
+    assert process.returncode == 2
     assert "Traceback" not in process.stderr
     assert process.stderr.endswith(
         "error: push must have a W&B login; got none. Run wandb login.\n"

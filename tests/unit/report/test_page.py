@@ -294,9 +294,19 @@ def test_html_writes_the_page_and_says_where(
     assert (tmp_path / "elsewhere.html").stat().st_size > 4_000_000  # with all it needs
 
 
-def test_html_of_no_sweep_says_so(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"^error: sweep=.* must be a sweep's folder"):
-        main(["html", str(tmp_path)])
+def test_a_sweep_is_found_by_its_name_or_as_the_newest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = make_sweep(tmp_path, [])
+    for named in ([sweep.name], []):
+        assert main(["html", *named, "--outputs", str(sweep.outputs)]) == 0
+        assert Path(capsys.readouterr().out.strip()).samefile(sweep.path / "index.html")
+
+
+def test_html_of_no_sweep_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["html", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: sweep={tmp_path} must be a sweep's folder")
 
 
 def written(sweep: Sweep) -> dict[str, Any]:

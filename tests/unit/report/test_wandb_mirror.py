@@ -435,10 +435,12 @@ def test_a_run_from_before_there_was_tracking(tracked: Any) -> None:
 
 
 @needs_wandb
-def test_it_can_be_made_again_from_the_folder(tracked: Any) -> None:
+def test_it_can_be_made_again_from_the_folder(
+    tracked: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     run, config = tracked("tracking.mode=disabled")
-    with pytest.raises(SystemExit, match=r"must be done; it isn't\. Give its command again\."):
-        main(["mirror", str(run.path)])
+    assert main(["mirror", str(run.path)]) == 2
+    assert "must be done; it isn't. Give its command again." in capsys.readouterr().err
     log_a_line(run, config)
     for _ in range(2):
         main(["mirror", str(run.path), "--project=p", "--group=sweep-1"])
@@ -461,12 +463,16 @@ def test_made_again_it_is_where_it_was(tracked: Any) -> None:
 
 @needs_wandb
 def test_what_could_not_be_made_again_is_an_error(
-    tracked: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    tracked: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run, config = tracked("tracking.mode=disabled")
     log_a_line(run, config)
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    with pytest.raises(SystemExit, match=r"must be taken by W&B; it wasn't\. .*unset WANDB_MODE"):
-        main(["mirror", str(run.path)])
-    with pytest.raises(SystemExit, match="nowhere must be a run's folder; there is no"):
-        main(["mirror", str(tmp_path / "nowhere")])
+    assert main(["mirror", str(run.path)]) == 2
+    error = capsys.readouterr().err
+    assert "must be taken by W&B; it wasn't. See above, or unset WANDB_MODE." in error
+    assert main(["mirror", "nowhere", "--outputs", str(tmp_path)]) == 2
+    assert "run=nowhere must be a part of exactly one run's name" in capsys.readouterr().err

@@ -1,0 +1,137 @@
+"""What the commands on many runs share: one parser, and which sweep or run a name means."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from reasonrl.runs.folder import RunFolder
+from reasonrl.sweep.manifest import MANIFEST, Sweep
+from reasonrl.sweep.table import short_names
+from reasonrl.util.errors import UserError
+
+Function = Callable[[argparse.Namespace], int]  # does what a command says; its exit status
+
+
+class AddCommand(Protocol):
+    def __call__(self, name: str, *, what: str, function: Function) -> argparse.ArgumentParser: ...
+
+
+def run(
+    program: str,
+    about: str,
+    groups: Sequence[Callable[[AddCommand], None]],
+    arguments: Sequence[str] | None,
+) -> int:
+    """Parses the arguments and does what they say; returns the exit status.
+
+    program: what people type in front of a command. about: what ``--help`` says: a paragraph above
+    the list of commands, the rest below it. groups: functions that add commands.
+    """
+    above, _, below = about.partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description=above,
+        epilog=below,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+
+    def add(name: str, *, what: str, function: Function) -> argparse.ArgumentParser:
+        added: argparse.ArgumentParser = commands.add_parser(
+            name, help=what, description=what[0].upper() + what[1:] + "."
+        )
+        added.set_defaults(function=function)
+        return added
+
+    for add_commands in groups:
+        add_commands(add)
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        status: int = given.function(given)
+        return status
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # of `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def takes_outputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--outputs", type=Path, default=Path("outputs"), help="folder of sweeps and runs"
+    )
+
+
+def takes_sweep(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sweep", nargs="?", metavar="SWEEP", help="the newest, if none is given")
+
+
+def takes_names(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="*", metavar="[SWEEP] [RUN]", help="all runs, if none")
+
+
+def find_sweep(outputs: Path, name: str | None) -> Sweep:
+    """The sweep in this folder, or of this name, or the newest. Raises UserError without one."""
+    if name is not None:
+        folder = _sweep_folder(outputs, name)
+        return Sweep.read(folder or outputs / "sweeps" / name)
+    manifests = list((outputs / "sweeps").glob(f"*/{MANIFEST}"))
+    if not manifests:
+        raise UserError(
+            f"outputs={outputs} must hold sweeps; there are none. Make one with "
+            "python train.py -m, or name the folder with --outputs."
+        )
+    return Sweep.read(max(manifests, key=lambda file: file.stat().st_mtime).parent)
+
+
+def find_run(outputs: Path, text: str) -> RunFolder:
+    """The run in this folder, or of this name or a part of it. Raises UserError without one."""
+    folder = Path(text)
+    if not folder.is_dir():
+        runs = outputs / "runs"
+        known = sorted(f.name for f in runs.iterdir() if f.is_dir()) if runs.is_dir() else []
+        folder = runs / _match(text, known)
+    return RunFolder(folder)
+
+
+def find_runs_of_sweep(outputs: Path, names: Sequence[str]) -> tuple[Sweep, list[str]]:
+    """Of ``[SWEEP] [RUN ...]``: the sweep, and the runs' whole names."""
+    if names and _sweep_folder(outputs, names[0]):
+        sweep, names = find_sweep(outputs, names[0]), names[1:]
+    else:
+        sweep = find_sweep(outputs, None)
+    known = [member.name for member in sweep.runs]
+    return sweep, [_match(name, known) for name in names]
+
+
+def _sweep_folder(outputs: Path, name: str) -> Path | None:
+    candidates = (Path(name), outputs / "sweeps" / name)
+    return next((folder for folder in candidates if (folder / MANIFEST).exists()), None)
+
+
+def _match(text: str, names: Iterable[str]) -> str:
+    """The name that this is, or is a part of. Raises UserError unless there is exactly one."""
+    part = Path(text).name
+    names = list(names)
+    matches = (
+        [name for name in names if name == part]
+        or [name for name, short in short_names(names).items() if short == part]
+        or [name for name in names if part in name]
+    )
+    if len(matches) == 1:
+        return matches[0]
+    listed = ", ".join((matches or names)[:10]) or "none"
+    raise UserError(
+        f"run={text} must be a part of exactly one run's name; "
+        f"it is of {len(matches)}. Choose from: {listed}{', …' if len(names) > 10 else ''}."
+    )
