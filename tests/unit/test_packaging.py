@@ -1,5 +1,6 @@
 """What is installed: dependencies said twice agree, and the parts that aren't code are there."""
 
+import re
 import tomllib
 from importlib import import_module
 from pathlib import Path
@@ -63,3 +64,14 @@ def test_what_is_not_code_is_installed_too() -> None:
     others = {f for f in package.rglob("*") if f.is_file() and f.suffix not in {".py", ".pyc"}}
     assert others <= installed
     assert package / "py.typed" in installed
+
+
+def test_make_has_the_tiers_that_ci_calls() -> None:
+    targets = {*re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)}
+    assert {"check", "test", "test-all", "lint", "types", "format"} <= targets
+    for file in (".ci/run", ".github/workflows/ci.yml", ".pre-commit-config.yaml"):
+        text = (ROOT / file).read_text()
+        calls = re.findall(r"^(?:.*(?:run|entry): )?make ([a-z -]+?)(?: #.*)?$", text, re.MULTILINE)
+        called = {target for call in calls for target in call.split()}
+        assert called <= targets
+        assert called or ".ci/run" in text
