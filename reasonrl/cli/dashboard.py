@@ -46,7 +46,9 @@ def write_page(folder: Path, output: Path | None) -> Path:
     verdicts: dict[str, tuple[str, str]] = {}
     note = ""
     try:
-        verdicts = {report.member.name: (report.verdict, report.reason) for report in look(sweep)}
+        verdicts = {
+            finding.member.name: (finding.verdict, finding.reason) for finding in look(sweep)
+        }
     except SlurmError as error:
         note = f"States are the runs' own word, and may be out of date: {error}"
 

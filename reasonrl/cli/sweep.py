@@ -32,8 +32,8 @@ from reasonrl.cli.command import (
     takes_sweep,
 )
 from reasonrl.sweep import slurm
-from reasonrl.sweep.manifest import Batch, Submission
-from reasonrl.sweep.status import Report, look, tail
+from reasonrl.sweep.manifest import Submission, Submitted
+from reasonrl.sweep.status import Finding, look, tail
 from reasonrl.sweep.table import graph, short_names, status_table, summary, watch
 from reasonrl.sweep.verdict import ALIVE, UNFINISHED
 from reasonrl.util.errors import UserError
@@ -93,23 +93,23 @@ def _status(given: argparse.Namespace) -> int:
     console = Console(highlight=False)
     if sweep.cluster == "slurm" and not slurm.available():
         print("There is no Slurm here: no job is taken to be alive.", file=sys.stderr)
-    reports = watch(sweep, console) if given.watch else look(sweep)
+    findings = watch(sweep, console) if given.watch else look(sweep)
     if given.json:
-        values = {"sweep": str(sweep.path), "runs": [report.values() for report in reports]}
+        values = {"sweep": str(sweep.path), "runs": [finding.values() for finding in findings]}
         print(json.dumps(values, indent=2, ensure_ascii=False))
     elif given.graph:
-        console.print(graph(reports), soft_wrap=True)
-        console.print(summary(reports), style="bold")
+        console.print(graph(findings), soft_wrap=True)
+        console.print(summary(findings), style="bold")
     else:
-        console.print(status_table(sweep.name, reports), soft_wrap=True)
-    return int(any(report.verdict in UNFINISHED for report in reports))
+        console.print(status_table(sweep.name, findings), soft_wrap=True)
+    return int(any(finding.verdict in UNFINISHED for finding in findings))
 
 
 def _logs(given: argparse.Namespace) -> int:
     run = find_run(given.outputs, given.run)
     files = [run.log]
     submission = Submission.read(run)
-    if submission and (batch := Batch.read(Path(submission.batch))):
+    if submission and (batch := Submitted.read(Path(submission.batch))):
         files.append(batch.log(submission.task))
     files = [file for file in files if file.exists()]
     if not files:
@@ -141,17 +141,17 @@ def _resubmit(given: argparse.Namespace) -> int:
     }
     changes = {name: value for name, value in changes.items() if value is not None}
     sweep, names = find_runs_of_sweep(given.outputs, given.names)
-    reports = look(sweep)
-    chosen = _chosen(reports, names, given.state)
-    by_name = {report.member.name: report for report in reports}
-    for report in reversed(reports):  # what they need, too, unless it is done or alive
-        if report.member.name in chosen:
-            chosen |= {n for n in report.member.needs if by_name[n].verdict in UNFINISHED}
+    findings = look(sweep)
+    chosen = _chosen(findings, names, given.state)
+    by_name = {finding.member.name: finding for finding in findings}
+    for finding in reversed(findings):  # what they need, too, unless it is done or alive
+        if finding.member.name in chosen:
+            chosen |= {n for n in finding.member.needs if by_name[n].verdict in UNFINISHED}
     if not chosen:
-        print(f"Nothing to submit. {summary(reports)}")
+        print(f"Nothing to submit. {summary(findings)}")
         return 0
     console = Console(highlight=False)
-    shown = [report for report in reports if report.member.name in chosen]
+    shown = [finding for finding in findings if finding.member.name in chosen]
     console.print(status_table(sweep.name, shown, logs=False), soft_wrap=True, end="")
     if changes:
         print("with " + ", ".join(f"{name}={value}" for name, value in changes.items()))
@@ -165,24 +165,24 @@ def _resubmit(given: argparse.Namespace) -> int:
     return 0
 
 
-def _chosen(reports: Sequence[Report], names: Sequence[str], states: str | None) -> set[str]:
+def _chosen(findings: Sequence[Finding], names: Sequence[str], states: str | None) -> set[str]:
     """The names of the runs to submit again. Raises UserError for those that can't be."""
     wanted = UNFINISHED if states is None else tuple(states.replace("-", " ").split(","))
     for state in wanted:
         if state not in UNFINISHED:
             options = ", ".join(known.replace(" ", "-") for known in UNFINISHED)
             raise UserError(f"state={state.replace(' ', '-')} must be one of {options}.")
-    for report in reports:
-        if report.member.name in names and report.verdict not in UNFINISHED:
+    for finding in findings:
+        if finding.member.name in names and finding.verdict not in UNFINISHED:
             raise UserError(
-                f"run={report.member.name} must have ended without being done; it is "
-                f"{report.verdict}. Leave it out"
-                + (", or cancel it first." if report.verdict in ALIVE else ".")
+                f"run={finding.member.name} must have ended without being done; it is "
+                f"{finding.verdict}. Leave it out"
+                + (", or cancel it first." if finding.verdict in ALIVE else ".")
             )
     return {
-        report.member.name
-        for report in reports
-        if report.verdict in wanted and (not names or report.member.name in names)
+        finding.member.name
+        for finding in findings
+        if finding.verdict in wanted and (not names or finding.member.name in names)
     }
 
 
@@ -190,30 +190,30 @@ def _cancel(given: argparse.Namespace) -> int:
     sweep, names = find_runs_of_sweep(given.outputs, given.names)
     if sweep.cluster == "slurm":
         slurm.queue()  # raises where there is no Slurm to be asked
-    reports = [report for report in look(sweep) if report.verdict in ALIVE]
-    chosen = [report for report in reports if not names or report.member.name in names]
+    findings = [finding for finding in look(sweep) if finding.verdict in ALIVE]
+    chosen = [finding for finding in findings if not names or finding.member.name in names]
     if not chosen:
         print("Nothing to cancel: none of them waits or runs.")
         return 0
     short = short_names([member.name for member in sweep.runs])
-    for report in chosen:
-        where = f"job {report.job}" if report.job else "on this machine"
-        print(f"{short[report.member.name]}: {report.verdict}, {where}")
+    for finding in chosen:
+        where = f"job {finding.job}" if finding.job else "on this machine"
+        print(f"{short[finding.member.name]}: {finding.verdict}, {where}")
     if not given.yes:
         print("Nothing is cancelled yet: add --yes.")
         return 0
-    slurm.cancel([report.job for report in chosen if report.job])
-    here = [report for report in chosen if not report.job]
+    slurm.cancel([finding.job for finding in chosen if finding.job])
+    here = [finding for finding in chosen if not finding.job]
     # First the launchers, lest they begin the next. To end one run of many, it has to go on.
     if not names:
         for batch in {r.batch.path: r.batch for r in here if r.batch}.values():
             _stop(batch.host, batch.pid, batch.submitted, f"launcher of {sweep.name}")
-    for report in here:
-        if report.verdict == "running" and report.status:
-            status = report.status
-            _stop(status.host, status.pid, status.started, short[report.member.name])
+    for finding in here:
+        if finding.verdict == "running" and finding.status:
+            status = finding.status
+            _stop(status.host, status.pid, status.started, short[finding.member.name])
         elif names:
-            print(f"{short[report.member.name]} hasn't begun: cancel the whole sweep instead.")
+            print(f"{short[finding.member.name]} hasn't begun: cancel the whole sweep instead.")
     print(f"told to stop: {len(chosen)}")
     return 0
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from reasonrl.runs.folder import RunFolder, is_done
-from reasonrl.sweep.manifest import MANIFEST, Batch, Submission, Sweep
-from reasonrl.sweep.status import Report
+from reasonrl.sweep.manifest import MANIFEST, Submission, Submitted, Sweep
+from reasonrl.sweep.status import Finding
 from reasonrl.sweep.verdict import ALIVE
 from reasonrl.util.atomic import remove_folder, writing
 
@@ -38,25 +38,25 @@ class Leftover:
 
 
 def leftovers(
-    sweep: Sweep, reports: Sequence[Report], *, failed: bool, days: float
+    sweep: Sweep, findings: Sequence[Finding], *, failed: bool, days: float
 ) -> list[Leftover]:
     """What there is to remove.
 
     failed: whether also checkpoints of runs that ended `days` ago or earlier without being done.
     """
     found = []
-    for report in reports:
-        if report.verdict in ALIVE:
+    for finding in findings:
+        if finding.verdict in ALIVE:
             continue
-        work = report.run.work
-        if work.exists() and report.verdict == "done":
-            found.append(Leftover(work, "checkpoints of a finished run", _size(work), report.run))
-        elif work.exists() and failed and _ended_before(report, days):
-            why = f"checkpoints of a run that is: {report.verdict}"
-            found.append(Leftover(work, why, _size(work), report.run))
+        work = finding.run.work
+        if work.exists() and finding.verdict == "done":
+            found.append(Leftover(work, "checkpoints of a finished run", _size(work), finding.run))
+        elif work.exists() and failed and _ended_before(finding, days):
+            why = f"checkpoints of a run that is: {finding.verdict}"
+            found.append(Leftover(work, why, _size(work), finding.run))
         found += [
-            Leftover(path, "abandoned", _size(path), report.run)
-            for path in report.run.path.rglob(TEMPORARY)
+            Leftover(path, "abandoned", _size(path), finding.run)
+            for path in finding.run.path.rglob(TEMPORARY)
             if work not in path.parents and _age(path) > DAY
         ]
     needed = set(_code_needed(sweep.outputs))
@@ -92,14 +92,14 @@ def _code_needed(outputs: Path) -> Iterator[Path]:
             yield Path(sweep.code).resolve()
         submissions = filter(None, map(Submission.read, unfinished))
         for folder in {submission.batch for submission in submissions}:
-            if batch := Batch.read(Path(folder)):
+            if batch := Submitted.read(Path(folder)):
                 yield Path(batch.code).resolve()
 
 
-def _ended_before(report: Report, days: float) -> bool:
-    if report.status is None:
+def _ended_before(finding: Finding, days: float) -> bool:
+    if finding.status is None:
         return False
-    age = datetime.now(UTC) - datetime.fromisoformat(report.status.heartbeat)
+    age = datetime.now(UTC) - datetime.fromisoformat(finding.status.heartbeat)
     return age > timedelta(days=days)
 
 

@@ -25,7 +25,7 @@ from reasonrl.runs.folder import (
     read_status,
     write_status,
 )
-from reasonrl.sweep.manifest import SUBMISSION, Batch, Member, Submission, Sweep
+from reasonrl.sweep.manifest import SUBMISSION, Member, Submission, Submitted, Sweep
 
 logger = logging.getLogger(__name__)
 
@@ -41,18 +41,18 @@ def is_alive(run: RunFolder) -> bool:
     status, submission = read_status(run), Submission.read(run)
     if status is not None and status.state == "running" and _works(run, status):
         return True
-    batch = Batch.read(Path(submission.batch)) if submission else None
+    batch = Submitted.read(Path(submission.batch)) if submission else None
     if batch is None or batch.cluster != "local" or batch.host != socket.gethostname():
         return False
     return not has_begun(status, batch) and _lives(batch)
 
 
-def has_begun(status: Status | None, batch: Batch) -> bool:
+def has_begun(status: Status | None, batch: Submitted) -> bool:
     """Whether a run has, since it was submitted with this batch."""
     return status is not None and status.started >= batch.submitted
 
 
-def _lives(batch: Batch) -> bool:
+def _lives(batch: Submitted) -> bool:
     """Whether its launcher does; by now its number may be another's, which began later."""
     try:
         process = psutil.Process(batch.pid)
@@ -74,7 +74,7 @@ def _works(run: RunFolder, status: Status) -> bool:
         return True
 
 
-def make(sweep: Sweep, batch: Batch, members: Sequence[Member]) -> None:
+def make(sweep: Sweep, batch: Submitted, members: Sequence[Member]) -> None:
     """Makes the runs of a batch. What a failed one is needed for isn't begun; the others go on.
 
     What they need and another process makes, such as one whose launcher was killed, is waited for.
@@ -87,7 +87,7 @@ def make(sweep: Sweep, batch: Batch, members: Sequence[Member]) -> None:
     try:
         while waiting or working:
             for name in [name for name, process in working.items() if process.poll() is not None]:
-                _report(sweep.run(name), batch, working.pop(name).returncode)
+                _note_end(sweep.run(name), batch, working.pop(name).returncode)
             unmade = {m.name for m in waiting} | working.keys()
             for member in list(waiting):
                 if len(working) == sweep.at_once:
@@ -124,7 +124,7 @@ def wait_for(runs: Iterable[RunFolder]) -> None:
                 time.sleep(POLL_SECONDS)
 
 
-def _start(sweep: Sweep, batch: Batch, name: str) -> subprocess.Popen[bytes]:
+def _start(sweep: Sweep, batch: Submitted, name: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-P", "-m", "reasonrl.sweep.worker", str(sweep.run(name).path)]
     path = os.pathsep.join(filter(None, [batch.code, os.environ.get("PYTHONPATH")]))
     where = {
@@ -138,7 +138,7 @@ def _start(sweep: Sweep, batch: Batch, name: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, stdout=log, stderr=log, **where)  # type: ignore[call-overload]
 
 
-def _report(run: RunFolder, batch: Batch, code: int) -> None:
+def _note_end(run: RunFolder, batch: Submitted, code: int) -> None:
     """Says what became of a run; for it, if it couldn't: else it would seem to be still to come."""
     status = read_status(run)
     if not is_done(run) and not has_begun(status, batch):

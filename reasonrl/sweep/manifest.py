@@ -104,29 +104,23 @@ class Sweep:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Contents of batch.json, and where it lies: runs that were submitted at once.
-
-    runs: their names; task k of the array is runs[k].
-    code: the folder of the code they run with.
-    job: Slurm's id of the array. None on this machine, and if the launcher died before it knew; the
-        jobs' comment then still leads from them to this folder.
-    host, pid: of the launcher, which on this machine has to live for the runs to go on.
-    options: of the launcher: memory, time, partition and so on.
-    """
+class Submitted:
+    """A batch: runs that were submitted at once, as batch.json says, and where that lies."""
 
     path: Path
     cluster: Cluster
-    runs: list[str]
-    code: str
-    submitted: str
-    host: str
-    pid: int
-    options: dict[str, Any]
+    runs: list[str]  # their names; task k of the array is runs[k]
+    code: str  # the folder of the code they run with
+    submitted: str  # UTC, ISO 8601
+    host: str  # of the launcher, which on this machine has to live for the runs to go on
+    pid: int  # of the launcher
+    options: dict[str, Any]  # of the launcher: memory, time, partition and so on
+    # Slurm's id of the array. None on this machine, and if the launcher died before it knew: the
+    # jobs' comment then still leads from them to this folder.
     job: str | None = None
 
     @classmethod
-    def read(cls, path: Path) -> Batch | None:
+    def read(cls, path: Path) -> Submitted | None:
         """None if there is no readable batch in this folder."""
         try:
             return cls(path=path, **json.loads((path / BATCH).read_bytes()))

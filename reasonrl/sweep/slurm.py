@@ -41,21 +41,16 @@ class SlurmError(UserError):
 
 
 @dataclass(frozen=True)
-class Job:
-    """A job of ours that is alive: pending, running, suspended or completing.
+class SlurmJob:
+    """A job of ours that is alive: pending, running, suspended or completing."""
 
-    id: ``17_3``, task 3 of array 17, or ``17``, which is task 0. reason: why it is pending.
-    seconds_left: until its time limit, the whole limit while it is pending; None without one.
-    batch: the folder in its comment; task k is the k-th run in there.
-    """
-
-    id: str
+    id: str  # 17_3, task 3 of array 17, or 17, which is task 0
     array: str
     task: int
     state: str
-    reason: str
-    seconds_left: int | None
-    batch: Path
+    reason: str  # why it is pending
+    seconds_left: int | None  # until its time limit, all of it while pending; None without one
+    batch: Path  # the folder in its comment; task k is the k-th run in there
 
     @property
     def needs_in_vain(self) -> bool:
@@ -75,18 +70,18 @@ class Job:
 
 @dataclass(frozen=True)
 class Ended:
-    """What became of a job, in Slurm's words. exit_code: a raw wait status, 256 for exit 1."""
+    """What became of a job, in Slurm's words."""
 
     state: str
     reason: str
-    exit_code: int
+    exit_code: int  # a raw wait status: 256 for exit 1
 
 
 def available() -> bool:
     return shutil.which("sbatch") is not None
 
 
-def queue() -> list[Job]:
+def queue() -> list[SlurmJob]:
     """This user's jobs with our comment that are alive. Raises SlurmError."""
     output = _run("squeue", "--array", "--noheader", _me(), "--format=%i|%F|%K|%T|%r|%L|%k")
     jobs = []
@@ -94,7 +89,7 @@ def queue() -> list[Job]:
         id, array, task, state, reason, left, comment = line.split("|", maxsplit=6)
         if comment.startswith(COMMENT):
             jobs.append(
-                Job(
+                SlurmJob(
                     id,
                     array,
                     int(task) if task.isdigit() else 0,

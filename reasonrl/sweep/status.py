@@ -17,8 +17,8 @@ from typing import Any
 
 from reasonrl.runs.folder import HEARTBEAT_SECONDS, RunFolder, Status, is_done, read_status
 from reasonrl.sweep import local, slurm
-from reasonrl.sweep.manifest import Batch, Member, Submission, Sweep
-from reasonrl.sweep.slurm import Ended, Job
+from reasonrl.sweep.manifest import Member, Submission, Submitted, Sweep
+from reasonrl.sweep.slurm import Ended, SlurmJob
 from reasonrl.sweep.verdict import ALIVE, Evidence, Verdict, judge
 from reasonrl.util.atomic import write_json
 from reasonrl.util.errors import UserError
@@ -37,28 +37,21 @@ _NUMBER = re.compile(rb"[-+.\deE]+")
 
 
 @dataclass(frozen=True)
-class Report:
-    """What there is to say about a run.
-
-    reason: one line; empty where there is nothing to say. job: its last Slurm job's id; of a run
-    that is alive, that of the job that makes it, if one does.
-    slurm: Slurm's word on that, while it has one. seconds: that the last attempt has taken.
-    seconds_left: until its time limit. log: what its last job printed, if there is such a file.
-    progress, metric: for people.
-    """
+class Finding:
+    """What there is to say about a run."""
 
     member: Member
     run: RunFolder
     verdict: Verdict
-    reason: str
-    status: Status | None
-    batch: Batch | None
-    job: str | None
-    slurm: str | None
-    seconds: float | None
-    seconds_left: int | None
-    log: Path | None
-    progress: str
+    reason: str  # one line; empty where there is nothing to say
+    status: Status | None  # the run's own word
+    batch: Submitted | None  # with which it was submitted last
+    job: str | None  # Slurm's id of its last job; of a run that is alive, of the one that makes it
+    slurm: str | None  # Slurm's word on that job, while it has one
+    seconds: float | None  # that the last attempt has taken
+    seconds_left: int | None  # until the job's time limit
+    log: Path | None  # what the last job printed, if there is such a file
+    progress: str  # for people, as the metric
     metric: str
 
     def values(self) -> dict[str, Any]:
@@ -81,8 +74,8 @@ class Report:
         }
 
 
-def look(sweep: Sweep) -> list[Report]:
-    """A report on each run of a sweep, in its order. Raises SlurmError.
+def look(sweep: Sweep) -> list[Finding]:
+    """A finding on each run of a sweep, in its order. Raises SlurmError.
 
     What Slurm says of ended jobs is kept in their batches' folders, for it forgets it in minutes.
     Where there is no Slurm, no job is alive. It isn't asked about what never had to do with it, or
@@ -94,7 +87,7 @@ def look(sweep: Sweep) -> list[Report]:
     jobs = jobs_by_run(sweep.outputs, batches) if asks else {}
     last = {member.name: _Last.of(sweep.run(member.name), batches) for member in sweep.runs}
     known = _ended([one for run, one in last.items() if run not in jobs])
-    reports: list[Report] = []
+    findings: list[Finding] = []
     verdicts: dict[str, Verdict] = {}
     for member in sweep.runs:  # none comes before what it needs
         run, one = sweep.run(member.name), last[member.name]
@@ -121,8 +114,8 @@ def look(sweep: Sweep) -> list[Report]:
             reason = _silence(one.status)
         verdicts[member.name] = verdict
         metrics = _end(run.metrics)
-        reports.append(
-            Report(
+        findings.append(
+            Finding(
                 member=member,
                 run=run,
                 verdict=verdict,
@@ -138,7 +131,7 @@ def look(sweep: Sweep) -> list[Report]:
                 metric=_metric(metrics),
             )
         )
-    return reports
+    return findings
 
 
 def _on_slurm(sweep: Sweep, batches: Batches) -> bool:
@@ -153,15 +146,15 @@ class Batches:
     """Each is read once: hundreds of runs may be of the same."""
 
     def __init__(self) -> None:
-        self._read: dict[Path, Batch | None] = {}
+        self._read: dict[Path, Submitted | None] = {}
 
-    def get(self, path: Path) -> Batch | None:
+    def get(self, path: Path) -> Submitted | None:
         if path not in self._read:
-            self._read[path] = Batch.read(path)
+            self._read[path] = Submitted.read(path)
         return self._read[path]
 
 
-def jobs_by_run(outputs: Path, batches: Batches) -> dict[str, Job]:
+def jobs_by_run(outputs: Path, batches: Batches) -> dict[str, SlurmJob]:
     """The jobs that are alive on Slurm, of all sweeps of these outputs, by their runs' names."""
     jobs = {}
     for job, batch in _jobs(outputs, batches):
@@ -178,7 +171,7 @@ def doomed(outputs: Path) -> list[str]:
     return [job.id for job, batch in _jobs(outputs, Batches()) if not batch.can_begin(job.id)]
 
 
-def _jobs(outputs: Path, batches: Batches) -> Iterator[tuple[Job, Batch]]:
+def _jobs(outputs: Path, batches: Batches) -> Iterator[tuple[SlurmJob, Submitted]]:
     outputs = outputs.resolve()
     for job in slurm.queue() if slurm.available() else []:
         batch = batches.get(job.batch)
@@ -200,7 +193,7 @@ class _Last:
     """
 
     status: Status | None
-    batch: Batch | None
+    batch: Submitted | None
     job: str | None
     log: Path | None
 

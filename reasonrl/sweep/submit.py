@@ -26,8 +26,8 @@ from reasonrl.config.schema import TrainConfig
 from reasonrl.runs.folder import write_config
 from reasonrl.runs.provenance import now
 from reasonrl.sweep import local, slurm
-from reasonrl.sweep.manifest import Batch, Member, Submission, Sweep
-from reasonrl.sweep.status import Report, doomed, look
+from reasonrl.sweep.manifest import Member, Submission, Submitted, Sweep
+from reasonrl.sweep.status import Finding, doomed, look
 from reasonrl.sweep.verdict import ALIVE, UNFINISHED
 from reasonrl.sweep.worker import work
 from reasonrl.util.atomic import writing
@@ -47,13 +47,13 @@ def submit(sweep: Sweep, configs: Mapping[str, TrainConfig]) -> list[str]:
     """
     with _alone(sweep):
         with _locked(sweep.outputs / LOCK):
-            reports = look(sweep)
-            todo = [report.member for report in reports if report.verdict in UNFINISHED]
-            _check_needs(sweep, todo, reports)
+            findings = look(sweep)
+            todo = [finding.member for finding in findings if finding.verdict in UNFINISHED]
+            _check_needs(sweep, todo, findings)
             for member in todo:
                 write_config(sweep.run(member.name), configs[member.name])
             sweep.write()  # the last, so that a sweep that is there has all its configurations
-            batches = _submit(sweep, todo, reports)
+            batches = _submit(sweep, todo, findings)
         _make_here(sweep, todo, batches)
         if sweep.cluster == "local":
             local.wait_for(sweep.run(member.name) for member in sweep.runs)
@@ -73,22 +73,22 @@ def resubmit(sweep: Sweep, names: Iterable[str], changes: Mapping[str, Any]) -> 
     with _alone(sweep):
         with _locked(sweep.outputs / LOCK):
             sweep = Sweep.read(sweep.path)  # another launcher may have changed it meanwhile
-            reports = look(sweep)
+            findings = look(sweep)
             wanted = {*names}
-            for report in reversed(reports):
-                if report.member.name in wanted:
-                    wanted |= {*report.member.needs}
+            for finding in reversed(findings):
+                if finding.member.name in wanted:
+                    wanted |= {*finding.member.needs}
             todo = [
-                replace(report.member, options={**report.member.options, **changes})
-                for report in reports
-                if report.member.name in wanted and report.verdict in UNFINISHED
+                replace(finding.member, options={**finding.member.options, **changes})
+                for finding in findings
+                if finding.member.name in wanted and finding.verdict in UNFINISHED
             ]
-            _check_needs(sweep, todo, reports)
+            _check_needs(sweep, todo, findings)
             if changes:
                 changed = {member.name: member for member in todo}
                 runs = [changed.get(member.name, member) for member in sweep.runs]
                 replace(sweep, runs=runs).write()
-            batches = _submit(sweep, todo, reports)
+            batches = _submit(sweep, todo, findings)
         _make_here(sweep, todo, batches)
     return [member.name for member in todo]
 
@@ -114,9 +114,9 @@ def _locked(file: Path) -> Iterator[None]:
         lock.release()
 
 
-def _check_needs(sweep: Sweep, todo: Sequence[Member], reports: Sequence[Report]) -> None:
+def _check_needs(sweep: Sweep, todo: Sequence[Member], findings: Sequence[Finding]) -> None:
     """Raises UserError where a run needs one that waits elsewhere: it couldn't wait for that."""
-    by_name = {report.member.name: report for report in reports}
+    by_name = {finding.member.name: finding for finding in findings}
     for member in todo:
         for need in map(by_name.__getitem__, member.needs):
             waits = need.verdict in ALIVE and need.verdict != "running"
@@ -129,30 +129,30 @@ def _check_needs(sweep: Sweep, todo: Sequence[Member], reports: Sequence[Report]
                 )
 
 
-def _make_here(sweep: Sweep, todo: Sequence[Member], batches: Sequence[Batch]) -> None:
+def _make_here(sweep: Sweep, todo: Sequence[Member], batches: Sequence[Submitted]) -> None:
     for batch in batches:
         if batch.cluster == "local":
             local.make(sweep, batch, todo)
 
 
-def _submit(sweep: Sweep, todo: Sequence[Member], reports: Sequence[Report]) -> list[Batch]:
+def _submit(sweep: Sweep, todo: Sequence[Member], findings: Sequence[Finding]) -> list[Submitted]:
     if sweep.cluster == "slurm":
-        return _submit_to_slurm(sweep, todo, reports)
+        return _submit_to_slurm(sweep, todo, findings)
     return [_new_batch(sweep, todo, {})] if todo else []
 
 
 def _submit_to_slurm(
-    sweep: Sweep, todo: Sequence[Member], reports: Sequence[Report]
-) -> list[Batch]:
+    sweep: Sweep, todo: Sequence[Member], findings: Sequence[Finding]
+) -> list[Submitted]:
     """As few arrays as there are different options and prerequisites to wait for.
 
     A job waits for those alone that are alive: of one that Slurm has forgotten it would say that it
     has succeeded.
     """
     names = {member.name for member in todo}
-    stuck = [r.job for r in reports if r.member.name in names and r.slurm == "PENDING" and r.job]
+    stuck = [r.job for r in findings if r.member.name in names and r.slurm == "PENDING" and r.job]
     slurm.cancel([*stuck, *doomed(sweep.outputs)])
-    ids = {r.member.name: r.job for r in reports if r.verdict in ALIVE and r.job}
+    ids = {r.member.name: r.job for r in findings if r.verdict in ALIVE and r.job}
     size = slurm.max_array_size()
     batches = []
     for level in _levels(todo):
@@ -178,9 +178,9 @@ def _levels(todo: Sequence[Member]) -> Iterator[list[Member]]:
         todo = [member for member in todo if names.intersection(member.needs)]
 
 
-def _new_batch(sweep: Sweep, members: Sequence[Member], options: dict[str, Any]) -> Batch:
+def _new_batch(sweep: Sweep, members: Sequence[Member], options: dict[str, Any]) -> Submitted:
     number = 1 + max((int(folder.name) for folder in sweep.batches.glob("[0-9]*")), default=0)
-    batch = Batch(
+    batch = Submitted(
         path=sweep.batches / f"{number:04d}",
         cluster=sweep.cluster,
         runs=[member.name for member in members],
@@ -196,7 +196,7 @@ def _new_batch(sweep: Sweep, members: Sequence[Member], options: dict[str, Any])
     return batch
 
 
-def _submit_array(sweep: Sweep, batch: Batch, wait_for: Sequence[str]) -> Batch:
+def _submit_array(sweep: Sweep, batch: Submitted, wait_for: Sequence[str]) -> Submitted:
     """The batch with the id of its array. Raises UserError if sbatch refuses it."""
     executor = submitit.SlurmExecutor(folder=batch.path)
     executor.update_parameters(**_sbatch_parameters(sweep, batch, wait_for))
@@ -229,7 +229,7 @@ def _outside_of_jobs() -> Iterator[None]:
         os.environ |= inner
 
 
-def _sbatch_parameters(sweep: Sweep, batch: Batch, wait_for: Sequence[str]) -> dict[str, Any]:
+def _sbatch_parameters(sweep: Sweep, batch: Submitted, wait_for: Sequence[str]) -> dict[str, Any]:
     """In submitit's names. The site's setup comes before ours: a module may set PYTHONPATH."""
     options = dict(batch.options)
     additional = {

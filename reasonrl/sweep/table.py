@@ -16,7 +16,7 @@ from rich.tree import Tree
 
 from reasonrl.sweep.manifest import Sweep
 from reasonrl.sweep.slurm import SlurmError
-from reasonrl.sweep.status import Report, look, tail
+from reasonrl.sweep.status import Finding, look, tail
 from reasonrl.sweep.verdict import ALIVE, UNFINISHED, Verdict, last_attempt
 
 COLOURS: dict[Verdict, str] = {
@@ -61,27 +61,27 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
     return {name: short[name] if count[short[name]] == 1 else name for name in names}
 
 
-def status_table(title: str, reports: Sequence[Report], *, logs: bool = True) -> Text:
+def status_table(title: str, findings: Sequence[Finding], *, logs: bool = True) -> Text:
     """A line for each run, then the counts, then the ends of failed ones' logs.
 
     Columns with nothing in them are left out.
     """
-    names = short_names([report.member.name for report in reports])
-    rows = [_row(report, names) for report in reports]
+    names = short_names([finding.member.name for finding in findings])
+    rows = [_row(finding, names) for finding in findings]
     widths = [max(map(len, column), default=0) for column in zip(*rows, strict=True)]
     widths = [max(w, len(head)) if w else 0 for w, head in zip(widths, HEADS, strict=True)]
     text = Text(f"{title}\n", "bold")
     text = Text.assemble(text, (_line(HEADS, widths) + "\n", "underline"))
-    colours = [_colour(report.verdict) for report in reports]
+    colours = [_colour(finding.verdict) for finding in findings]
     for row, colour in zip(rows, colours, strict=True):
         start = len(text) + widths[0] + len(GAP)
         text.append(_line(row, widths) + "\n")
         text.stylize(colour, start, start + len(row[1]))
-    text.append(f"\n{summary(reports)}\n", "bold")
-    return text.append_text(_logs(reports, names)) if logs else text
+    text.append(f"\n{summary(findings)}\n", "bold")
+    return text.append_text(_logs(findings, names)) if logs else text
 
 
-def watch(sweep: Sweep, console: Console) -> list[Report]:
+def watch(sweep: Sweep, console: Console) -> list[Finding]:
     """Shows the table, again and again, until no run is alive; returns what then is.
 
     A controller that doesn't answer is asked again. Raises SlurmError if it has been silent for
@@ -93,30 +93,30 @@ def watch(sweep: Sweep, console: Console) -> list[Report]:
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
             try:
-                reports = look(sweep)
+                findings = look(sweep)
             except SlurmError as error:
                 if time.monotonic() - answered > SILENT_SECONDS:
                     raise
                 live.update(Text(f"{error} It will be asked again.", "yellow"), refresh=True)
             else:
                 answered = time.monotonic()
-                if not any(report.verdict in ALIVE for report in reports):
-                    return reports
-                live.update(status_table(sweep.name, reports, logs=False), refresh=True)
+                if not any(finding.verdict in ALIVE for finding in findings):
+                    return findings
+                live.update(status_table(sweep.name, findings, logs=False), refresh=True)
             time.sleep(WATCH_SECONDS)
 
 
-def _row(report: Report, names: dict[str, str]) -> tuple[str, ...]:
+def _row(finding: Finding, names: dict[str, str]) -> tuple[str, ...]:
     return (
-        names[report.member.name],
-        report.verdict,
-        _disagreement(report),
-        str(report.status.attempt) if report.status else "",
-        report.progress,
-        duration(report.seconds),
-        duration(report.seconds_left),
-        report.metric,
-        _shortened(report.reason, names),
+        names[finding.member.name],
+        finding.verdict,
+        _disagreement(finding),
+        str(finding.status.attempt) if finding.status else "",
+        finding.progress,
+        duration(finding.seconds),
+        duration(finding.seconds_left),
+        finding.metric,
+        _shortened(finding.reason, names),
     )
 
 
@@ -126,26 +126,26 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     return GAP.join(shown).rstrip()
 
 
-def summary(reports: Sequence[Report]) -> str:
+def summary(findings: Sequence[Finding]) -> str:
     """``12 runs: 9 done, 2 running, 1 failed``."""
-    count = Counter(report.verdict for report in reports)
+    count = Counter(finding.verdict for finding in findings)
     order: tuple[Verdict, ...] = ("done", *ALIVE, *UNFINISHED)
     counts = ", ".join(f"{count[verdict]} {verdict}" for verdict in order if count[verdict])
-    return f"{len(reports)} {'run' if len(reports) == 1 else 'runs'}: {counts}"
+    return f"{len(findings)} {'run' if len(findings) == 1 else 'runs'}: {counts}"
 
 
-def graph(reports: Sequence[Report]) -> Tree:
+def graph(findings: Sequence[Finding]) -> Tree:
     """Each run below the last of those it needs; the others that it needs are named."""
-    names = short_names([report.member.name for report in reports])
+    names = short_names([finding.member.name for finding in findings])
     root = Tree("needed first", hide_root=True)
     branches: dict[str, Tree] = {}
-    for report in reports:
-        *others, last = [*report.member.needs] or [""]
-        style = _colour(report.verdict)
-        label = f"{escape(names[report.member.name])} [{style}]{report.verdict}[/]"
+    for finding in findings:
+        *others, last = [*finding.member.needs] or [""]
+        style = _colour(finding.verdict)
+        label = f"{escape(names[finding.member.name])} [{style}]{finding.verdict}[/]"
         if others:
             label += f" [dim](needs also {escape(', '.join(names[other] for other in others))})[/]"
-        branches[report.member.name] = branches.get(last, root).add(label)
+        branches[finding.member.name] = branches.get(last, root).add(label)
     return root
 
 
@@ -167,11 +167,11 @@ def _colour(verdict: Verdict) -> str:
     return COLOURS.get(verdict, "red")
 
 
-def _disagreement(report: Report) -> str:
+def _disagreement(finding: Finding) -> str:
     """Slurm's word, only where it isn't what the verdict leads one to expect."""
-    if report.slurm is None or report.slurm in _EXPECTED.get(report.verdict, ()):
+    if finding.slurm is None or finding.slurm in _EXPECTED.get(finding.verdict, ()):
         return ""
-    return report.slurm
+    return finding.slurm
 
 
 def _shortened(text: str, names: dict[str, str]) -> str:
@@ -180,13 +180,13 @@ def _shortened(text: str, names: dict[str, str]) -> str:
     return text
 
 
-def _logs(reports: Sequence[Report], names: dict[str, str]) -> Text:
+def _logs(findings: Sequence[Finding], names: dict[str, str]) -> Text:
     """Of runs that went wrong by themselves."""
-    bad = [r for r in reports if _colour(r.verdict) == "red"]
+    bad = [r for r in findings if _colour(r.verdict) == "red"]
     shown = Text()
-    for report in bad[:LOGS]:
-        shown.append(f"\n{names[report.member.name]}: {report.log or report.run.log}\n", "bold")
-        text = last_attempt(tail(report.log or report.run.log, 4096))
+    for finding in bad[:LOGS]:
+        shown.append(f"\n{names[finding.member.name]}: {finding.log or finding.run.log}\n", "bold")
+        text = last_attempt(tail(finding.log or finding.run.log, 4096))
         for line in text.rstrip().splitlines()[-LOG_LINES:] or ["(nothing)"]:
             shown.append(f"  {line}\n")
     if len(bad) > LOGS:

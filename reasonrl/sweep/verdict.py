@@ -58,27 +58,19 @@ _ERROR = re.compile(r"^\w[\w.]*(?:: .*)?$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that is known about what became of a run.
+    """All that is known about what became of a run."""
 
-    own: its own word. submitted: when it was last, None if never; job: whether Slurm took it.
-    alive: Slurm's state of its job if that is alive, or the same for a process of this machine.
-    stuck: whether it is in the queue for ever; unlaunched: because it couldn't be begun.
-    beats: whether its heartbeat is recent; works_here: for sure, as a process of this machine.
-    ended: what Slurm says of its last job. log: the end of that job's log.
-    needs: the verdicts on its prerequisites.
-    """
-
-    own: Status | None = None
-    submitted: str | None = None
-    job: bool = False
-    alive: str | None = None
-    stuck: bool = False
-    unlaunched: bool = False
-    beats: bool = False
-    works_here: bool = False
-    ended: Ended | None = None
-    log: str = ""
-    needs: Mapping[str, Verdict] = field(default_factory=dict)
+    own: Status | None = None  # its own word
+    submitted: str | None = None  # when it was last; None if never
+    job: bool = False  # whether Slurm took it then
+    alive: str | None = None  # Slurm's state of its job or, alike, of a process of this machine
+    stuck: bool = False  # whether it is in the queue for ever
+    unlaunched: bool = False  # whether it is there because it couldn't be begun
+    beats: bool = False  # whether its heartbeat is recent
+    works_here: bool = False  # whether it is alive for sure, as a process of this machine
+    ended: Ended | None = None  # what Slurm says of its last job
+    log: str = ""  # the end of that job's log
+    needs: Mapping[str, Verdict] = field(default_factory=dict)  # the verdicts on its prerequisites
 
 
 def judge(evidence: Evidence) -> tuple[Verdict, str]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reasonrl.runs.folder import RunFolder
-from reasonrl.sweep.manifest import Batch, Member, Submission, Sweep
+from reasonrl.sweep.manifest import Member, Submission, Submitted, Sweep
 from tests.helpers.slurm_logs import SUBMITTED
 
 # An estimate's value, low and high.
@@ -82,14 +82,16 @@ def make_sweep(outputs: Path, members: Sequence[Member]) -> Sweep:
     return sweep
 
 
-def made_up_sweep(folder: Path, names: list[str], cluster: str = "slurm") -> tuple[Sweep, Batch]:
+def made_up_sweep(
+    folder: Path, names: list[str], cluster: str = "slurm"
+) -> tuple[Sweep, Submitted]:
     """Submitted at 10:00 as job 17, nothing of it begun."""
     code, path = str(folder / "code" / "1a2b3c4d"), folder / "sweeps" / "ei-1a2b3c4d"
     members = [Member(name, []) for name in names]
     sweep = Sweep(path, ["train.py"], ".", SUBMITTED, cluster, code, 1, members)  # type: ignore[arg-type]
     sweep.write()
     job = "17" if cluster == "slurm" else None
-    batch = Batch(
+    batch = Submitted(
         path / "batches" / "0001",
         cluster,  # type: ignore[arg-type]
         names,

@@ -95,7 +95,7 @@ class Stage:
         return Sweep.read(manifest.parent)
 
     def verdicts(self) -> dict[str, str]:
-        found = {report.member.name: str(report.verdict) for report in look(self.sweep())}
+        found = {finding.member.name: str(finding.verdict) for finding in look(self.sweep())}
         return {name: found[run.path.name] for name, run in self.runs.items()}
 
 

@@ -57,7 +57,7 @@ def test_whatever_is_killed_the_same_command_completes_the_sweep(
         assert read_status(run).attempt == 2
         undisturbed = small_config(tmp_path / "undisturbed", "algorithm=sft", f"seed={seed}")
         assert outcome(run) == outcome(ensure_done(plan(undisturbed), Progress()))
-    assert {report.verdict for report in look(sweep)} == {"done"}
+    assert {finding.verdict for finding in look(sweep)} == {"done"}
 
 
 def kill(run: RunFolder, victim: str) -> None:

@@ -73,7 +73,7 @@ def test_after_three_requeues_wandb_and_the_page_have_each_step_once(
         assert read_status(run).attempt == attempt
         waiting.unlink()
         order.write_text("wait" if attempt < 3 else "nothing")
-        (job,) = (report.job for report in look(sweep))
+        (job,) = (finding.job for finding in look(sweep))
         login.run("scancel", f"--signal={signal}", job)
     wait_until(sweep, all_done)
     assert read_status(run).attempt == 4

@@ -68,8 +68,8 @@ def queue(cluster: Cluster) -> dict[str, str]:
 
 
 def check_that_each_is_queued_once(cluster: Cluster, sweep: Sweep) -> None:
-    reports = look(sweep)
-    jobs = {report.member.name: report.job for report in reports}
+    findings = look(sweep)
+    jobs = {finding.member.name: finding.job for finding in findings}
     waits = {
         job: {*found.replace("afterok:", "").split(",")} for job, found in queue(cluster).items()
     }
@@ -77,9 +77,9 @@ def check_that_each_is_queued_once(cluster: Cluster, sweep: Sweep) -> None:
     for name, needs in NEEDS.items():
         expected = {f"{jobs[need]}(unfulfilled)" for need in needs} or {"(null)"}
         assert waits[str(jobs[name])] == expected
-    assert [r.verdict for r in reports] == [*["queued"] * 2, *["waiting"] * 2, "queued"]
+    assert [r.verdict for r in findings] == [*["queued"] * 2, *["waiting"] * 2, "queued"]
     # Without these they would end in failure, a minute after they began.
-    assert all((r.batch.path / f"{r.job}_submitted.pkl").exists() for r in reports if r.batch)
+    assert all((r.batch.path / f"{r.job}_submitted.pkl").exists() for r in findings if r.batch)
 
 
 def test_a_sweep_is_submitted_with_its_dependencies(slurm: Cluster, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_what_is_done_is_neither_submitted_nor_waited_for(slurm: Cluster, tmp_pa
         sweep.run(name).path.mkdir(parents=True)
         write_status(sweep.run(name), Status.here("done", 1))
     assert submit(sweep, configs) == ["b", "c", "d"]
-    jobs = {report.member.name: report.job for report in look(sweep)}
+    jobs = {finding.member.name: finding.job for finding in look(sweep)}
     found = queue(slurm)
     assert found[str(jobs["c"])] == "(null)"
     assert found[str(jobs["d"])] == f"afterok:{jobs['b']}(unfulfilled)"
@@ -106,7 +106,7 @@ def test_the_same_runs_elsewhere_are_others(slurm: Cluster, tmp_path: Path) -> N
     sweeps = [five(tmp_path / name) for name in ("one", "two")]
     for sweep, configs in sweeps:
         assert submit(sweep, configs) == ["a", "b", "c", "d", "e"]
-    jobs = [{report.job for report in look(sweep)} for sweep, _ in sweeps]
+    jobs = [{finding.job for finding in look(sweep)} for sweep, _ in sweeps]
     assert len(jobs[0] | jobs[1]) == len(queue(slurm)) == 10
 
 
@@ -223,7 +223,7 @@ def test_what_slurm_refuses_is_a_clear_error_and_can_be_mended(
     with pytest.raises(UserError, match="invalid partition specified: nowhere"):
         submit(replace(sweep, runs=asking), configs)
     assert queue(slurm) == {}
-    assert {report.verdict for report in look(sweep)} == {"to do", "blocked"}
+    assert {finding.verdict for finding in look(sweep)} == {"to do", "blocked"}
     submit(sweep, configs)
     check_that_each_is_queued_once(slurm, sweep)
 

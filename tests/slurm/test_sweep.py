@@ -19,7 +19,7 @@ from tests.slurm.conftest import WAIT, all_done, outcome, short, sweep_of, train
 
 
 def verdicts(sweep: Sweep) -> dict[str, str]:
-    return {short(report.member.name): report.verdict for report in look(sweep)}
+    return {short(finding.member.name): finding.verdict for finding in look(sweep)}
 
 
 @pytest.mark.slow

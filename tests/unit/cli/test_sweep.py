@@ -18,8 +18,8 @@ from filelock import FileLock
 from reasonrl.cli.sweep import main
 from reasonrl.runs.folder import Status, write_status
 from reasonrl.sweep import slurm, submit, table
-from reasonrl.sweep.manifest import Batch, Sweep
-from reasonrl.sweep.slurm import Job, SlurmError
+from reasonrl.sweep.manifest import Submitted, Sweep
+from reasonrl.sweep.slurm import SlurmError, SlurmJob
 from reasonrl.sweep.table import duration, short_names
 from tests.helpers.fake_sweep import made_up_sweep
 from tests.helpers.slurm_logs import SEGFAULT
@@ -80,7 +80,7 @@ def test_slurms_word_is_shown_where_it_disagrees(
 ) -> None:
     batch = outputs / "sweeps" / "ei-1a2b3c4d" / "batches" / "0001"
     states = ["RUNNING", "COMPLETING", "RUNNING", "PENDING"]
-    jobs = [Job(f"17_{k}", "17", k, s, "None", 3723, batch) for k, s in enumerate(states)]
+    jobs = [SlurmJob(f"17_{k}", "17", k, s, "None", 3723, batch) for k, s in enumerate(states)]
     monkeypatch.setattr(slurm, "queue", lambda: jobs)
     run(outputs, "status")
     done, failed, running, blocked = capsys.readouterr().out.splitlines()[2:6]
@@ -180,7 +180,7 @@ def test_watching_outlasts_a_controller_that_is_busy(
 ) -> None:
     answers: list[Any] = [SlurmError("squeue must answer; got nothing."), []]
 
-    def queue() -> list[Job]:
+    def queue() -> list[SlurmJob]:
         answer = answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -227,7 +227,7 @@ def test_cancel_ends_jobs_that_are_alive(
     outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     batch = outputs / "sweeps" / "ei-1a2b3c4d" / "batches" / "0001"
-    jobs = [Job(f"17_{k}", "17", k, "RUNNING", "None", None, batch) for k in (2, 3)]
+    jobs = [SlurmJob(f"17_{k}", "17", k, "RUNNING", "None", None, batch) for k in (2, 3)]
     cancelled: list[list[str]] = []
     monkeypatch.setattr(slurm, "queue", lambda: jobs)
     monkeypatch.setattr(slurm, "cancel", lambda ids: cancelled.append(list(ids)))
@@ -304,9 +304,9 @@ def test_clean_removes_what_nobody_needs(outputs: Path, capsys: pytest.CaptureFi
 
 
 def test_clean_leaves_runs_that_are_alive(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    batch = Batch.read(outputs / "sweeps" / "ei-1a2b3c4d" / "batches" / "0001")
+    batch = Submitted.read(outputs / "sweeps" / "ei-1a2b3c4d" / "batches" / "0001")
     assert batch is not None
-    job = Job("17_2", "17", 2, "PENDING", "None", None, batch.path)
+    job = SlurmJob("17_2", "17", 2, "PENDING", "None", None, batch.path)
     monkeypatch.setattr(slurm, "queue", lambda: [job])
     work = outputs / "runs" / NAMES[2] / "work"
     work.mkdir()

@@ -18,7 +18,7 @@ from reasonrl.runs.folder import RunFolder, Status, read_config, read_status, wr
 from reasonrl.sweep import launch as launching
 from reasonrl.sweep import local
 from reasonrl.sweep.launch import Point, launch, point, sweep_name
-from reasonrl.sweep.manifest import Batch, Member, Submission, Sweep
+from reasonrl.sweep.manifest import Member, Submission, Submitted, Sweep
 from reasonrl.sweep.options import LauncherOptions, cluster_of, job_options, read_options
 from reasonrl.sweep.slurm import SlurmError
 from reasonrl.sweep.submit import submit
@@ -383,11 +383,11 @@ def test_what_a_run_needs_must_not_wait_elsewhere(
     two: tuple[Sweep, Any], monkeypatch: pytest.MonkeyPatch, cluster: Any, job: str, where: str
 ) -> None:
     sweep, configs = replace(two[0], cluster=cluster), two[1]
-    reports = [
+    findings = [
         SimpleNamespace(member=sweep.runs[0], verdict="queued", job=job),
         SimpleNamespace(member=sweep.runs[1], verdict="to do", job=None),
     ]
-    monkeypatch.setattr("reasonrl.sweep.submit.look", lambda _: reports)
+    monkeypatch.setattr("reasonrl.sweep.submit.look", lambda _: findings)
     with pytest.raises(
         UserError, match=f"run=b must be made where .*; a waits for its turn {where}"
     ):
@@ -436,7 +436,7 @@ def test_what_died_before_it_began_has_failed_and_what_needs_it_is_not_begun(
 
 def test_a_launcher_is_alive_if_its_process_is_as_old(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "runs" / "a")
-    batch = Batch(
+    batch = Submitted(
         path=tmp_path / "batch",
         cluster="local",
         runs=["a"],

@@ -16,7 +16,7 @@ from filelock import FileLock
 from reasonrl.runs.folder import Status, write_status
 from reasonrl.sweep import slurm
 from reasonrl.sweep.manifest import Sweep
-from reasonrl.sweep.slurm import Ended, Job, SlurmError, parse_accounting
+from reasonrl.sweep.slurm import Ended, SlurmError, SlurmJob, parse_accounting
 from reasonrl.sweep.status import doomed, look
 from tests.helpers.configs import ROOT
 from tests.helpers.fake_sweep import made_up_sweep
@@ -37,7 +37,7 @@ def test_accounts_are_read() -> None:
 
 
 def verdicts(sweep: Sweep) -> dict[str, str]:
-    return {report.member.name: report.verdict for report in look(sweep)}
+    return {finding.member.name: finding.verdict for finding in look(sweep)}
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_what_slurm_said_outlasts_its_memory(
     monkeypatch.setattr(slurm, "ended", dict)
     assert verdicts(sweep) == {"a": "node failure", "b": "done"}
     # Once it is in the queue again, that is past.
-    alive = Job("17_0", "17", 0, "PENDING", "BeginTime", None, batch.path)
+    alive = SlurmJob("17_0", "17", 0, "PENDING", "BeginTime", None, batch.path)
     monkeypatch.setattr(slurm, "queue", lambda: [alive])
     assert verdicts(sweep)["a"] == "queued"
 
@@ -86,9 +86,9 @@ def test_also_if_it_is_of_one_run(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def queued(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+def queued(monkeypatch: pytest.MonkeyPatch) -> list[SlurmJob]:
     """What is in Slurm's queue; nothing has ended."""
-    jobs: list[Job] = []
+    jobs: list[SlurmJob] = []
     monkeypatch.setattr(slurm, "available", lambda: True)
     monkeypatch.setattr(slurm, "accounting", lambda _: {})
     monkeypatch.setattr(slurm, "ended", dict)
@@ -97,11 +97,11 @@ def queued(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
 
 
 def test_runs_of_the_same_names_in_other_outputs_are_others(
-    tmp_path: Path, queued: list[Job]
+    tmp_path: Path, queued: list[SlurmJob]
 ) -> None:
     sweep, _ = made_up_sweep(tmp_path / "one", ["a"])
     other, batch = made_up_sweep(tmp_path / "two", ["a"])
-    queued.append(Job("17", "17", 0, "PENDING", "Priority", None, batch.path))
+    queued.append(SlurmJob("17", "17", 0, "PENDING", "Priority", None, batch.path))
     assert verdicts(sweep) == {"a": "cancelled"}
     assert verdicts(other) == {"a": "queued"}
 
@@ -109,7 +109,7 @@ def test_runs_of_the_same_names_in_other_outputs_are_others(
 def test_slurm_is_not_asked_about_what_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def silent() -> list[Job]:
+    def silent() -> list[SlurmJob]:
         raise SlurmError("squeue must answer; got nothing.")
 
     sweep, _ = made_up_sweep(tmp_path, ["a", "b"])
@@ -123,12 +123,12 @@ def test_slurm_is_not_asked_about_what_is_done(
 
 
 def test_a_job_that_will_never_find_its_orders_is_not_alive(
-    tmp_path: Path, queued: list[Job]
+    tmp_path: Path, queued: list[SlurmJob]
 ) -> None:
     """submitit writes them after sbatch; the launcher died between the two."""
     sweep, batch = made_up_sweep(tmp_path, ["a", "b"])
     replace(batch, job=None).write()
-    queued += [Job(f"21_{k}", "21", k, "RUNNING", "None", 60, batch.path) for k in range(2)]
+    queued += [SlurmJob(f"21_{k}", "21", k, "RUNNING", "None", 60, batch.path) for k in range(2)]
     (batch.path / "21_1_submitted.pkl").write_text("")
     assert verdicts(sweep) == {"a": "to do", "b": "running"}
     assert doomed(sweep.outputs) == ["21_0"]
@@ -148,38 +148,38 @@ def test_a_job_that_will_never_find_its_orders_is_not_alive(
     ],
 )
 def test_a_job_that_slurm_holds(
-    tmp_path: Path, queued: list[Job], held: str, verdict: str, why: str
+    tmp_path: Path, queued: list[SlurmJob], held: str, verdict: str, why: str
 ) -> None:
     sweep, batch = made_up_sweep(tmp_path, ["a"])
-    queued.append(Job("17", "17", 0, "PENDING", held, None, batch.path))
-    (report,) = look(sweep)
-    assert report.verdict == verdict
-    assert report.reason.startswith(why)
+    queued.append(SlurmJob("17", "17", 0, "PENDING", held, None, batch.path))
+    (finding,) = look(sweep)
+    assert finding.verdict == verdict
+    assert finding.reason.startswith(why)
 
 
-def test_a_run_whose_heart_does_not_beat_may_hang(tmp_path: Path, queued: list[Job]) -> None:
+def test_a_run_whose_heart_does_not_beat_may_hang(tmp_path: Path, queued: list[SlurmJob]) -> None:
     sweep, batch = made_up_sweep(tmp_path, ["a"])
-    queued.append(Job("17", "17", 0, "RUNNING", "None", 60, batch.path))
+    queued.append(SlurmJob("17", "17", 0, "RUNNING", "None", 60, batch.path))
     assert look(sweep)[0].reason == ""  # it loads
     now = datetime.now(UTC)
     for seconds, reason in ((55, ""), (130, "no sign of life for 2 min")):
         beat = (now - timedelta(seconds=seconds)).isoformat(timespec="seconds")
         write_status(sweep.run("a"), Status("running", 1, "node1", 1, beat, beat))
-        (report,) = look(sweep)
-        assert (report.verdict, report.reason) == ("running", reason)
+        (finding,) = look(sweep)
+        assert (finding.verdict, finding.reason) == ("running", reason)
 
 
-def test_a_run_made_by_hand_has_no_job(tmp_path: Path, queued: list[Job]) -> None:
+def test_a_run_made_by_hand_has_no_job(tmp_path: Path, queued: list[SlurmJob]) -> None:
     assert not queued
     sweep, batch = made_up_sweep(tmp_path, ["a"])
     batch.log(0).write_text(SCANCEL)
     write_status(sweep.run("a"), Status.here("running", 2))
     with FileLock(sweep.run("a").path / ".lock"):
-        (report,) = look(sweep)
-    assert (report.verdict, report.reason) == ("running", "outside of this sweep's jobs")
-    assert report.job is None
-    (report,) = look(sweep)
-    assert (report.verdict, report.job) == ("cancelled", "17")
+        (finding,) = look(sweep)
+    assert (finding.verdict, finding.reason) == ("running", "outside of this sweep's jobs")
+    assert finding.job is None
+    (finding,) = look(sweep)
+    assert (finding.verdict, finding.job) == ("cancelled", "17")
 
 
 @pytest.mark.usefixtures("no_slurm")
