@@ -82,7 +82,7 @@ def _execute(planned: Plan, progress: Progress, mirror: Mirror) -> None:
 
 
 def _draw(planned: Plan) -> None:
-    draw_learning_curve(planned.run)
+    draw_learning_curve(planned.run, planned.config.algorithm.panels)
     if planned.config.algorithm.makes == "reward model":
         folder = planned.run.evaluation / VALIDATION
         verdicts = pq.read_table(folder / VERDICTS, columns=["correct", "probability"])

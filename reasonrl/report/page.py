@@ -16,7 +16,7 @@ from string import Template
 
 from plotly.offline import get_plotlyjs
 
-from reasonrl.report.curve import VALIDATION
+from reasonrl.config.algorithm.base import VALIDATION
 from reasonrl.report.run_data import RunData
 
 # Some 25 bytes each; a browser still opens that at once.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from reasonrl.report.curve import VALIDATION
+from reasonrl.config.algorithm.base import VALIDATION
 from reasonrl.report.wandb_mirror import logged_in
 from reasonrl.util.errors import UserError
 

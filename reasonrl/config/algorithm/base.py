@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 FLOAT32 = 4
 LEARNT = 4 * FLOAT32  # the weight, its gradient, and Adam's two moments
 
+VALIDATION = "eval/validation_maj@1"  # the metric by which all algorithms that validate are seen
+
 Makes = Literal["policy", "reward model", "completions"]
 ReadsReward = Literal["nothing", "scores", "scores and threshold"]
 Questions = Literal["train_size", "reward_train_size"]
@@ -51,12 +53,12 @@ class Panel:
 
     title: str
     ylabel: str
-    lines: Mapping[str, str]  # metric to legend; ``*`` stands for the rest of a name, or a label
-    over: Over  # the x axis: optimizer steps, rollouts so far, or what ``*`` stood for
-    marker: str = ""  # matplotlib's, of each point
+    lines: Mapping[str, str]  # metric to its text in the legend; over labels it ends in ``*``
+    over: Over  # the x axis: optimizer steps, rollouts so far, or the labels that ``*`` stands for
+    markers: str = "."  # matplotlib's, of the points of each line; none: the line alone
     ylim: tuple[float, float] | None = None
-    zero: bool = False  # whether a dashed line marks 0
-    right: tuple[str, str] | None = None  # a second metric, on an axis of its own, and its ylabel
+    zero: bool = False  # whether a dashed line marks 0, on every axis that may choose its limits
+    right: tuple[str, str] | None = None  # one more metric, on an axis of its own, and its ylabel
     right_ylim: tuple[float, float] | None = None
 
 
@@ -65,24 +67,24 @@ class Panels:
     """What there is to see of an algorithm's runs while they are made, and over what."""
 
     rollouts: str | None  # the metric that counts the rollouts so far, where there is one
-    charts: tuple[Panel, ...]
+    charts: tuple[Panel, ...]  # the learning curve; without any there is no picture
+    more: tuple[str, ...] = ()  # metrics that no chart has, and W&B's workspace shows all the same
+
+    def __post_init__(self) -> None:
+        if self.rollouts is None and any(panel.over == "rollouts" for panel in self.charts):
+            raise TypeError(
+                "panels with a chart over rollouts must name the metric that counts them"
+            )
 
 
 def learning_panel(prefix: str) -> Panel:
     """The loss of each optimizer step, of metrics with this prefix."""
-    return Panel("learning", "loss per token", {f"{prefix}/loss": ""}, over="step")
+    return Panel("learning", "loss per token", {f"{prefix}/loss": ""}, over="step", markers="")
 
 
-def validation_panel(over: Over) -> Panel:
+def validation_panel(over: Over, metric: str = VALIDATION) -> Panel:
     """The greedy accuracy on the validation problems."""
-    return Panel(
-        "validation, greedy",
-        "maj@1",
-        {"eval/validation_maj@1": ""},
-        over=over,
-        marker="o",
-        ylim=(0, 1),
-    )
+    return Panel("validation, greedy", "maj@1", {metric: ""}, over=over, markers="o", ylim=(0, 1))
 
 
 class Algorithm:

@@ -43,7 +43,9 @@ class EIConfig(LearnerConfig, Algorithm):
     reads_reward: ClassVar[ReadsReward] = "scores and threshold"
     questions: ClassVar[Questions] = "train_size"
     panels: ClassVar[Panels] = Panels(
-        rollouts="ei/rollouts", charts=(learning_panel("ei"), validation_panel("rollouts"))
+        rollouts="ei/rollouts",
+        charts=(learning_panel("ei"), validation_panel("rollouts")),
+        more=("rollout/correct", "ei/new_solutions", "ei/problems_solved"),
     )
 
     def samples_in_round(self, number: int) -> int:

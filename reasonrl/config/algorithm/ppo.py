@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from reasonrl.config.algorithm.base import (
     FLOAT32,
     LEARNT,
+    VALIDATION,
     Algorithm,
     Makes,
     Panel,
@@ -84,9 +85,10 @@ class PPOConfig(LearnerConfig, Algorithm):
                 "share right",
                 {
                     "rollout/correct": "training questions, sampled",
-                    "eval/validation_maj@1": "validation, greedy",
+                    VALIDATION: "validation, greedy",
                 },
                 over="rollouts",
+                markers=".o",
                 ylim=(0, 1),
             ),
             Panel(

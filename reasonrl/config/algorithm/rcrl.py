@@ -13,13 +13,13 @@ from reasonrl.config.algorithm.base import (
     LEARNT,
     Algorithm,
     Makes,
-    Panel,
     Panels,
     Questions,
     ReadsReward,
     Sizes,
     Work,
     learning_panel,
+    validation_panel,
 )
 from reasonrl.config.algorithm.ei import EIConfig
 from reasonrl.config.algorithm.sample import SampleConfig
@@ -59,17 +59,8 @@ class RCRLConfig(LearnerConfig, Algorithm):
     questions: ClassVar[Questions] = "reward_train_size"
     panels: ClassVar[Panels] = Panels(
         rollouts=None,
-        charts=(
-            learning_panel("rcrl"),
-            Panel(
-                "validation, greedy",
-                "maj@1",
-                {"rcrl/maj@1_*": ""},
-                over="label",
-                marker="o",
-                ylim=(0, 1),
-            ),
-        ),
+        charts=(learning_panel("rcrl"), validation_panel("label", "rcrl/maj@1_*")),
+        more=("rcrl/conditioning_gap",),
     )
 
     @property

@@ -8,6 +8,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from reasonrl.config.algorithm import ALGORITHMS
+from reasonrl.config.algorithm.base import Panel, Panels, learning_panel
 from reasonrl.report.curve import draw_learning_curve, over_rollouts
 from reasonrl.runs.folder import RunFolder
 
@@ -56,12 +58,12 @@ def run(tmp_path):
 
 @pytest.fixture
 def draw(run, figures):
-    """Draws the curve of the given records; returns its axes."""
+    """Draws the curve of an algorithm's run with the given records; returns its axes."""
 
-    def draw(records):
+    def draw(records, algorithm="ppo"):
         run.path.mkdir()
         run.metrics.write_text("".join(json.dumps(r) + "\n" for r in records))
-        draw_learning_curve(run)
+        draw_learning_curve(run, ALGORITHMS[algorithm].panels)
         return figures[-1].axes
 
     return draw
@@ -73,32 +75,32 @@ def lines(axes):
 
 
 def test_a_metric_stands_at_the_rollouts_sampled_before_it():
-    assert over_rollouts(PPO, "ppo/kl") == [(64, 0.0), (128, 1.5)]
-    assert over_rollouts(PPO, "eval/validation_maj@1") == [(0, 0.35), (128, 0.45)]
-    assert over_rollouts(PPO, "time/sampling_share") == [(64, 0.4), (128, 0.4)]
+    assert over_rollouts(PPO, "ppo/kl", "ppo/rollouts") == [(64, 0.0), (128, 1.5)]
+    assert over_rollouts(PPO, "eval/validation_maj@1", "ppo/rollouts") == [(0, 0.35), (128, 0.45)]
+    assert over_rollouts(PPO, "time/sampling_share", "ppo/rollouts") == [(64, 0.4), (128, 0.4)]
 
 
 def test_optimizer_steps_are_averaged_by_iteration():
     # (0.1 + 0.3) / 2 = 0.2 and (0.001 + 0.002) / 2 = 0.0015 over the two steps on 64 rollouts.
-    (first, second) = over_rollouts(PPO, "ppo/clip_fraction")
+    (first, second) = over_rollouts(PPO, "ppo/clip_fraction", "ppo/rollouts")
     assert first == pytest.approx((64, 0.2))
     assert second == (128, 0.2)
-    assert over_rollouts(PPO, "ppo/approx_kl")[0] == pytest.approx((64, 0.0015))
+    assert over_rollouts(PPO, "ppo/approx_kl", "ppo/rollouts")[0] == pytest.approx((64, 0.0015))
 
 
 def test_null_is_a_gap_and_so_is_a_mean_with_it():
-    (first, second) = over_rollouts(PPO, "ppo/explained_variance")
+    (first, second) = over_rollouts(PPO, "ppo/explained_variance", "ppo/rollouts")
     assert first == (64, -4.0)
     assert second[0] == 128
     assert math.isnan(second[1])
     records = [iteration(1, 64), step(0.1, 0.0), step(None, 0.0)]
-    ((_, mean),) = over_rollouts(records, "ppo/clip_fraction")
+    ((_, mean),) = over_rollouts(records, "ppo/clip_fraction", "ppo/rollouts")
     assert math.isnan(mean)
 
 
 def test_a_metric_that_was_never_logged_has_no_points():
-    assert over_rollouts(PPO, "ppo/nothing") == []
-    assert over_rollouts([], "ppo/kl") == []
+    assert over_rollouts(PPO, "ppo/nothing", "ppo/rollouts") == []
+    assert over_rollouts([], "ppo/kl", "ppo/rollouts") == []
 
 
 def test_a_ppo_run_has_six_panels_over_rollouts(draw):
@@ -174,7 +176,8 @@ def test_expert_iteration_has_its_loss_and_its_validation(draw):
             {"step": 1, "ei/loss": 0.5, "ei/grad_norm": 1.0},
             {"step": 2, "ei/loss": 0.4, "ei/grad_norm": 1.0},
             {"step": 2, "ei/round": 1, "ei/rollouts": 96, "eval/validation_maj@1": 0.4},
-        ]
+        ],
+        "ei",
     )
     assert lines(loss) == [[[1, 0.5], [2, 0.4]]]
     assert lines(accuracy) == [[[0, 0.35], [96, 0.4]]]
@@ -182,12 +185,12 @@ def test_expert_iteration_has_its_loss_and_its_validation(draw):
 
 
 def test_supervised_fine_tuning_has_its_loss_alone(draw):
-    (loss,) = draw([{"step": 1, "sft/loss": 0.5}, {"step": 2, "sft/loss": 0.4}])
+    (loss,) = draw([{"step": 1, "sft/loss": 0.5}, {"step": 2, "sft/loss": 0.4}], "sft")
     assert lines(loss) == [[[1, 0.5], [2, 0.4]]]
 
 
 def test_a_run_without_a_log_can_be_drawn(draw):
-    (loss,) = draw([])
+    (loss,) = draw([], "sft")
     assert lines(loss) == []
 
 
@@ -205,7 +208,8 @@ def test_return_conditioned_rl_has_its_loss_and_what_comes_of_asking(draw, run):
                 "rcrl/conditioning_gap": 0.3,
                 "eval/validation_maj@1": 0.4,
             },
-        ]
+        ],
+        "rcrl",
     )
     assert lines(loss) == [[[1, 0.5], [2, 0.4]]]
     # Labels stand at 0, 1 and 2, from the worst to the best.
@@ -216,3 +220,26 @@ def test_return_conditioned_rl_has_its_loss_and_what_comes_of_asking(draw, run):
     assert asked.get_ylim() == (0, 1)
     height, width, _ = matplotlib.image.imread(run.learning_curve).shape
     assert (width, height) == (1200, 480)  # 10 × 4 inches at 120 dots per inch
+
+
+def test_a_run_whose_algorithm_declares_no_chart_has_no_picture(run):
+    draw_learning_curve(run, ALGORITHMS["sample"].panels)
+    assert not run.learning_curve.exists()
+
+
+def test_any_number_of_charts_is_drawn_in_rows_of_three(run, figures):
+    run.path.mkdir()
+    run.metrics.write_text('{"step": 1, "a/loss": 0.5}\n{"step": 9, "b/loss": 0.25}\n')
+    panels = Panels(rollouts=None, charts=tuple(learning_panel(name) for name in "abab"))
+    draw_learning_curve(run, panels)
+    first, second, third, fourth = figures[-1].axes
+    assert [lines(axes) for axes in (first, second)] == [[[[1, 0.5]]], [[[9, 0.25]]]]
+    assert first.get_xlim() == second.get_xlim() == third.get_xlim() == fourth.get_xlim()
+    height, width, _ = matplotlib.image.imread(run.learning_curve).shape
+    assert (width, height) == (1680, 840)
+
+
+def test_charts_over_rollouts_need_a_metric_that_counts_them():
+    chart = Panel("reward", "score", {"grpo/score": ""}, over="rollouts")
+    with pytest.raises(TypeError, match="must name the metric that counts them"):
+        Panels(rollouts=None, charts=(chart,))
