@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from reasonrl.config.algorithm.base import VALIDATION
+from reasonrl.config.algorithm import ALGORITHMS
+from reasonrl.config.algorithm.base import VALIDATION, Over, Panels
 from reasonrl.report.wandb_mirror import logged_in
 from reasonrl.util.errors import UserError
 
 NAME = "algorithm x reward x size"  # W&B takes × for an emoji
 AXES = {"algorithm": "algorithm.name", "reward": "reward.name", "size": "model.name"}
 MATRIX = {"after_maj@1": (0, 1), "after_pass@1": (0, 1), "gain_maj@1": (None, None)}
-LEARNING = ("sft/loss", "ei/loss", "rcrl/loss", "orm/loss", "sorm/loss")
-PPO = (
-    "rollout/correct",
-    "ppo/kl",
-    "ppo/entropy",
-    "ppo/explained_variance",
-    "ppo/clip_fraction",
-    "ppo/approx_kl",
-    "rollout/mean_length",
-    "rollout/finish_length",
-)
-EI = ("ei/new_solutions", "ei/problems_solved", "rollout/correct")
 MEDIA = ("learning_curve", "calibration")
 
 
@@ -30,12 +20,13 @@ def workspace(entity: str, project: str) -> Any:
     """A ``wandb_workspaces.workspaces.Workspace``, in this process only until it is saved.
 
     Runs are grouped by algorithm, reward and model, so a bar or a line is a cell of the matrix with
-    its seeds together.
+    its seeds together. Below are the validation and the losses of all algorithms, and a section
+    for each algorithm that declares more to see than these.
     """
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
-    def lines(names: tuple[str, ...], x: str) -> list[Any]:
+    def lines(names: Iterable[str], x: str) -> list[Any]:
         return [wr.LinePlot(title=name, x=x, y=[name]) for name in names]
 
     matrix = [
@@ -51,18 +42,24 @@ def workspace(entity: str, project: str) -> Any:
         )
         for axis, key in AXES.items()
     ]
+    declared = {name: algorithm.panels for name, algorithm in ALGORITHMS.items()}
+    counters = dict.fromkeys(panels.rollouts for panels in declared.values() if panels.rollouts)
     validation = [
         wr.LinePlot(title=f"validation over {x}", x=x, y=[VALIDATION], range_y=(0, 1))
-        for x in ("step", "ei/rollouts", "ppo/rollouts")
+        for x in ("step", *counters)
     ]
+    losses = [name for panels in declared.values() for name in _metrics(panels, "step")]
+    own = {
+        name: lines([*_metrics(panels, "rollouts"), *panels.more], panels.rollouts or "step")
+        for name, panels in declared.items()
+    }
     completions = wr.WeavePanelSummaryTable(table_name="completions")
     pictures = [wr.MediaBrowser(title=name, media_keys=[name]) for name in MEDIA]
-    sections = {
+    sections: dict[str, list[Any]] = {
         NAME: [*matrix, *by_axis],
-        "validation": [*validation, *lines(("rcrl/conditioning_gap",), "step")],
-        "learning": lines(LEARNING, "step"),
-        "PPO": lines(PPO, "ppo/rollouts"),
-        "Expert Iteration": lines(EI, "ei/rollouts"),
+        "validation": validation,
+        "learning": lines(losses, "step"),
+        **{name: charts for name, charts in own.items() if charts},
         "completions and pictures": [completions, *pictures],
     }
     return ws.Workspace(
@@ -76,6 +73,17 @@ def workspace(entity: str, project: str) -> Any:
         settings=ws.WorkspaceSettings(x_axis="step", max_runs=100),
         runset_settings=ws.RunsetSettings(groupby=[ws.Config(key) for key in AXES.values()]),
     )
+
+
+def _metrics(panels: Panels, over: Over) -> list[str]:
+    """The metrics of an algorithm's charts over this, without the validation that all share."""
+    return [
+        name
+        for panel in panels.charts
+        if panel.over == over
+        for name in panel.metrics
+        if name != VALIDATION
+    ]
 
 
 def push(entity: str | None, project: str) -> str:

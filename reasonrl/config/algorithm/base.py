@@ -61,6 +61,11 @@ class Panel:
     right: tuple[str, str] | None = None  # one more metric, on an axis of its own, and its ylabel
     right_ylim: tuple[float, float] | None = None
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics of all its lines."""
+        return (*self.lines, self.right[0]) if self.right else (*self.lines,)
+
 
 @dataclass(frozen=True)
 class Panels:

@@ -21,7 +21,9 @@ pytestmark = pytest.mark.skipif(
     reason="the wandb-workspaces package isn't installed",
 )
 SOURCES = "\n".join(
-    file.read_text() for file in (ROOT / "reasonrl").rglob("*.py") if file.name != "workspace.py"
+    file.read_text()
+    for file in (ROOT / "reasonrl").rglob("*.py")
+    if file.name != "workspace.py" and "config" not in file.parts  # these only declare what is seen
 )
 FINAL = ("eval/gain_maj@1", "eval/after_maj@1", "eval/after_pass@1")
 
@@ -71,6 +73,46 @@ def test_the_first_section_is_the_matrix_and_its_margins(specification: dict[str
         (["eval/after_maj@1"], "reward.value.name"),
         (["eval/after_maj@1"], "model.value.name"),
     ]
+
+
+def test_an_algorithm_s_section_has_what_it_declares(specification: dict[str, Any]) -> None:
+    sections = specification["spec"]["section"]["panelBankConfig"]["sections"]
+    drawn = {
+        section["name"]: [
+            (p["config"]["xAxis"], *p["config"]["metrics"]) for p in section["panels"]
+        ]
+        for section in sections[1:-1]
+    }
+    assert drawn == {
+        "validation": [
+            ("step", "eval/validation_maj@1"),
+            ("ei/rollouts", "eval/validation_maj@1"),
+            ("ppo/rollouts", "eval/validation_maj@1"),
+        ],
+        "learning": [
+            ("step", "sft/loss"),
+            ("step", "ei/loss"),
+            ("step", "rcrl/loss"),
+            ("step", "orm/loss"),
+            ("step", "sorm/loss"),
+        ],
+        "ei": [
+            ("ei/rollouts", "rollout/correct"),
+            ("ei/rollouts", "ei/new_solutions"),
+            ("ei/rollouts", "ei/problems_solved"),
+        ],
+        "ppo": [
+            ("ppo/rollouts", "rollout/correct"),
+            ("ppo/rollouts", "ppo/kl"),
+            ("ppo/rollouts", "ppo/entropy"),
+            ("ppo/rollouts", "ppo/explained_variance"),
+            ("ppo/rollouts", "ppo/clip_fraction"),
+            ("ppo/rollouts", "ppo/approx_kl"),
+            ("ppo/rollouts", "rollout/mean_length"),
+            ("ppo/rollouts", "rollout/finish_length"),
+        ],
+        "rcrl": [("step", "rcrl/conditioning_gap")],
+    }
 
 
 def test_all_that_is_drawn_is_logged(specification: dict[str, Any]) -> None:
