@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from reasonrl.config.algorithm import ALGORITHMS
 from reasonrl.runs.folder import RunFolder, is_done, read_config
 from reasonrl.types import SavedPolicy
 from reasonrl.util.errors import UserError
@@ -37,10 +38,11 @@ def read_result(run: RunFolder) -> SavedPolicy:
 def reward_model_of(run: RunFolder, key: str) -> Path:
     """The folder of the reward model that a run made. Raises UserError if it made none."""
     if not is_done(run) or not run.reward_model.exists():
+        makers = [name for name, one in ALGORITHMS.items() if one.makes == "reward model"]
         raise UserError(
-            f"{key}={run.path} must be a finished run of algorithm=orm or sorm; got "
+            f"{key}={run.path} must be a finished run of algorithm={' or '.join(makers)}; got "
             f"{'a run without a reward model' if is_done(run) else 'no finished run'}. "
-            "Make one with python train.py algorithm=orm."
+            f"Make one with python train.py algorithm={makers[0]}."
         )
     return run.reward_model
 
