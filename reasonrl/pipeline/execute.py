@@ -33,6 +33,7 @@ from reasonrl.runs.folder import GAIN, RunFolder, is_done, running, write_config
 from reasonrl.runs.metrics_log import MetricsLog
 from reasonrl.runs.preemption import boundary
 from reasonrl.runs.process import usable_cores
+from reasonrl.runs.provenance import complete_attempt
 from reasonrl.runs.result import CONDITIONING_GAP, read_result
 from reasonrl.types import SavedPolicy
 from reasonrl.util.atomic import remove_folder, write_json, writing
@@ -50,15 +51,25 @@ def ensure_done(planned: Plan, progress: Progress, *, wait: bool = False) -> Run
         boundary()  # a signal that came late in a prerequisite begins no attempt at this run
         with running(planned.run, wait=wait) as todo:
             if todo:
-                with _logged(planned.run), mirrored(planned.run, planned.config) as mirror:
-                    _execute(planned, progress, mirror)
-                    mirror.complete({p.id: p.question for p in planned.test})
+                with _logged(planned.run):
+                    _set_up(planned)
+                    with mirrored(planned.run, planned.config) as mirror:
+                        _execute(planned, progress, mirror)
+                        mirror.complete({p.id: p.question for p in planned.test})
     return planned.run
+
+
+def _set_up(planned: Plan) -> None:
+    """Sets the number of threads, and keeps what the attempt uses of its machine."""
+    config = planned.config
+    torch.set_num_threads(config.runtime.threads or usable_cores())
+    device = device_of(config.model)
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    complete_attempt(planned.run.provenance, threads=torch.get_num_threads(), gpu=gpu, processes=1)
 
 
 def _execute(planned: Plan, progress: Progress, mirror: Mirror) -> None:
     config, run = planned.config, planned.run
-    torch.set_num_threads(config.runtime.threads or usable_cores())
     write_config(run, config)
     makes_policy = config.algorithm.makes == "policy"
     start = starting_policy(planned)

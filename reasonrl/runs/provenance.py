@@ -1,4 +1,4 @@
-"""Which code, packages and machine made a run. Imports no torch."""
+"""Which code, packages and machine made a run, and where runs differ in it. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import platform
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ PACKAGES = (
     "vllm",
 )
 PACKAGE = Path(__file__).parents[1]
+# What of an attempt's machine decides the last bits of sums, and so in time the samples.
+HARDWARE = {"threads": "threads", "gpu": "GPU", "processes": "number of processes", "cpu": "CPU"}
+MOST_NAMES = 3  # of runs that are alike
 SNAPSHOT = "code.json"  # beside a copy of the package: the version that it is a copy of
 
 
@@ -41,11 +45,8 @@ def add_attempt(file: Path) -> None:
 
     An attempt says with which code (commit, dirty, SHA-256 of the diff against it; null where the
     code isn't in a git repository), packages (null if absent), machine and command line it ran.
+    `complete_attempt` adds what is known once the work begins.
     """
-    try:
-        attempts = json.loads(file.read_bytes())["attempts"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        attempts = []
     attempt = {
         "started": now(),
         "command": sys.argv,
@@ -54,9 +55,57 @@ def add_attempt(file: Path) -> None:
         "packages": {name: _package_version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "host": socket.gethostname(),
+        "cpu": _cpu(),
         "cpu_count": os.cpu_count(),
     }
-    write_json(file, {"attempts": [*attempts, attempt]})
+    write_json(file, {"attempts": [*_attempts(file), attempt]})
+
+
+def complete_attempt(file: Path, *, threads: int, gpu: str | None, processes: int) -> None:
+    """Adds to the last attempt what it uses of its machine.
+
+    These are the threads that compute in each process, the name of the GPU or null, and the number
+    of processes.
+    """
+    *earlier, last = _attempts(file)
+    used = {"threads": threads, "gpu": gpu, "processes": processes}
+    write_json(file, {"attempts": [*earlier, last | used]})
+
+
+def hardware(file: Path) -> dict[str, str]:
+    """What of HARDWARE is known of a run, for people; several attempts may differ in it.
+
+    Older attempts say less, and a run that was never started says nothing.
+    """
+    known: dict[str, list[str]] = {}
+    for attempt in _attempts(file):
+        for key in HARDWARE:
+            if key in attempt:
+                known.setdefault(key, []).append(str(attempt[key] or "none"))
+    return {key: " and ".join(dict.fromkeys(values)) for key, values in known.items()}
+
+
+def differences(runs: Mapping[str, Mapping[str, str]]) -> str:
+    """A sentence on where runs, by their names, differ in their `hardware`; empty if they don't.
+
+    It reads ``These runs were made with different threads (1: a; 2: b): …``. A run of which nothing
+    is known differs from none.
+    """
+    found = []
+    for key, word in HARDWARE.items():
+        groups: dict[str, list[str]] = {}
+        for name, known in runs.items():
+            if key in known:
+                groups.setdefault(known[key], []).append(name)
+        if len(groups) > 1:
+            alike = "; ".join(f"{value}: {_listed(names)}" for value, names in groups.items())
+            found.append(f"{word} ({alike})")
+    if not found:
+        return ""
+    return (
+        f"These runs were made with different {', '.join(found)}: the last bits, and so the "
+        "samples, may differ for that alone."
+    )
 
 
 def code_version(package: Path = PACKAGE) -> dict[str, Any]:
@@ -81,6 +130,29 @@ def code_version(package: Path = PACKAGE) -> dict[str, Any]:
 def code_changes(package: Path = PACKAGE) -> bytes | None:
     """The difference to the commit, as git prints it; None without git."""
     return _git(package, "diff", "--binary", "--full-index", "--no-ext-diff", "HEAD")
+
+
+def _attempts(file: Path) -> list[dict[str, Any]]:
+    """None of a file that is missing or damaged."""
+    try:
+        attempts: list[dict[str, Any]] = json.loads(file.read_bytes())["attempts"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return attempts
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{len(names)} runs" if len(names) > MOST_NAMES else ", ".join(names)
+
+
+def _cpu() -> str:
+    """The model of the processor, or its kind where the system tells no more."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
 
 
 def _git(folder: Path, *arguments: str) -> bytes | None:

@@ -90,6 +90,7 @@ def test_a_run_leaves_its_record(finished: Finished) -> None:
     assert (status.state, status.attempt, status.error) == ("done", 1, None)
     (attempt,) = json.loads(run.provenance.read_text())["attempts"]
     assert attempt["packages"]["torch"] == torch.__version__
+    assert (attempt["threads"], attempt["processes"], "gpu" in attempt) == (1, 1, True)
     assert run.learning_curve.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert read_config(run) == finished.planned.config
     rounds = [m["ei/round"] for m in read_metrics(run.metrics) if "ei/round" in m]

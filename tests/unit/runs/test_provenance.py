@@ -4,7 +4,18 @@ import socket
 import subprocess
 import sys
 
-from reasonrl.runs.provenance import PACKAGES, SNAPSHOT, add_attempt, code_changes, code_version
+import pytest
+
+from reasonrl.runs.provenance import (
+    PACKAGES,
+    SNAPSHOT,
+    add_attempt,
+    code_changes,
+    code_version,
+    complete_attempt,
+    differences,
+    hardware,
+)
 
 
 def test_provenance_has_an_entry_for_each_attempt(tmp_path, monkeypatch):
@@ -20,8 +31,9 @@ def test_provenance_has_an_entry_for_each_attempt(tmp_path, monkeypatch):
     assert first["packages"]["torch"][0].isdigit()
     assert set(first) == {
         *("started", "command", "commit", "dirty", "diff_sha256", "python", "packages"),
-        *("platform", "host", "cpu_count"),
+        *("platform", "host", "cpu", "cpu_count"),
     }
+    assert first["cpu"]  # wherever this is
 
 
 def test_a_damaged_provenance_starts_over(tmp_path):
@@ -29,6 +41,64 @@ def test_a_damaged_provenance_starts_over(tmp_path):
     file.write_text("{")
     add_attempt(file)
     assert len(json.loads(file.read_text())["attempts"]) == 1
+
+
+def test_what_an_attempt_uses_is_added_to_the_last_one(tmp_path):
+    file = tmp_path / "provenance.json"
+    add_attempt(file)
+    add_attempt(file)
+    complete_attempt(file, threads=2, gpu=None, processes=1)
+    first, last = json.loads(file.read_text())["attempts"]
+    assert set(last) - set(first) == {"threads", "gpu", "processes"}
+    assert (last["threads"], last["gpu"], last["processes"]) == (2, None, 1)
+    assert last["command"] == first["command"]
+
+
+@pytest.mark.parametrize(
+    ("attempts", "known"),
+    [
+        (
+            [{"threads": 2, "gpu": None, "processes": 1, "cpu": "Xeon"}],
+            {"threads": "2", "gpu": "none", "processes": "1", "cpu": "Xeon"},
+        ),
+        (
+            [{"threads": 1, "gpu": "H200"}, {"threads": 8, "gpu": "H200"}, {"threads": 1}],
+            {"threads": "1 and 8", "gpu": "H200"},
+        ),
+        ([{"host": "node1", "cpu_count": 8}], {}),  # of an older version
+        ([], {}),
+    ],
+)
+def test_the_hardware_of_a_run_is_that_of_all_its_attempts(tmp_path, attempts, known):
+    file = tmp_path / "provenance.json"
+    file.write_text(json.dumps({"attempts": attempts}))
+    assert hardware(file) == known
+
+
+def test_the_hardware_of_a_run_that_says_nothing_is_unknown(tmp_path):
+    file = tmp_path / "provenance.json"
+    assert hardware(file) == {}
+    for damaged in ("{", "[]", "{}"):
+        file.write_text(damaged)
+        assert hardware(file) == {}
+
+
+def test_runs_on_equal_or_unknown_hardware_do_not_differ():
+    same = {"threads": "1", "gpu": "none", "processes": "1", "cpu": "Xeon"}
+    assert differences({}) == ""
+    assert differences({"a": same, "b": dict(same), "c": {}, "d": {"gpu": "none"}}) == ""
+
+
+def test_where_runs_differ_is_a_sentence():
+    assert differences({"a": {"threads": "1"}, "b": {"threads": "2"}, "c": {"threads": "1"}}) == (
+        "These runs were made with different threads (1: a, c; 2: b): the last bits, and so the "
+        "samples, may differ for that alone."
+    )
+    many = {f"seed={seed}": {"gpu": "H200", "cpu": "Xeon"} for seed in range(4)}
+    assert differences({**many, "seed=4": {"gpu": "none", "cpu": "EPYC"}, "old": {}}) == (
+        "These runs were made with different GPU (H200: 4 runs; none: seed=4), CPU (Xeon: 4 runs; "
+        "EPYC: seed=4): the last bits, and so the samples, may differ for that alone."
+    )
 
 
 def test_code_version_of_a_repository(tmp_path):
