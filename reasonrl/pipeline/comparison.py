@@ -8,6 +8,7 @@ from reasonrl.grading.metrics import Estimate
 from reasonrl.pipeline.plan import Plan
 from reasonrl.pipeline.results import Result, result_of
 from reasonrl.report.tables import comparison_table
+from reasonrl.runs.provenance import differences, hardware
 from reasonrl.sweep.overrides import differing
 from reasonrl.util.progress import Progress, console
 
@@ -16,16 +17,22 @@ MAX_ROWS = 40  # of more there is the sweep's page
 
 
 def show_comparison(plans: Mapping[tuple[str, ...], Plan]) -> None:
-    """Prints a table of finished runs, by what their command said, that make a policy."""
+    """Prints a table of finished runs, by what their command said, that make a policy.
+
+    A line below it says where they were made with other hardware.
+    """
     progress = Progress()
     policies = {o: p for o, p in plans.items() if p.config.algorithm.makes == "policy"}
     if 1 < len(policies) <= MAX_ROWS:
         results = {o: result_of(planned, progress) for o, planned in policies.items()}
-        names = map("\n".join, differing(results))
-        rows = dict(zip(names, compare(results), strict=True))
+        names = differing(results)
+        rows = dict(zip(map("\n".join, names), compare(results), strict=True))
         protocols = sorted({planned.config.protocol for planned in policies.values()})
         title = f"comparison, by maj@1 on {', '.join(protocols)}; gains are paired"
         console.print(comparison_table(title, rows))
+        made_on = [hardware(planned.run.provenance) for planned in policies.values()]
+        if differs := differences(dict(zip(map(" ".join, names), made_on, strict=True))):
+            console.print(differs, markup=False, highlight=False)
 
 
 def compare(results: Mapping[tuple[str, ...], Result]) -> list[dict[str, Estimate]]:

@@ -436,6 +436,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
 
 $("command").textContent = DATA.command;
 $("note").textContent = DATA.note;
+$("differences").textContent = DATA.differences;
 for (const time of ["created", "made"]) {
   $(time).textContent = DATA[time].replace("T", " ").replace(/\+00:00$/, " UTC");
 }

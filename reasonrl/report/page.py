@@ -18,6 +18,7 @@ from plotly.offline import get_plotlyjs
 
 from reasonrl.config.algorithm.base import VALIDATION
 from reasonrl.report.run_data import RunData
+from reasonrl.runs.provenance import differences
 
 # Some 25 bytes each; a browser still opens that at once.
 MAX_POINTS = 1_000_000
@@ -43,6 +44,7 @@ def page(
         "made": made,
         "note": note,
         "validation": VALIDATION,
+        "differences": differences({r.name: r.hardware for r in runs if r.overrides is not None}),
         "points_per_line": limit,
         "runs": [_thinned(run, limit) if limit else run for run in runs],
     }

@@ -20,6 +20,7 @@ from reasonrl.config.dataset import DATASETS
 from reasonrl.problems import load_problems
 from reasonrl.runs.folder import RunFolder, read_status
 from reasonrl.runs.metrics_log import read_metrics
+from reasonrl.runs.provenance import hardware
 from reasonrl.runs.result import evaluation_files
 from reasonrl.types import Problem
 from reasonrl.util.errors import UserError
@@ -108,6 +109,7 @@ class RunData:
     completions: list[dict[str, Any]] = field(default_factory=list)
     correct: str = ""
     problems: str = ""
+    hardware: dict[str, str] = field(default_factory=dict)  # ``runs.provenance.hardware``
 
     @property
     def makes_policy(self) -> bool:
@@ -136,6 +138,7 @@ def read_run(
         "estimates": lambda: _estimates(run, before),
         "answers": lambda: _answers(run),
         "completions": lambda: _completions(run),
+        "hardware": lambda: hardware(run.provenance),
     }
     found, reasons = {}, [why] if why else []
     for name, reading in read.items():
