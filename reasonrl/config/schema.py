@@ -57,9 +57,9 @@ class RuntimeConfig:
     comparison of runs says where they differ.
     """
 
-    outputs: str
-    threads: int | None
-    checkpoint_seconds: float
+    outputs: str  # the folder of all runs and sweeps
+    threads: int | None  # None: one for each core
+    checkpoint_seconds: float  # at most so much work is lost to a kill
 
     def check(self) -> None:
         """Raises UserError for a value out of range."""
