@@ -324,6 +324,31 @@ def test_states_are_those_of_the_status_of_sweeps(tmp_path: Path) -> None:
     ]
 
 
+def test_the_page_says_which_runs_were_made_on_other_hardware(tmp_path: Path) -> None:
+    needed, one, two = (
+        "sft-sparse-tiny-pretrained-s0",
+        "ei-dense-tiny-sft-s0",
+        "ei-dense-tiny-sft-s1",
+    )
+    for name, threads in ((needed, 4), (one, 1), (two, 8)):
+        run = make_run(tmp_path, name)
+        attempts = [{"threads": threads, "gpu": None, "processes": 1, "cpu": "Xeon"}]
+        run.provenance.write_text(json.dumps({"attempts": attempts}))
+    make_run(tmp_path, "ei-dense-tiny-sft-s2")  # an older one, which says nothing
+    members = [Member(needed, None)]
+    members += [Member(f"ei-dense-tiny-sft-s{seed}", [f"seed={seed}"]) for seed in range(3)]
+    data = written(make_sweep(tmp_path, members))
+    known = {"threads": "1", "gpu": "none", "processes": "1", "cpu": "Xeon"}
+    assert data["runs"][1]["hardware"] == known
+    assert data["runs"][3]["hardware"] == {}
+    # What only others need is compared with nothing.
+    assert data["differences"] == (
+        "These runs were made with different threads (1: ei-dense-tiny-sft-s0; "
+        "8: ei-dense-tiny-sft-s1): the last bits, and so the samples, may differ for that alone."
+    )
+    assert data_of(make_page(RunData("a", []), RunData("b", [])))["differences"] == ""
+
+
 def test_where_slurm_does_not_answer_the_page_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
