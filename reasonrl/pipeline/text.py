@@ -140,5 +140,6 @@ def _show_policy(planned: Plan, progress: Progress) -> Result:
             )
         )
     console.print(f"policy: {planned.run.policy}", soft_wrap=True)
-    console.print(f"learning curve: {planned.run.learning_curve}", soft_wrap=True)
+    if config.algorithm.panels.charts:
+        console.print(f"learning curve: {planned.run.learning_curve}", soft_wrap=True)
     return result
