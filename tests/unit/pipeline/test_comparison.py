@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +19,7 @@ from reasonrl.pipeline import comparison
 from reasonrl.pipeline.comparison import compare, show_comparison
 from reasonrl.pipeline.results import Result
 from reasonrl.report.tables import comparison_table
+from reasonrl.runs.folder import RunFolder
 from reasonrl.types import SavedPolicy
 from reasonrl.util.progress import console
 
@@ -43,19 +46,26 @@ EI = Result(POLICY, START, evaluation([1, 1, 0, 0], [1, 1, 1, 0]), None)
 RCRL = Result(POLICY, START, evaluation([1, 1, 1, 0], [1, 1, 1, 1]), evaluation([0, 0, 0, 0]))
 
 
-def planned(result: Result | None) -> Any:
+def planned(result: Result | None, run: RunFolder) -> Any:
     algorithm = SimpleNamespace(makes="policy" if result else "reward model")
     config = SimpleNamespace(algorithm=algorithm, protocol="test-n4-k4-t0.7")
-    return SimpleNamespace(config=config, result=result)
+    return SimpleNamespace(config=config, run=run, result=result)
 
 
 @pytest.fixture
-def shown(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[tuple[str, ...], Any]], str]:
-    """What is printed of runs with these results; None: of a run that makes no policy."""
+def shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Mapping[tuple[str, ...], Any]], str]:
+    """What is printed of runs with these results; None: of a run that makes no policy.
+
+    The folder of a run is named by its overrides.
+    """
     monkeypatch.setattr(comparison, "result_of", lambda planned, _: planned.result)
 
     def show(results: Mapping[tuple[str, ...], Any]) -> str:
-        plans = {o: planned(result) for o, result in results.items()}
+        plans = {
+            o: planned(result, RunFolder(tmp_path / " ".join(o))) for o, result in results.items()
+        }
         with console.capture() as printed:
             show_comparison(plans)
         return printed.get()
@@ -142,6 +152,24 @@ def test_what_makes_no_policy_is_left_out(shown: Any) -> None:
 def test_of_hundreds_of_runs_no_table_is_printed(shown: Any) -> None:
     assert shown({(f"seed={seed}",): EI for seed in range(40)}) != ""
     assert shown({(f"seed={seed}",): EI for seed in range(41)}) == ""
+
+
+def test_a_line_says_which_runs_were_made_on_other_hardware(shown: Any, tmp_path: Path) -> None:
+    results = {(f"algorithm={name}", "seed=0"): EI for name in ("ei", "ppo", "rcrl", "old")}
+    for name, threads in (("ei", 1), ("ppo", 2), ("rcrl", 1)):
+        run = RunFolder(tmp_path / f"algorithm={name} seed=0")
+        run.path.mkdir()
+        attempt = {"threads": threads, "gpu": None, "cpu": "Xeon"}
+        run.provenance.write_text(json.dumps({"attempts": [attempt]}))
+    _, _, line = shown(results).partition("These runs ")
+    assert " ".join(line.split()) == (
+        "were made with different threads (1: algorithm=ei, algorithm=rcrl; 2: algorithm=ppo): "
+        "the last bits, and so the samples, may differ for that alone."
+    )
+
+
+def test_of_equal_or_unknown_hardware_nothing_is_said(shown: Any) -> None:
+    assert "These runs" not in shown({("seed=0",): EI, ("seed=1",): EI})
 
 
 # --- the table
