@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -16,7 +17,6 @@ from reasonrl.learning.checkpoint import Checkpoints
 from reasonrl.learning.supervised import Example, fit, num_steps
 from reasonrl.policy.policy import Policy, load_policy, save_policy
 from reasonrl.problems.prompts import build_prompts, encode_completions, solution_text
-from reasonrl.reward_models.model import RewardModel
 from reasonrl.rewards import REWARDS, Materials, Reward
 from reasonrl.rewards.sparse import Outcome
 from reasonrl.runs.folder import RunFolder
@@ -25,6 +25,9 @@ from reasonrl.sampling import Sampler, SamplingParams, make_sampler
 from reasonrl.sampling.rollouts import collect_rollouts, read_rollouts
 from reasonrl.types import Problem, Prompt, Rollout
 from reasonrl.util.progress import Progress
+
+if TYPE_CHECKING:
+    from reasonrl.reward_models.model import RewardModel
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,8 @@ class Job:
     exemplars: solved validation problems of a few-shot prompt.
     few_shot: whether the starting policy is asked with them.
     rollouts: the folder of sampled completions to learn from. steps: the file of what becomes of
-        their steps. reward_model: the folder of a learned reward's. None where the algorithm or the
-        reward has none.
+        their steps. reward_model: loads a learned reward's, to compute in a dtype on a device. None
+        where the algorithm or the reward has none.
     """
 
     config: TrainConfig
@@ -54,7 +57,7 @@ class Job:
     progress: Progress
     rollouts: Path | None = None
     steps: Path | None = None
-    reward_model: Path | None = None
+    reward_model: Callable[[str, torch.device], RewardModel] | None = None
 
     @property
     def work(self) -> Path:
@@ -111,7 +114,7 @@ class Job:
         """That of a learned reward; None of any other."""
         if self.reward_model is None:
             return None
-        return RewardModel.load(self.reward_model, self.config.model.compute_dtype, self.device)
+        return self.reward_model(self.config.model.compute_dtype, self.device)
 
     def references(self) -> dict[str, Example]:
         """The reference solutions there are to learn from, by problem id."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +34,6 @@ from reasonrl.grading.metrics import (
 )
 from reasonrl.policy.policy import context_of, device_of, load_policy, load_tokenizer
 from reasonrl.problems.prompts import build_prompts, check_lengths
-from reasonrl.reward_models.model import RewardModel
 from reasonrl.rewards.sparse import Outcome
 from reasonrl.runs.preemption import heeding
 from reasonrl.sampling import SamplingParams, make_sampler
@@ -49,6 +48,9 @@ from reasonrl.util.atomic import write_json, writing
 from reasonrl.util.errors import UserError
 from reasonrl.util.progress import Progress
 from reasonrl.util.seeding import derive_seed
+
+if TYPE_CHECKING:
+    from reasonrl.reward_models.model import RewardModel
 
 GREEDY, SAMPLES, METRICS = "greedy.parquet", "samples.parquet", "metrics.json"
 

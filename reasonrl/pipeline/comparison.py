@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from reasonrl.grading.metrics import Estimate
+from reasonrl.pipeline.overrides import differing
 from reasonrl.pipeline.plan import Plan
 from reasonrl.pipeline.results import Result, result_of
 from reasonrl.report.tables import comparison_table
 from reasonrl.runs.provenance import differences, hardware
-from reasonrl.sweep.overrides import differing
 from reasonrl.util.progress import Progress, console
 
 METRIC = "maj@1"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -28,6 +29,7 @@ from reasonrl.report.curve import draw_learning_curve
 from reasonrl.report.reliability import draw_reliability_diagram
 from reasonrl.report.wandb_mirror import Mirror, mirrored
 from reasonrl.reward_models.learning import VALIDATION, VERDICTS
+from reasonrl.reward_models.model import RewardModel
 from reasonrl.rewards.steps import STEPS_FILE
 from reasonrl.runs.folder import GAIN, RunFolder, is_done, running, write_config
 from reasonrl.runs.metrics_log import MetricsLog
@@ -130,11 +132,16 @@ def _carry_out(
         return ALGORITHMS[config.algorithm.name](job, config.algorithm)
 
 
-def _reward_model(planned: Plan) -> Path | None:
-    if "reward" in planned.prerequisites:
-        return planned.prerequisites["reward"].run.reward_model
+def _reward_model(planned: Plan) -> Callable[[str, torch.device], RewardModel] | None:
+    """What loads the reward model that the run's reward names or needs; None where it has none."""
     finished = planned.config.reward.finished_run()
-    return RunFolder(Path(finished)).reward_model if finished else None
+    if "reward" in planned.prerequisites:
+        run = planned.prerequisites["reward"].run
+    elif finished:
+        run = RunFolder(Path(finished))
+    else:
+        return None
+    return partial(RewardModel.load, run.reward_model)
 
 
 @contextmanager

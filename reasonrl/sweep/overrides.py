@@ -1,19 +1,14 @@
-"""What tells the runs of one command apart."""
+"""What tells the runs of a sweep apart, on its page."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
+from reasonrl.pipeline.overrides import differing
 from reasonrl.sweep.manifest import Member
 
 # A page has a place of its own for each of these.
 PARTS = ("algorithm", "reward", "model", "init", "dataset", "seed")
-
-
-def differing(runs: Collection[Sequence[str]]) -> list[list[str]]:
-    """Of each run's overrides those that not all of them share, by the last part of their keys."""
-    shared = set.intersection(*map(set, runs)) if runs else set()
-    return [[_short(override) for override in run if override not in shared] for run in runs]
 
 
 def settings(members: Sequence[Member]) -> dict[str, list[str]]:
@@ -31,8 +26,3 @@ def settings(members: Sequence[Member]) -> dict[str, list[str]]:
             own = found.get(member.name, [])
             found[need] = [setting for setting in found.get(need, own) if setting in own]
     return found
-
-
-def _short(override: str) -> str:
-    key, _, value = override.partition("=")
-    return f"{key.rpartition('.')[2]}={value}"

@@ -3,7 +3,6 @@
 import time
 from fractions import Fraction
 
-import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
@@ -210,9 +209,8 @@ REPEATED = [
 SPACED = ["1 ", " x", "2 x ", "1\t+\t", "\u00a0", "1+1=1 ", "#### ", "#### 18\n", "<<1=1>>"]
 
 
-@pytest.mark.parametrize("pattern", [*SINGLE, *REPEATED, *SPACED])
-def test_a_completion_of_100_kb_takes_linear_time(pattern):
-    """Quadratic time would be 10**10 steps, minutes; linear takes at most half a second."""
+def seconds_to_read(pattern: str) -> float:
+    """Of a completion of 100 kB."""
     text = pattern * (100_000 // len(pattern))
     start = time.process_time()
     for line in (text, f"#### {text}", f"#### 18 {text}"):
@@ -221,4 +219,9 @@ def test_a_completion_of_100_kb_takes_linear_time(pattern):
     solution_trace(text)
     value_of(text)
     strip_annotations(text)
-    assert time.process_time() - start < 5
+    return time.process_time() - start
+
+
+def test_long_completions_take_linear_time():
+    """Quadratic time would be 10**10 steps, minutes; linear takes at most half a second."""
+    assert [p for p in (*SINGLE, *REPEATED, *SPACED) if seconds_to_read(p) >= 5] == []

@@ -65,10 +65,20 @@ def test_every_option_composes_and_validates(option: str):
         assert getattr(evaluation(f"{group}={name}"), group) == getattr(config, group)
 
 
-@pytest.mark.parametrize("dataset", sorted(o for o in OPTIONS if o.startswith("dataset/")))
-@pytest.mark.parametrize("algorithm", sorted(o for o in OPTIONS if o.startswith("algorithm/")))
-@pytest.mark.parametrize("init", sorted(o for o in OPTIONS if o.startswith("init/")))
-def test_options_combine(dataset: str, algorithm: str, init: str):
+def options(group: str) -> list[str]:
+    return sorted(option for option in OPTIONS if option.startswith(f"{group}/"))
+
+
+# Every two options of different groups are together in one of them.
+PAIRS = [
+    (algorithm, init, options("dataset")[(i + j) % 3])
+    for i, algorithm in enumerate(options("algorithm"))
+    for j, init in enumerate(options("init"))
+]
+
+
+@pytest.mark.parametrize(("algorithm", "init", "dataset"), PAIRS)
+def test_options_combine(algorithm: str, init: str, dataset: str):
     chosen = [option.replace("/", "=") for option in (dataset, algorithm, init)]
     if (algorithm, init) == ("algorithm/sft", "init/sft"):
         with pytest.raises(UserError, match="algorithm=sft must start from other weights"):

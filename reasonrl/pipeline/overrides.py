@@ -1,0 +1,16 @@
+"""What tells the runs of one command apart: the overrides that they don't share."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+
+def differing(runs: Collection[Sequence[str]]) -> list[list[str]]:
+    """Of each run's overrides those that not all of them share, by the last part of their keys."""
+    shared = set.intersection(*map(set, runs)) if runs else set()
+    return [[_short(override) for override in run if override not in shared] for run in runs]
+
+
+def _short(override: str) -> str:
+    key, _, value = override.partition("=")
+    return f"{key.rpartition('.')[2]}={value}"
