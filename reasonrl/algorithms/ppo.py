@@ -56,9 +56,9 @@ from reasonrl.policy_gradient.experience import (
     annotate,
     experience_statistics,
     experiences,
-    learnt_from,
     shaped_rewards,
     token_data,
+    trainable,
 )
 from reasonrl.policy_gradient.trainer import Trainer
 from reasonrl.runs.metrics_log import read_metrics
@@ -94,12 +94,12 @@ class PPO:
             started = time.monotonic()
             if not experience:
                 with saving(trainer.save):
-                    rollouts = self.explore(trainer.state.iteration + 1)
+                    rollouts = self.sample(trainer.state.iteration + 1)
                 trainer.state.iteration += 1
                 trainer.state.taken = 0
-                experience = self.assess(rollouts)
+                experience = self.compute_advantages(rollouts)
             explored = time.monotonic()
-            self.learn(experience)
+            self.update(experience)
             trainer.end_iteration(experience, explored - started, time.monotonic() - explored)
             experience = []
             trainer.save_if_due()
@@ -113,11 +113,11 @@ class PPO:
             self.diagnosis.check(record)
         if not tokens:
             return []
-        rollouts = self.explore(self.trainer.state.iteration)
-        learnt = learnt_from(rollouts, mask_truncated=self.config.mask_truncated)
+        rollouts = self.sample(self.trainer.state.iteration)
+        learnt = trainable(rollouts, mask_truncated=self.config.mask_truncated)
         return experiences(learnt, tokens)
 
-    def explore(self, iteration: int) -> list[Rollout]:
+    def sample(self, iteration: int) -> list[Rollout]:
         """N completions of each of the iteration's questions, from the policy as it is."""
         job, config = self.job, self.config
         count = config.rollouts_per_iteration // config.num_samples_per_prompt
@@ -135,14 +135,14 @@ class PPO:
                 on_progress=advance,
             )
 
-    def assess(self, rollouts: Sequence[Rollout]) -> list[Experience]:
+    def compute_advantages(self, rollouts: Sequence[Rollout]) -> list[Experience]:
         """Advantages and returns of every token."""
         config, state = self.config, self.trainer.state
-        learnt = learnt_from(rollouts, mask_truncated=config.mask_truncated)
+        learnt = trainable(rollouts, mask_truncated=config.mask_truncated)
         if not learnt:
             logger.warning("iteration %d has no completion to learn from", state.iteration)
             return []
-        now = annotate(
+        annotations = annotate(
             self.trainer.model,
             self.trainer.reference,
             learnt,
@@ -150,10 +150,10 @@ class PPO:
             config.micro_batch_tokens,
             self.dtype,
         )
-        mask = now.loss_mask
+        mask = annotations.loss_mask
         sampled = padded(r.completion.logprobs for r in learnt)
-        old_logprobs = sampled if config.old_logprobs == "sampler" else now.logprobs
-        kl = kl_k1(old_logprobs, now.ref_logprobs)
+        old_logprobs = sampled if config.old_logprobs == "sampler" else annotations.logprobs
+        kl = kl_k1(old_logprobs, annotations.ref_logprobs)
         kl_per_completion = masked_sum(kl, mask).item() / len(learnt)
         if config.kl_target is not None:
             state.kl_coef = adapt_kl_coef(
@@ -163,7 +163,7 @@ class PPO:
         if config.kl_penalty == "reward":
             rewards = rewards - state.kl_coef * kl
         advantages, returns = generalized_advantages(
-            rewards, now.values, mask, config.gamma, config.gae_lambda
+            rewards, annotations.values, mask, config.gamma, config.gae_lambda
         )
         padding_too = torch.ones_like(mask)
         whitened = whiten(advantages, padding_too if config.compat.unmasked_whitening else mask)
@@ -173,9 +173,11 @@ class PPO:
             "ppo/rollouts": state.iteration * config.rollouts_per_iteration,
             "ppo/kl": kl_per_completion,
             "ppo/kl_coef": state.kl_coef,
-            "ppo/sampler_logprob_gap": masked_mean((sampled - now.logprobs).abs(), mask).item(),
+            "ppo/sampler_logprob_gap": masked_mean(
+                (sampled - annotations.logprobs).abs(), mask
+            ).item(),
             **experience_statistics(
-                rollouts, config.num_samples_per_prompt, now, advantages, returns
+                rollouts, config.num_samples_per_prompt, annotations, advantages, returns, "ppo"
             ),
         }
         self.job.log.log(state.steps, record)
@@ -183,14 +185,14 @@ class PPO:
             logger.warning("iteration %d: %s", state.iteration, warning)
         tokens = {
             "old_logprobs": old_logprobs,
-            "ref_logprobs": now.ref_logprobs,
-            "old_values": now.values,
+            "ref_logprobs": annotations.ref_logprobs,
+            "old_values": annotations.values,
             "advantages": whitened,
             "returns": returns,
         }
         return experiences(learnt, {name: x[mask] for name, x in tokens.items()})
 
-    def learn(self, experience: Sequence[Experience]) -> None:
+    def update(self, experience: Sequence[Experience]) -> None:
         """The iteration's epochs of minibatches, but for those taken before a kill."""
         config, state = self.config, self.trainer.state
         seed = derive_seed(self.job.config.seed, "ppo", state.iteration, "learn")
@@ -211,40 +213,42 @@ class PPO:
         num_tokens = sum(one.num_tokens for one in minibatch)
         parts = []
         for batch in micro_batches(minibatch, self.config.micro_batch_tokens):
-            loss, of_tokens = self.loss(batch)
+            loss, token_metrics = self.loss(batch)
             (loss / num_tokens).backward()
-            parts.append(of_tokens)
-        of_step = self.trainer.step()
+            parts.append(token_metrics)
+        metrics = self.trainer.step()
         tokens = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         ratio = tokens.pop("ratio")
-        of_step |= {"ppo/ratio_min": ratio.min().item(), "ppo/ratio_max": ratio.max().item()}
-        of_step |= {f"ppo/{name}": x.float().mean().item() for name, x in tokens.items()}
-        self.job.log.log(self.trainer.state.steps, of_step)
-        return of_step["ppo/approx_kl"]
+        metrics |= {"ppo/ratio_min": ratio.min().item(), "ppo/ratio_max": ratio.max().item()}
+        metrics |= {f"ppo/{name}": x.float().mean().item() for name, x in tokens.items()}
+        self.job.log.log(self.trainer.state.steps, metrics)
+        return metrics["ppo/approx_kl"]
 
     def loss(self, batch: Sequence[Experience]) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum over the batch's tokens; and what is to be logged, of each token."""
         config = self.config
-        was = {name: x.to(self.job.device) for name, x in token_data(batch).items()}
-        now = self.trainer.model([one.answered for one in batch], self.dtype)
-        logprobs = token_logprobs(now.logits, now.token_ids, self.temperature)
-        of_policy = policy_loss(logprobs, was["old_logprobs"], was["advantages"], config.clip_range)
+        old = {name: x.to(self.job.device) for name, x in token_data(batch).items()}
+        new = self.trainer.model([one.group for one in batch], self.dtype)
+        logprobs = token_logprobs(new.logits, new.token_ids, self.temperature)
+        policy_losses = policy_loss(
+            logprobs, old["old_logprobs"], old["advantages"], config.clip_range
+        )
         clip_range = config.value_clip_range
-        of_value = value_loss(now.values, was["old_values"], was["returns"], clip_range)
-        loss = of_policy + config.value_coef * of_value
+        value_losses = value_loss(new.values, old["old_values"], old["returns"], clip_range)
+        loss = policy_losses + config.value_coef * value_losses
         if config.entropy_coef:
-            loss = loss - config.entropy_coef * entropy(now.logits, self.temperature)
+            loss = loss - config.entropy_coef * entropy(new.logits, self.temperature)
         if config.kl_penalty == "loss":
-            loss = loss + self.trainer.state.kl_coef * kl_k3(logprobs, was["ref_logprobs"])
+            loss = loss + self.trainer.state.kl_coef * kl_k3(logprobs, old["ref_logprobs"])
         with torch.no_grad():
-            ratio = (logprobs - was["old_logprobs"]).exp()
-            moved = (now.values - was["old_values"]).abs()
-            of_tokens = {
-                "policy_loss": of_policy,
-                "value_loss": of_value,
+            ratio = (logprobs - old["old_logprobs"]).exp()
+            moved = (new.values - old["old_values"]).abs()
+            token_metrics = {
+                "policy_loss": policy_losses,
+                "value_loss": value_losses,
                 "ratio": ratio,
-                "approx_kl": kl_k3(was["old_logprobs"], logprobs),
+                "approx_kl": kl_k3(old["old_logprobs"], logprobs),
                 "clip_fraction": (ratio - 1).abs() > config.clip_range,
                 "value_clip_fraction": moved > (clip_range or torch.inf),
             }
-        return loss.sum(), of_tokens
+        return loss.sum(), token_metrics

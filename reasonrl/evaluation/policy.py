@@ -35,7 +35,7 @@ from reasonrl.grading.metrics import (
 from reasonrl.policy.policy import context_of, device_of, load_policy, load_tokenizer
 from reasonrl.problems.prompts import build_prompts, check_lengths
 from reasonrl.rewards.sparse import Outcome
-from reasonrl.runs.preemption import heeding
+from reasonrl.runs.preemption import with_boundary
 from reasonrl.sampling import SamplingParams, make_sampler
 from reasonrl.sampling.rollouts import (
     collect_rollouts,
@@ -223,7 +223,7 @@ def _choose(
             probabilities = model.final(
                 [r.completion for r in samples],
                 [problem_of[r.completion.problem_id] for r in samples],
-                heeding(advance),
+                with_boundary(advance),
             )
         rows = {
             "problem_id": [r.completion.problem_id for r in samples],

@@ -56,16 +56,15 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Right-padded: with causal attention no real token sees the padding after it.
+class TokenBatch:
+    """Examples as a model reads them, padded on the right: no real token sees what is after it.
 
-    input_ids: (B, T). target_ids: (B, S), the ids that the model's last S positions predict.
-    loss_mask: (B, S), True for what trains. S leaves out what all prompts of the batch cover.
+    S leaves out of T what all prompts of the batch cover.
     """
 
-    input_ids: Tensor
-    target_ids: Tensor
-    loss_mask: Tensor
+    input_ids: Tensor  # (B, T)
+    target_ids: Tensor  # (B, S), the ids that the model's last S positions predict
+    loss_mask: Tensor  # (B, S), True for what trains
 
 
 def with_eos(completion: Completion, eos_token_id: int) -> tuple[int, ...]:
@@ -79,7 +78,7 @@ def num_steps(num_examples: int, learner: LearnerConfig) -> int:
     return learner.epochs * -(-num_examples // learner.batch_size)
 
 
-def collate(examples: Sequence[Example]) -> Batch:
+def collate(examples: Sequence[Example]) -> TokenBatch:
     longest = max(map(len, examples))
     shortest_prompt = min(len(e.prompt_ids) for e in examples)
     ids = torch.zeros(len(examples), longest, dtype=torch.long)
@@ -88,7 +87,7 @@ def collate(examples: Sequence[Example]) -> Batch:
         ids[row, : len(example)] = torch.tensor(example.prompt_ids + example.completion_ids)
         own = torch.tensor(True if example.loss_mask is None else example.loss_mask)
         mask[row, len(example.prompt_ids) : len(example)] = own
-    return Batch(ids[:, :-1], ids[:, shortest_prompt:], mask[:, shortest_prompt:])
+    return TokenBatch(ids[:, :-1], ids[:, shortest_prompt:], mask[:, shortest_prompt:])
 
 
 def micro_batches(examples: Iterable[AnySized], max_tokens: int) -> Iterator[list[AnySized]]:

@@ -27,33 +27,19 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from reasonrl.config.algorithm.ppo import PPOConfig
+from reasonrl.learning.packed import PromptGroup, check_packing, output_logits, pack
 from reasonrl.policy.adapters import add_lora
 from reasonrl.policy.policy import DTYPES, autocast, check_num_layers
 from reasonrl.util.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """A prompt and completions of it, none of them empty. Its length: the tokens read in a pass."""
+class TokenOutputs:
+    """What a pass gives at the n completion tokens of a batch, one completion after another."""
 
-    prompt_ids: tuple[int, ...]
-    completion_ids: tuple[tuple[int, ...], ...]
-
-    def __len__(self) -> int:
-        return len(self.prompt_ids) + sum(len(ids) - 1 for ids in self.completion_ids)
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What a pass gives at the n completion tokens of a batch, one completion after another.
-
-    logits: (n, V), before any temperature, of the distribution that the token was drawn from.
-    token_ids: (n,). values: (n,), of the state before the token.
-    """
-
-    logits: Tensor
-    token_ids: Tensor
-    values: Tensor
+    logits: Tensor  # (n, V), before any temperature, of what the token was drawn from
+    token_ids: Tensor  # (n,)
+    values: Tensor  # (n,), of the state before the token
 
 
 class ActorCritic(nn.Module):
@@ -78,7 +64,7 @@ class ActorCritic(nn.Module):
         completions can't be read together.
         """
         built = cls(policy, config.value_layers, detach_value=config.detach_value)
-        _check_packing(policy)
+        check_packing(policy)
         if config.trainable == "lora":
             built._adapters = [add_lora(policy, config.lora_rank, seed)]
         elif config.trainable == "top":
@@ -112,15 +98,15 @@ class ActorCritic(nn.Module):
         """Those of the policy that train."""
         return [p for p in self.policy.parameters() if p.requires_grad]
 
-    def forward(self, batch: Sequence[Answered], compute_dtype: torch.dtype) -> Reading:
+    def forward(self, batch: Sequence[PromptGroup], compute_dtype: torch.dtype) -> TokenOutputs:
         """One pass for policy and value function."""
-        packed = _pack(batch, self.policy.device)
+        packed = pack(batch, self.policy.device)
         with autocast(self.policy.device, compute_dtype):
             out = self.policy.base_model(
                 **packed.inputs, output_hidden_states=self.branch is not None
             )
             hidden = packed.at_tokens(out.last_hidden_state)
-            logits = _head(self.policy, hidden)
+            logits = output_logits(self.policy, hidden)
             if self.branch is None:
                 states = hidden.detach() if self.detach_value else hidden
             else:
@@ -131,16 +117,7 @@ class ActorCritic(nn.Module):
                 )
                 states = packed.at_tokens(above.last_hidden_state)
         values = self.value_head(states.float())[..., 0]
-        return Reading(logits, packed.token_ids, values)
-
-
-def completion_logits(
-    model: PreTrainedModel, batch: Sequence[Answered], compute_dtype: torch.dtype
-) -> Tensor:
-    """``Reading.logits`` of a policy without a value function."""
-    packed = _pack(batch, model.device)
-    with autocast(model.device, compute_dtype):
-        return _head(model, packed.at_tokens(model.base_model(**packed.inputs).last_hidden_state))
+        return TokenOutputs(logits, packed.token_ids, values)
 
 
 def freeze_below(model: PreTrainedModel, num_layers: int) -> None:
@@ -186,75 +163,3 @@ def _not_copied(model: PreTrainedModel) -> UserError:
         f"got model_type={model.config.model_type}. Pass algorithm.value_layers=0 and "
         "algorithm.trainable=all or lora."
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Packed:
-    """A batch as a model reads it: in each row a prompt, then its completions without their last
-    tokens, which predict nothing.
-
-    inputs: of the model's call. places: (n,), in the flattened rows, from where each completion
-    token is predicted. token_ids: (n,).
-    """
-
-    inputs: dict[str, Any]
-    places: Tensor
-    token_ids: Tensor
-
-    def at_tokens(self, states: Tensor) -> Tensor:
-        """(B, L, H) to (n, H)."""
-        return states.flatten(0, 1)[self.places]
-
-
-def _pack(batch: Sequence[Answered], device: torch.device) -> _Packed:
-    length = max(map(len, batch))
-    ids = torch.zeros(len(batch), length, dtype=torch.long)
-    positions = torch.zeros_like(ids)
-    part = torch.full_like(ids, -1)  # 0: the prompt; 1, 2, …: a completion; -1: padding
-    places: list[Tensor] = []
-    for row, answered in enumerate(batch):
-        end = num_prompt = len(answered.prompt_ids)
-        ids[row, :end] = torch.tensor(answered.prompt_ids)
-        positions[row, :end] = torch.arange(end)
-        part[row, :end] = 0
-        for number, completion_ids in enumerate(answered.completion_ids, start=1):
-            start, end = end, end + len(completion_ids) - 1
-            ids[row, start:end] = torch.tensor(completion_ids[:-1])
-            positions[row, start:end] = torch.arange(num_prompt, num_prompt + end - start)
-            part[row, start:end] = number
-            first = torch.tensor([num_prompt - 1])
-            places.append(row * length + torch.cat([first, torch.arange(start, end)]))
-    before = torch.ones(length, length, dtype=torch.bool).tril()
-    same = part[:, None, :] == part[:, :, None]
-    attends = before & (same | (part == 0)[:, None, :])  # (B, L, L)
-    token_ids = [i for answered in batch for ids in answered.completion_ids for i in ids]
-    inputs = {
-        "input_ids": ids.to(device),
-        "position_ids": positions.to(device),
-        "attention_mask": attends[:, None].to(device),
-        "use_cache": False,
-    }
-    return _Packed(inputs, torch.cat(places).to(device), torch.tensor(token_ids, device=device))
-
-
-@torch.no_grad()
-def _check_packing(model: PreTrainedModel) -> None:
-    """Masks, positions and logits of a packed row may mean nothing to an architecture."""
-    prompt, completions = (0, 1, 2, 3), ((4, 5, 6), (5, 4))
-    packed = completion_logits(model, [Answered(prompt, completions)], torch.float32)
-    for completion in completions:
-        ids = torch.tensor([prompt + completion[:-1]], device=model.device)
-        plain = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 :]
-        together, packed = packed.split([len(completion), len(packed) - len(completion)])
-        if not torch.allclose(together, plain, atol=1e-3):
-            raise UserError(
-                "model must read several completions of a prompt in one pass as it reads each "
-                f"alone; got model_type={model.config.model_type}, which doesn't. Take a model "
-                "with plain causal attention, such as Llama or Qwen."
-            )
-
-
-def _head(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    head: Any = model.get_output_embeddings()
-    logits: Tensor = head(hidden)
-    return logits

@@ -20,32 +20,29 @@ from reasonrl.learning.functional import (
     padded,
     token_logprobs,
 )
+from reasonrl.learning.packed import PromptGroup, completion_logits
 from reasonrl.learning.supervised import micro_batches
-from reasonrl.policy_gradient.actor_critic import ActorCritic, Answered, completion_logits
+from reasonrl.policy_gradient.actor_critic import ActorCritic
 from reasonrl.sampling.rollouts import completions_statistics
 from reasonrl.types import Rollout
 
 
 @dataclass(frozen=True, slots=True)
 class TokenData:
-    """Numbers for each token of one completion, or of several one after another; each (T,).
+    """Numbers for each token of one completion, or of several one after another; each (T,)."""
 
-    old_logprobs: of the policy that sampled it. ref_logprobs: of the reference policy.
-    old_values: of the state before it, then. advantages: whitened. returns: what values should be.
-    """
-
-    old_logprobs: Tensor
-    ref_logprobs: Tensor
-    old_values: Tensor
-    advantages: Tensor
-    returns: Tensor
+    old_logprobs: Tensor  # of the policy that sampled it
+    ref_logprobs: Tensor  # of the reference policy
+    old_values: Tensor  # of the state before it, when it was sampled
+    advantages: Tensor  # whitened
+    returns: Tensor  # what the values should be
 
 
 @dataclass(frozen=True, slots=True)
 class Experience:
     """A question's completions to learn from, and the numbers of their tokens in the same order."""
 
-    answered: Answered
+    group: PromptGroup
     tokens: TokenData
 
     @property
@@ -54,7 +51,7 @@ class Experience:
         return len(self.tokens.returns)
 
     def __len__(self) -> int:
-        return len(self.answered)
+        return len(self.group)
 
 
 def token_data(batch: Sequence[Experience]) -> dict[str, Tensor]:
@@ -66,24 +63,24 @@ def token_data(batch: Sequence[Experience]) -> dict[str, Tensor]:
 def experiences(rollouts: Sequence[Rollout], tokens: Mapping[str, Tensor]) -> list[Experience]:
     """The inverse of ``token_data``: each field's tensor, of all rollouts, cut into questions."""
     groups = by_question(rollouts)
-    lengths = [sum(map(len, answered.completion_ids)) for answered in groups]
+    lengths = [sum(map(len, group.completion_ids)) for group in groups]
     cut = {name: values.split(lengths) for name, values in tokens.items()}
     return [
-        Experience(answered, TokenData(**{name: x[i] for name, x in cut.items()}))
-        for i, answered in enumerate(groups)
+        Experience(group, TokenData(**{name: x[i] for name, x in cut.items()}))
+        for i, group in enumerate(groups)
     ]
 
 
-def by_question(rollouts: Sequence[Rollout]) -> list[Answered]:
+def by_question(rollouts: Sequence[Rollout]) -> list[PromptGroup]:
     """The prompts with their completions; rollouts of a question stand one after another."""
     groups = [list(group) for _, group in groupby(rollouts, key=lambda r: r.prompt)]
     return [
-        Answered(group[0].prompt.token_ids, tuple(r.completion.token_ids for r in group))
+        PromptGroup(group[0].prompt.token_ids, tuple(r.completion.token_ids for r in group))
         for group in groups
     ]
 
 
-def learnt_from(rollouts: Sequence[Rollout], *, mask_truncated: bool) -> list[Rollout]:
+def trainable(rollouts: Sequence[Rollout], *, mask_truncated: bool) -> list[Rollout]:
     """Those with tokens to learn from; with ``mask_truncated`` none that were cut off."""
     return [
         rollout
@@ -139,17 +136,13 @@ def shaped_rewards(rollouts: Sequence[Rollout], config: PPOConfig, scores: Momen
 
 @dataclass(frozen=True, slots=True)
 class Annotations:
-    """What policy, reference and value function say of B completions: (B, T), 0 at padding.
-
-    entropy: of the policy's distribution before each token, in nats. loss_mask: bool, True at real
-    tokens.
-    """
+    """What policy, reference and value function say of B completions: (B, T), 0 at padding."""
 
     logprobs: Tensor
     ref_logprobs: Tensor
     values: Tensor
-    entropy: Tensor
-    loss_mask: Tensor
+    entropy: Tensor  # of the policy's distribution before each token, in nats
+    loss_mask: Tensor  # bool, True at real tokens
 
 
 @torch.no_grad()
@@ -170,21 +163,21 @@ def annotate(
     ]
     found: dict[int, list[Tensor]] = {}  # of each question: of each completion
     for batch in micro_batches(groups, max_tokens):
-        seen = model(batch, compute_dtype)
+        outputs = model(batch, compute_dtype)
         ref_logits = completion_logits(reference, batch, compute_dtype)
-        of_tokens = torch.stack(
+        columns = torch.stack(
             [
-                token_logprobs(seen.logits, seen.token_ids, temperature),
-                token_logprobs(ref_logits, seen.token_ids, temperature),
-                seen.values,
-                entropy(seen.logits, temperature),
-                torch.ones_like(seen.values),
+                token_logprobs(outputs.logits, outputs.token_ids, temperature),
+                token_logprobs(ref_logits, outputs.token_ids, temperature),
+                outputs.values,
+                entropy(outputs.logits, temperature),
+                torch.ones_like(outputs.values),
             ],
             dim=1,
         ).cpu()
         for group in batch:
             lengths = [len(ids) for ids in group.completion_ids]
-            mine, of_tokens = of_tokens.split([sum(lengths), len(of_tokens) - sum(lengths)])
+            mine, columns = columns.split([sum(lengths), len(columns) - sum(lengths)])
             found[group.number] = [*mine.split(lengths)]
     completions = [x for i in range(len(groups)) for x in found[i]]
     logprobs, ref_logprobs, values, entropies, real = pad_sequence(
@@ -194,31 +187,33 @@ def annotate(
 
 
 @dataclass(frozen=True, slots=True)
-class _Numbered(Answered):
+class _Numbered(PromptGroup):
     number: int
 
 
 def experience_statistics(
     rollouts: Sequence[Rollout],
     num_samples_per_prompt: int,
-    now: Annotations,
+    annotations: Annotations,
     advantages: Tensor,
     returns: Tensor,
+    prefix: str,
 ) -> dict[str, float]:
-    """What to log of an iteration's rollouts and tokens; see the README's glossary.
+    """What to log of an iteration's rollouts and tokens; see the glossary of metrics.
 
-    rollouts: grouped by question. advantages, returns: (B, T), not whitened, of those in ``now``.
+    rollouts: grouped by question. advantages, returns: (B, T), not whitened, of those annotated.
+    prefix: of the names of what isn't about the rollouts alone.
     """
-    mask = now.loss_mask
+    mask = annotations.loss_mask
     scores = torch.tensor([r.score for r in rollouts]).view(-1, num_samples_per_prompt)
     return {
         **{f"rollout/{name}": x for name, x in completions_statistics(rollouts).items()},
-        "ppo/score_std": scores.std(correction=0).item(),
-        "ppo/unequal_questions": (scores.amax(1) > scores.amin(1)).float().mean().item(),
-        "ppo/entropy": masked_mean(now.entropy, mask).item(),
-        "ppo/value_mean": masked_mean(now.values, mask).item(),
-        "ppo/return_mean": masked_mean(returns, mask).item(),
-        "ppo/advantage_mean": masked_mean(advantages, mask).item(),
-        "ppo/advantage_std": advantages[mask].std(correction=0).item(),
-        "ppo/explained_variance": explained_variance(now.values, returns, mask),
+        f"{prefix}/score_std": scores.std(correction=0).item(),
+        f"{prefix}/unequal_questions": (scores.amax(1) > scores.amin(1)).float().mean().item(),
+        f"{prefix}/entropy": masked_mean(annotations.entropy, mask).item(),
+        f"{prefix}/value_mean": masked_mean(annotations.values, mask).item(),
+        f"{prefix}/return_mean": masked_mean(returns, mask).item(),
+        f"{prefix}/advantage_mean": masked_mean(advantages, mask).item(),
+        f"{prefix}/advantage_std": advantages[mask].std(correction=0).item(),
+        f"{prefix}/explained_variance": explained_variance(annotations.values, returns, mask),
     }

@@ -38,7 +38,7 @@ from reasonrl.reward_models.network import (
     merge_lora,
 )
 from reasonrl.rewards.dense import first_wrong_step
-from reasonrl.runs.preemption import heeding
+from reasonrl.runs.preemption import with_boundary
 from reasonrl.sampling.rollouts import write_table
 from reasonrl.types import Problem, Rollout
 from reasonrl.util.errors import UserError
@@ -138,7 +138,7 @@ def _learn(
         logits = reward_model.token_logits(
             [rollout.completion for rollout, _ in held_out],
             [problem_of[rollout.prompt.problem_id] for rollout, _ in held_out],
-            heeding(advance),
+            with_boundary(advance),
         )
     pairs = [
         (logit, target)
@@ -167,7 +167,7 @@ def report(job: Job, reward_model: RewardModel) -> None:
     problems = [problem_of[rollout.prompt.problem_id] for rollout in rollouts]
     with job.progress.task("judging validation samples", len(rollouts)) as advance:
         probabilities = reward_model.token_probabilities(
-            [rollout.completion for rollout in rollouts], problems, heeding(advance)
+            [rollout.completion for rollout in rollouts], problems, with_boundary(advance)
         )
     verdicts = [
         _verdict(job, *judged) for judged in zip(rollouts, problems, probabilities, strict=True)

@@ -90,7 +90,7 @@ def saving(save: Callable[[], None]) -> Iterator[None]:
         raise
 
 
-def heeding(on_progress: Callable[[int], None]) -> Callable[[int], None]:
+def with_boundary(on_progress: Callable[[int], None]) -> Callable[[int], None]:
     """``on_progress``, and a boundary after it."""
 
     def call(n: int) -> None:

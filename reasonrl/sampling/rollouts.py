@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from reasonrl.rewards import Reward
 from reasonrl.rewards.sparse import is_correct, read_answer
-from reasonrl.runs.preemption import boundary, heeding
+from reasonrl.runs.preemption import boundary, with_boundary
 from reasonrl.sampling import Sampler, SamplingParams
 from reasonrl.types import Completion, FinishReason, Problem, Prompt, Rollout
 from reasonrl.util.atomic import remove_folder, write_bytes
@@ -134,7 +134,7 @@ def collect_rollouts(
                 prompts[part],
                 params,
                 seed=derive_seed(seed, number),
-                on_progress=heeding(on_progress),
+                on_progress=with_boundary(on_progress),
             )
             places = [i for i in range(part.start, part.stop) for _ in range(num_samples)]
             write_rollouts(

@@ -1,0 +1,116 @@
+"""Several completions of a prompt in one pass: the prompt is read once, whatever their number.
+
+A packed row holds a prompt and, one after another, completions of it. A mask of attention lets each
+completion see the prompt and itself, and its positions go on from the prompt's, so a model reads it
+as if it stood there alone.
+
+Legend: B rows, L tokens of the longest row, H hidden size, V vocabulary, n completion tokens of all
+rows, one completion after another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from reasonrl.policy.policy import autocast
+from reasonrl.util.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class PromptGroup:
+    """A prompt and completions of it."""
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[tuple[int, ...], ...]  # none of them empty
+
+    def __len__(self) -> int:
+        """The tokens that are read in a pass."""
+        return len(self.prompt_ids) + sum(len(ids) - 1 for ids in self.completion_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A batch as a model reads it.
+
+    Each row holds a prompt, then its completions without their last tokens, which predict nothing.
+    """
+
+    inputs: dict[str, Any]  # of the model's call
+    places: Tensor  # (n,), in the flattened rows, from where each completion token is predicted
+    token_ids: Tensor  # (n,), the completion tokens
+
+    def at_tokens(self, states: Tensor) -> Tensor:
+        """(B, L, H) to (n, H)."""
+        return states.flatten(0, 1)[self.places]
+
+
+def pack(batch: Sequence[PromptGroup], device: torch.device) -> Packed:
+    """Puts each group into a row, and masks what its completions mustn't see of each other."""
+    length = max(map(len, batch))
+    ids = torch.zeros(len(batch), length, dtype=torch.long)
+    positions = torch.zeros_like(ids)
+    part = torch.full_like(ids, -1)  # 0: the prompt; 1, 2, …: a completion; -1: padding
+    places: list[Tensor] = []
+    for row, group in enumerate(batch):
+        end = num_prompt = len(group.prompt_ids)
+        ids[row, :end] = torch.tensor(group.prompt_ids)
+        positions[row, :end] = torch.arange(end)
+        part[row, :end] = 0
+        for number, completion_ids in enumerate(group.completion_ids, start=1):
+            start, end = end, end + len(completion_ids) - 1
+            ids[row, start:end] = torch.tensor(completion_ids[:-1])
+            positions[row, start:end] = torch.arange(num_prompt, num_prompt + end - start)
+            part[row, start:end] = number
+            first = torch.tensor([num_prompt - 1])
+            places.append(row * length + torch.cat([first, torch.arange(start, end)]))
+    before = torch.ones(length, length, dtype=torch.bool).tril()
+    same = part[:, None, :] == part[:, :, None]
+    attends = before & (same | (part == 0)[:, None, :])  # (B, L, L)
+    token_ids = [i for group in batch for ids in group.completion_ids for i in ids]
+    inputs = {
+        "input_ids": ids.to(device),
+        "position_ids": positions.to(device),
+        "attention_mask": attends[:, None].to(device),
+        "use_cache": False,
+    }
+    return Packed(inputs, torch.cat(places).to(device), torch.tensor(token_ids, device=device))
+
+
+@torch.no_grad()
+def check_packing(model: PreTrainedModel) -> None:
+    """Raises UserError for a model to which masks and positions of a packed row mean nothing."""
+    prompt, completions = (0, 1, 2, 3), ((4, 5, 6), (5, 4))
+    packed = completion_logits(model, [PromptGroup(prompt, completions)], torch.float32)
+    for completion in completions:
+        ids = torch.tensor([prompt + completion[:-1]], device=model.device)
+        plain = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 :]
+        together, packed = packed.split([len(completion), len(packed) - len(completion)])
+        if not torch.allclose(together, plain, atol=1e-3):
+            raise UserError(
+                "model must read several completions of a prompt in one pass as it reads each "
+                f"alone; got model_type={model.config.model_type}, which doesn't. Take a model "
+                "with plain causal attention, such as Llama or Qwen."
+            )
+
+
+def output_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """The logits that a model's head gives for these of its last states: (n, H) to (n, V)."""
+    head: Any = model.get_output_embeddings()
+    logits: Tensor = head(hidden)
+    return logits
+
+
+def completion_logits(
+    model: PreTrainedModel, batch: Sequence[PromptGroup], compute_dtype: torch.dtype
+) -> Tensor:
+    """The logits, (n, V), of the distributions that the completion tokens were drawn from."""
+    packed = pack(batch, model.device)
+    with autocast(model.device, compute_dtype):
+        states = model.base_model(**packed.inputs).last_hidden_state
+        return output_logits(model, packed.at_tokens(states))
