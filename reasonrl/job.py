@@ -21,6 +21,7 @@ from reasonrl.rewards import REWARDS, Materials, Reward
 from reasonrl.rewards.sparse import Outcome
 from reasonrl.runs.folder import RunFolder
 from reasonrl.runs.metrics_log import MetricsLog
+from reasonrl.runs.process import ALONE, Process
 from reasonrl.sampling import Sampler, SamplingParams, make_sampler
 from reasonrl.sampling.rollouts import collect_rollouts, read_rollouts
 from reasonrl.types import Problem, Prompt, Rollout
@@ -58,6 +59,7 @@ class Job:
     rollouts: Path | None = None
     steps: Path | None = None
     reward_model: Callable[[str, torch.device], RewardModel] | None = None
+    process: Process = ALONE  # one of those that make the run together
 
     @property
     def work(self) -> Path:
@@ -147,6 +149,7 @@ class Job:
                 seed=0,  # greedy decoding draws nothing
                 file=file,
                 on_progress=advance,
+                process=self.process,
             )
         return fmean(r.correct for r in rollouts)
 

@@ -184,6 +184,7 @@ def _explore(job: Job, previous: Round, config: EIConfig) -> list[Rollout]:
             seed=derive_seed(job.config.seed, "ei", number, "explore"),
             file=_rollouts_file(job, number),
             on_progress=advance,
+            process=job.process,
         )
 
 

@@ -133,6 +133,7 @@ class PPO:
                 seed=derive_seed(job.config.seed, "ppo", iteration, "explore"),
                 file=job.run.rollouts / f"iteration-{iteration:05d}.parquet",
                 on_progress=advance,
+                process=job.process,
             )
 
     def compute_advantages(self, rollouts: Sequence[Rollout]) -> list[Experience]:

@@ -29,4 +29,5 @@ def run(job: Job, settings: SampleConfig) -> None:
                 seed=derive_seed(job.config.seed, "sample", split),
                 file=job.run.rollouts / f"{split}.parquet",
                 on_progress=advance,
+                process=job.process,
             )

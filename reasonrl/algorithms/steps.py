@@ -99,6 +99,7 @@ def _count(
             seed=derive_seed(job.config.seed, "continuations"),
             file=job.run.rollouts / "continuations.parquet",
             on_progress=advance,
+            process=job.process,
         )
     counts = {}
     grouped = groupby(continuations, key=lambda r: r.prompt.problem_id)

@@ -18,12 +18,11 @@ from reasonrl.evaluation.predictions import grade_predictions
 from reasonrl.grading.metrics import paired_difference
 from reasonrl.pipeline.plan import base_model
 from reasonrl.pipeline.results import AFTER
-from reasonrl.policy.policy import device_of
 from reasonrl.problems import load_problems
 from reasonrl.report.tables import estimates_table, gains_table
 from reasonrl.reward_models.model import RewardModel
 from reasonrl.runs.folder import RunFolder, read_config
-from reasonrl.runs.process import usable_cores
+from reasonrl.runs.process import ALONE, usable_cores
 from reasonrl.runs.result import policy_of, reward_model_of
 from reasonrl.types import SavedPolicy
 from reasonrl.util.errors import UserError
@@ -101,7 +100,7 @@ def _load_reward_model(config: EvaluateConfig, run: str | None) -> RewardModel |
             "evaluation.num_samples_per_prompt=1. Raise it."
         )
     folder = reward_model_of(RunFolder(Path(run)), "reward_model")
-    return RewardModel.load(folder, config.model.compute_dtype, device_of(config.model))
+    return RewardModel.load(folder, config.model.compute_dtype, ALONE.device(config.model.device))
 
 
 def _gains_on_vote(evaluation: Evaluation) -> Table:

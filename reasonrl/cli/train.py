@@ -10,6 +10,7 @@ from reasonrl.pipeline.plan import plan
 from reasonrl.pipeline.results import Result
 from reasonrl.pipeline.text import asks, how_long, needs, plan_table, show_result
 from reasonrl.runs.folder import is_done
+from reasonrl.runs.process import ALONE
 from reasonrl.util.progress import Progress, console
 
 
@@ -20,7 +21,8 @@ def train(config: DictConfig) -> Result | None:
     """
     resolved = resolve(config)
     planned = plan(resolved, fetch=not config.dry_run)
-    progress = Progress()
+    process = ALONE
+    progress = Progress(shown=process.is_main)
     if is_done(planned.run) and not config.dry_run:
         console.print(f"done: {planned.run.path}", soft_wrap=True)
     else:
@@ -33,5 +35,5 @@ def train(config: DictConfig) -> Result | None:
         for line in (asks(planned), *needs([planned])):
             console.print(line, soft_wrap=True)
         return None
-    ensure_done(planned, progress)
+    ensure_done(planned, progress, process=process)
     return show_result(planned, progress)

@@ -32,10 +32,11 @@ from reasonrl.grading.metrics import (
     unique_fraction,
     weighted_vote,
 )
-from reasonrl.policy.policy import context_of, device_of, load_policy, load_tokenizer
+from reasonrl.policy.policy import context_of, load_policy, load_tokenizer
 from reasonrl.problems.prompts import build_prompts, check_lengths
 from reasonrl.rewards.sparse import Outcome
 from reasonrl.runs.preemption import with_boundary
+from reasonrl.runs.process import ALONE, Process
 from reasonrl.sampling import SamplingParams, make_sampler
 from reasonrl.sampling.rollouts import (
     collect_rollouts,
@@ -147,12 +148,14 @@ def evaluate(
     progress: Progress,
     description: str,
     reward_model: RewardModel | None = None,
+    process: Process = ALONE,
 ) -> Evaluation:
     """Samples, grades and writes greedy.parquet, samples.parquet and metrics.json to ``folder``.
 
     exemplars: of the few-shot prompt, if the policy needs one.
     reward_model: to choose among the samples by. Raises UserError if it reads other tokens than the
         policy writes, or was trained on one of the problems.
+    process: one of those that evaluate together.
     An evaluation that is already there is read, and one that was interrupted goes on.
     """
     dataset, evaluation = config.dataset, config.evaluation
@@ -166,7 +169,7 @@ def evaluate(
     check_lengths(prompts, dataset.max_new_tokens, context_of(policy.path))
     finished = (folder / METRICS).exists()
     if not finished:
-        device = device_of(config.model)
+        device = process.device(config.model.device)
         loaded = load_policy(policy.path, config.model.compute_dtype, device)
         sampler = make_sampler(config.sampler, loaded)
         with writing(folder):  # found out before the sampling, not after
@@ -192,10 +195,11 @@ def evaluate(
                     seed=derive_seed(config.seed, "evaluation", name),
                     file=folder / name,
                     on_progress=advance,
+                    process=process,
                 )
     greedy, samples = read_evaluation(folder, prompts)
     measured = summarise(problems, greedy, samples)
-    if not finished:
+    if process.is_main and not finished:
         write_estimates(
             measured.estimates(),
             folder / METRICS,

@@ -12,10 +12,10 @@ from reasonrl.config.algorithm.base import Sizes, Work
 from reasonrl.grading.steps import step_ends
 from reasonrl.learning.supervised import Example, accumulate_gradients
 from reasonrl.pipeline.plan import Plan
-from reasonrl.policy.policy import DTYPES, device_of, load_policy
+from reasonrl.policy.policy import DTYPES, load_policy
 from reasonrl.problems.prompts import encode_completions, solution_text
 from reasonrl.runs.folder import is_done
-from reasonrl.runs.process import usable_cores
+from reasonrl.runs.process import ALONE, usable_cores
 
 # Learning is a forward and a backward pass, a backward pass costs two forward passes, and batched
 # decoding about as much as a forward pass.
@@ -88,7 +88,7 @@ def _seconds(alike: Sequence[Plan]) -> float:
     planned, *_ = alike
     config = planned.config
     torch.set_num_threads(config.runtime.threads or usable_cores())
-    policy = load_policy(planned.base, "float32", device_of(config.model))
+    policy = load_policy(planned.base, "float32", ALONE.device(config.model.device))
     completions = encode_completions(map(solution_text, planned.train), policy.tokenizer)
     prompts = policy.tokenizer([p.question for p in planned.train])["input_ids"]
     examples = [Example(tuple(p), c) for p, c in zip(prompts, completions, strict=True)]

@@ -24,7 +24,7 @@ from reasonrl.pipeline.results import (
     evaluate_policy,
     starting_policy,
 )
-from reasonrl.policy.policy import device_of, load_tokenizer
+from reasonrl.policy.policy import load_tokenizer
 from reasonrl.report.curve import draw_learning_curve
 from reasonrl.report.reliability import draw_reliability_diagram
 from reasonrl.report.wandb_mirror import Mirror, mirrored
@@ -34,7 +34,7 @@ from reasonrl.rewards.steps import STEPS_FILE
 from reasonrl.runs.folder import GAIN, RunFolder, is_done, running, write_config
 from reasonrl.runs.metrics_log import MetricsLog
 from reasonrl.runs.preemption import boundary
-from reasonrl.runs.process import usable_cores
+from reasonrl.runs.process import ALONE, Process, usable_cores
 from reasonrl.runs.provenance import complete_attempt
 from reasonrl.runs.result import CONDITIONING_GAP, read_result
 from reasonrl.types import SavedPolicy
@@ -42,54 +42,64 @@ from reasonrl.util.atomic import remove_folder, write_json, writing
 from reasonrl.util.progress import Progress
 
 
-def ensure_done(planned: Plan, progress: Progress, *, wait: bool = False) -> RunFolder:
+def ensure_done(
+    planned: Plan, progress: Progress, *, wait: bool = False, process: Process = ALONE
+) -> RunFolder:
     """The planned run, done: as it is if it was done before, else resumed or made.
 
     wait: whether to wait for another process that is making it, or to refuse.
+    process: one of those that make it together.
     """
-    if not is_done(planned.run):
+    if not process.broadcast(is_done(planned.run)):
         for first in planned.prerequisites.values():
-            ensure_done(first, progress, wait=True)
-        boundary()  # a signal that came late in a prerequisite begins no attempt at this run
-        with running(planned.run, wait=wait) as todo:
+            ensure_done(first, progress, wait=True, process=process)
+        # A signal that came late in a prerequisite begins no attempt at this run.
+        boundary(process=process)
+        with running(planned.run, wait=wait, process=process) as todo:
             if todo:
-                with _logged(planned.run):
-                    _set_up(planned)
-                    with mirrored(planned.run, planned.config) as mirror:
-                        _execute(planned, progress, mirror)
+                with _logged(planned.run, process):
+                    _set_up(planned, process)
+                    with mirrored(planned.run, planned.config, process) as mirror:
+                        _execute(planned, progress, mirror, process)
                         mirror.complete({p.id: p.question for p in planned.test})
     return planned.run
 
 
-def _set_up(planned: Plan) -> None:
+def _set_up(planned: Plan, process: Process) -> None:
     """Sets the number of threads, and keeps what the attempt uses of its machine."""
     config = planned.config
     torch.set_num_threads(config.runtime.threads or usable_cores())
-    device = device_of(config.model)
+    device = process.device(config.model.device)
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    complete_attempt(planned.run.provenance, threads=torch.get_num_threads(), gpu=gpu, processes=1)
+    if process.is_main:
+        complete_attempt(
+            planned.run.provenance,
+            threads=torch.get_num_threads(),
+            gpu=gpu,
+            processes=process.size,
+        )
 
 
-def _execute(planned: Plan, progress: Progress, mirror: Mirror) -> None:
+def _execute(planned: Plan, progress: Progress, mirror: Mirror, process: Process) -> None:
     config, run = planned.config, planned.run
     write_config(run, config)
     makes_policy = config.algorithm.makes == "policy"
     start = starting_policy(planned)
     if makes_policy and "init" not in planned.prerequisites:
-        evaluate_policy(planned, start, BEFORE, progress)
+        evaluate_policy(planned, start, BEFORE, progress, process)
     if not run.result.exists():
-        result = _carry_out(planned, start, progress, mirror)
+        result = _carry_out(planned, start, progress, mirror, process)
         write_json(run.result, asdict(result) if result else {})
     if run.work.exists():
         remove_folder(run.work)
     if makes_policy:
         policy = read_result(run)
         folder = run.evaluated(config.protocol)
-        after = evaluate_policy(planned, policy, AFTER, progress)
+        after = evaluate_policy(planned, policy, AFTER, progress, process)
         if policy.labels:
-            worst = evaluate_policy(planned, policy.under_the_worst(), WORST, progress)
+            worst = evaluate_policy(planned, policy.under_the_worst(), WORST, progress, process)
             write_estimates(after.gain_on(worst), folder / CONDITIONING_GAP)
-        gain = after.gain_on(evaluate_before(planned, progress))
+        gain = after.gain_on(evaluate_before(planned, progress, process))
         write_estimates(gain, folder / GAIN)
     _draw(planned)
 
@@ -108,14 +118,14 @@ def _draw(planned: Plan) -> None:
 
 
 def _carry_out(
-    planned: Plan, start: SavedPolicy, progress: Progress, mirror: Mirror
+    planned: Plan, start: SavedPolicy, progress: Progress, mirror: Mirror, process: Process
 ) -> SavedPolicy | None:
     config, first = planned.config, planned.prerequisites
-    with MetricsLog(planned.run.metrics, on_line=mirror.follow) as log:
+    with MetricsLog(planned.run.metrics, mirror.follow, process) as log:
         job = Job(
             config=config,
             run=planned.run,
-            device=device_of(config.model),
+            device=process.device(config.model.device),
             base=planned.base,
             init=start.path,
             few_shot=start.few_shot,
@@ -128,6 +138,7 @@ def _carry_out(
             rollouts=first["rollouts"].run.rollouts if "rollouts" in first else None,
             steps=first["steps"].run.rollouts / STEPS_FILE if "steps" in first else None,
             reward_model=_reward_model(planned),
+            process=process,
         )
         return ALGORITHMS[config.algorithm.name](job, config.algorithm)
 
@@ -145,8 +156,11 @@ def _reward_model(planned: Plan) -> Callable[[str, torch.device], RewardModel] |
 
 
 @contextmanager
-def _logged(run: RunFolder) -> Iterator[None]:
-    """Copies what is logged to the run's train.log."""
+def _logged(run: RunFolder, process: Process) -> Iterator[None]:
+    """Copies what is logged to the run's train.log, in the main process."""
+    if not process.is_main:
+        yield
+        return
     with writing(run.log):
         handler = logging.FileHandler(run.log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

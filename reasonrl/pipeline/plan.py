@@ -15,7 +15,6 @@ from reasonrl.config.schema import EvaluateConfig, TrainConfig
 from reasonrl.policy.policy import (
     check_num_layers,
     context_of,
-    device_of,
     load_tokenizer,
     num_layers_of,
 )
@@ -24,6 +23,7 @@ from reasonrl.problems import load_problems
 from reasonrl.problems.prompts import build_prompts, check_lengths, label_ids
 from reasonrl.reward_models.model import Description
 from reasonrl.runs.folder import RunFolder, read_config, run_folder
+from reasonrl.runs.process import ALONE
 from reasonrl.runs.result import policy_of, reward_model_of
 from reasonrl.types import Problem
 from reasonrl.util.errors import UserError
@@ -99,7 +99,7 @@ class Planner:
     def _plan(self, config: TrainConfig, run: RunFolder) -> Plan:
         model, init, dataset = config.model, config.init, config.dataset
         if self._here:
-            self._cached(("device", model), lambda: device_of(model))
+            self._cached(("device", model), lambda: ALONE.device(model.device))
         if init.run is not None:
             self._cached(("init", init.run, model.name), lambda: _check_init_run(config))
         exemplars, validation = self._cached(("validation", dataset), lambda: _validation(dataset))

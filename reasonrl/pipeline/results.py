@@ -8,6 +8,7 @@ from pathlib import Path
 from reasonrl.evaluation.policy import Evaluation, evaluate
 from reasonrl.pipeline.plan import Plan
 from reasonrl.runs.folder import RunFolder
+from reasonrl.runs.process import ALONE, Process
 from reasonrl.runs.result import policy_of
 from reasonrl.types import SavedPolicy
 from reasonrl.util.progress import Progress
@@ -50,7 +51,11 @@ def starting_policy(planned: Plan) -> SavedPolicy:
 
 
 def evaluate_policy(
-    planned: Plan, policy: SavedPolicy, when: str, progress: Progress
+    planned: Plan,
+    policy: SavedPolicy,
+    when: str,
+    progress: Progress,
+    process: Process = ALONE,
 ) -> Evaluation:
     """An evaluation in a run's folder, by the plan's protocol: read if it is there, else made."""
     return evaluate(
@@ -61,12 +66,13 @@ def evaluate_policy(
         folder=planned.run.evaluated(planned.config.protocol) / when,
         progress=progress,
         description=f"{planned.config.algorithm.name}: evaluation {when}",
+        process=process,
     )
 
 
-def evaluate_before(planned: Plan, progress: Progress) -> Evaluation:
+def evaluate_before(planned: Plan, progress: Progress, process: Process = ALONE) -> Evaluation:
     """Of the policy that a run starts from: its own, or the after of the run that made it."""
     start = starting_policy(planned)
     if "init" in planned.prerequisites:
-        return evaluate_policy(planned.prerequisites["init"], start, AFTER, progress)
-    return evaluate_policy(planned, start, BEFORE, progress)
+        return evaluate_policy(planned.prerequisites["init"], start, AFTER, progress, process)
+    return evaluate_policy(planned, start, BEFORE, progress, process)

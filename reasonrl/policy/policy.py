@@ -19,7 +19,6 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from reasonrl.config.model import ModelConfig
 from reasonrl.util.atomic import atomic_folder
 from reasonrl.util.errors import UserError
 
@@ -34,22 +33,6 @@ class Policy:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-
-
-def device_of(model: ModelConfig) -> torch.device:
-    """``auto`` is a GPU where there is one. Raises UserError for a device that isn't there."""
-    if model.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(model.device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"model.device={model.device} must be a device of this machine; got {reason}. "
-            "Pass model.device=auto."
-        ) from None
-    return device
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:

@@ -32,6 +32,7 @@ from reasonrl.config.schema import TrainConfig
 from reasonrl.config.tracking.wandb import WandbConfig
 from reasonrl.runs.folder import RunFolder
 from reasonrl.runs.preemption import Preempted
+from reasonrl.runs.process import ALONE, Process
 from reasonrl.runs.result import evaluation_files
 from reasonrl.util.atomic import remove_folder
 
@@ -122,9 +123,13 @@ class Mirror:
 
 
 @contextmanager
-def mirrored(run: RunFolder, config: TrainConfig) -> Iterator[Mirror]:
-    """A mirror of an attempt at a run that `runs.running` has begun, as ``tracking`` asks for."""
-    mirror = Mirror(run, TRACKERS[config.tracking.name](run, config, config.tracking))
+def mirrored(run: RunFolder, config: TrainConfig, process: Process = ALONE) -> Iterator[Mirror]:
+    """A mirror of an attempt at a run that `running` has begun, as ``tracking`` asks for.
+
+    process: one of those that make the run together. The main one alone tells W&B.
+    """
+    start = TRACKERS[config.tracking.name]
+    mirror = Mirror(run, start(run, config, config.tracking) if process.is_main else None)
     try:
         yield mirror
     except BaseException as error:

@@ -28,6 +28,7 @@ from reasonrl.config.identity import decisive, readable_name
 from reasonrl.config.resolve import resolve
 from reasonrl.config.schema import TrainConfig
 from reasonrl.runs.preemption import Preempted, boundary
+from reasonrl.runs.process import ALONE, Process
 from reasonrl.runs.provenance import add_attempt, now
 from reasonrl.util.atomic import write_json, write_text, writing
 from reasonrl.util.errors import UserError
@@ -184,7 +185,9 @@ def is_done(run: RunFolder) -> bool:
 
 
 @contextmanager
-def running(run: RunFolder, *, wait: bool = False, poll: float = 1.0) -> Iterator[bool]:
+def running(
+    run: RunFolder, *, wait: bool = False, poll: float = 1.0, process: Process = ALONE
+) -> Iterator[bool]:
     """Owns a run while its work is done, and keeps its status and provenance.
 
     ::
@@ -205,7 +208,17 @@ def running(run: RunFolder, *, wait: bool = False, poll: float = 1.0) -> Iterato
 
     wait: whether to wait for another owner (a prerequisite), with a log line now and then, looking
         every `poll` seconds, or to raise UserError that names it.
+    process: one of those that make the run together. The main one owns it for all of them.
     """
+    if process.is_main:
+        with _owning(run, wait=wait, poll=poll) as todo:
+            yield process.broadcast(todo)
+    else:
+        yield process.broadcast(False)
+
+
+@contextmanager
+def _owning(run: RunFolder, *, wait: bool, poll: float) -> Iterator[bool]:
     with _lease(run, wait=wait, poll=poll):
         previous = read_status(run)
         if is_done(run):

@@ -6,11 +6,13 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from reasonrl.config.algorithm import ALGORITHMS
+from reasonrl.runs.process import ALONE, Process
 from reasonrl.util.atomic import writing
 from reasonrl.util.errors import UserError
 
@@ -27,14 +29,23 @@ class MetricsLog:
     times belong under ``time/``, which comparisons leave out.
     """
 
-    def __init__(self, path: Path, on_line: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        on_line: Callable[[], None] | None = None,
+        process: Process = ALONE,
+    ) -> None:
         """Opens for appending; a last line that a killed process left half-written is cut off.
 
         on_line: called after each line. Loops rewind when they begin, before they log anything; so
             what the file holds then is there to stay, as long as this process lives.
+        process: one of those that make the run together. Lines of the main one alone are written.
         """
         self.path = path
         self._on_line = on_line
+        self._file: FileIO | None = None
+        if not process.is_main:
+            return
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             # Unbuffered: after a failed write nothing is left behind to be written later.
@@ -52,6 +63,8 @@ class MetricsLog:
                 raise ValueError(
                     f"metric {name!r} must start with one of {', '.join(PREFIXES)} and a slash"
                 )
+        if self._file is None:
+            return
         record = {"step": step} | {name: _to_json(value) for name, value in metrics.items()}
         line = json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         with writing(self.path):
@@ -62,6 +75,8 @@ class MetricsLog:
 
     def position(self) -> int:
         """Bytes logged so far, all of them on the disk: what a checkpoint refers to outlives it."""
+        if self._file is None:
+            return 0
         with writing(self.path):
             os.fsync(self._file.fileno())
         return os.fstat(self._file.fileno()).st_size
@@ -71,6 +86,8 @@ class MetricsLog:
 
         Raises UserError if the file has no line ending there: it isn't the file of that checkpoint.
         """
+        if self._file is None:
+            return
         content = self.path.read_bytes()
         if position != 0 and content[position - 1 : position] != b"\n":
             raise UserError(
@@ -81,7 +98,8 @@ class MetricsLog:
             self._file.truncate(position)
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def __enter__(self) -> MetricsLog:
         return self

@@ -23,9 +23,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from reasonrl.runs.process import ALONE, Process
+
 logger = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
+
+ELSEWHERE = "a signal to another process"
 
 _received: signal.Signals | None = None
 
@@ -67,17 +71,38 @@ def requested() -> bool:
     return _received is not None
 
 
-def boundary(save: Callable[[], None] | None = None, *, due: bool = False) -> None:
+def boundary(
+    save: Callable[[], None] | None = None, *, due: bool = False, process: Process = ALONE
+) -> None:
     """Where a loop can stop. Raises Preempted if that was asked for.
 
     save: keeps what was done so far; called before that, and also if it is ``due``.
+    process: one of those that all come to this boundary, and stop if any of them was told to.
     """
-    stop = _received  # once: a signal that comes while saving is for the next boundary
+    # Once: a signal that comes while saving is for the next boundary.
+    stop, due = process.agree(stop=requested(), due=due)
     if save and (stop or due):
         save()
     if stop:
-        logger.info("told to stop by %s: the next attempt goes on from here", stop.name)
-        raise Preempted(stop.name)
+        by = _received.name if _received else ELSEWHERE
+        logger.info("told to stop by %s: the next attempt goes on from here", by)
+        raise Preempted(by)
+
+
+@contextmanager
+def at_own_pace(process: Process) -> Iterator[None]:
+    """Around what the processes of a run do without waiting for each other, boundaries in it too.
+
+    One that is told to stop leaves it. Then all meet, and stop if any of them was told to.
+    """
+    told: Preempted | None = None
+    try:
+        yield
+    except Preempted as error:
+        told = error
+    stop, _ = process.agree(stop=told is not None, due=False)
+    if stop:
+        raise told or Preempted(ELSEWHERE)
 
 
 @contextmanager

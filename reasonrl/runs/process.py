@@ -1,8 +1,74 @@
-"""The process that a run is made in."""
+"""The process that a run is made in, as one of those that make it together. Imports no torch.
+
+So far a run has one process: ``ALONE``. Everything that would differ between several asks the
+process it is given: who writes, who samples what, on which device, and when all stop. What several
+processes do otherwise is then said in a subclass of ``Process``, and nowhere else.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from reasonrl.util.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Process:
+    """One of the processes of a run, and what it does together with the others."""
+
+    rank: int = 0  # its number
+    size: int = 1  # how many there are
+
+    @property
+    def is_main(self) -> bool:
+        """Whether it is the one that writes what is of the run as a whole."""
+        return self.rank == 0
+
+    def device(self, wanted: str) -> torch.device:
+        """The device that ``model.device`` means here; ``auto`` is a GPU where there is one.
+
+        Raises UserError for a device that isn't there.
+        """
+        import torch
+
+        if wanted == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(wanted)
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"model.device={wanted} must be a device of this machine; got {reason}. "
+                "Pass model.device=auto."
+            ) from None
+        return device
+
+    def shard(self, items: Sequence[T]) -> Sequence[T]:
+        """Its share of what is dealt out to all."""
+        return items[self.rank :: self.size]
+
+    def agree(self, *, stop: bool, due: bool) -> tuple[bool, bool]:
+        """What all go by: whether any of them was told to stop, and what the main one finds due."""
+        return stop, due
+
+    def broadcast(self, value: T) -> T:
+        """The main process's value."""
+        return value
+
+    def barrier(self) -> None:
+        """Returns when all have come here."""
+
+
+ALONE = Process()
 
 
 def usable_cores() -> int:

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 
 from reasonrl.rewards import Reward
 from reasonrl.rewards.sparse import is_correct, read_answer
-from reasonrl.runs.preemption import boundary, with_boundary
+from reasonrl.runs.preemption import at_own_pace, boundary, with_boundary
+from reasonrl.runs.process import ALONE, Process
 from reasonrl.sampling import Sampler, SamplingParams
 from reasonrl.types import Completion, FinishReason, Problem, Prompt, Rollout
 from reasonrl.util.atomic import remove_folder, write_bytes
@@ -108,27 +109,33 @@ def collect_rollouts(
     seed: int,
     file: Path,
     on_progress: Callable[[int], None],
+    process: Process = ALONE,
 ) -> list[Rollout]:
     """Samples ``params.num_samples_per_prompt`` completions of every prompt and scores them.
 
     problems, prompts: one prompt for each problem, in the same order.
     file: where the rollouts go, by way of shards beside it. What is there already is read, not
         sampled again.
+    process: one of those that sample together. The shards are dealt out to them; what is in a shard
+        doesn't depend on who draws it.
     Raises Preempted before a shard and as its completions finish, if told to stop.
     """
     num_samples = params.num_samples_per_prompt
     shards = file.with_suffix(".shards")
-    if file.exists():
-        if shards.exists():  # a kill came before the last line of this function
+    if process.broadcast(file.exists()):
+        if process.is_main and shards.exists():  # a kill came before they were removed
             remove_folder(shards)
         on_progress(len(prompts) * num_samples)
         return read_rollouts(file, prompts)
-    rollouts: list[Rollout] = []
-    for number, part in enumerate(_parts(len(prompts), num_samples)):
-        shard = shards / f"{number:05d}.parquet"
-        if shard.exists():
-            on_progress(len(prompts[part]) * num_samples)
-        else:
+    parts = [
+        (number, part, shards / f"{number:05d}.parquet")
+        for number, part in enumerate(_parts(len(prompts), num_samples))
+    ]
+    with at_own_pace(process):
+        for number, part, shard in process.shard(parts):
+            if shard.exists():
+                on_progress(len(prompts[part]) * num_samples)
+                continue
             boundary()
             completions = sampler.sample(
                 prompts[part],
@@ -143,9 +150,13 @@ def collect_rollouts(
                     [prompts[i] for i in places], completions, [problems[i] for i in places], reward
                 ),
             )
-        rollouts += read_rollouts(shard, prompts[part])
-    write_rollouts(file, rollouts)
-    remove_folder(shards)
+    rollouts = [
+        rollout for _, part, shard in parts for rollout in read_rollouts(shard, prompts[part])
+    ]
+    process.barrier()  # all have read the shards
+    if process.is_main:
+        write_rollouts(file, rollouts)
+        remove_folder(shards)
     return rollouts
 
 

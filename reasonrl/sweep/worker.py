@@ -47,10 +47,11 @@ def work(folder: str, max_requeues: int = 0) -> None:
 def _make(run: RunFolder) -> None:
     from reasonrl.util.entry_point import set_up_logging
 
-    set_up_logging()
+    set_up_logging()  # before transformers is imported
     from reasonrl.pipeline.execute import ensure_done
     from reasonrl.pipeline.plan import plan
     from reasonrl.pipeline.text import show_result
+    from reasonrl.runs.process import ALONE
     from reasonrl.util.progress import Progress
 
     planned = plan(read_config(run))
@@ -60,8 +61,9 @@ def _make(run: RunFolder) -> None:
                 f"run={run.path} must have its prerequisites first; {first.run.path} isn't done. "
                 "Resubmit the sweep: it begins with them."
             )
-    progress = Progress()
-    ensure_done(planned, progress, wait=True)
+    process = ALONE
+    progress = Progress(shown=process.is_main)
+    ensure_done(planned, progress, wait=True, process=process)
     show_result(planned, progress)
 
 

@@ -39,7 +39,9 @@ class Progress:
     Where that is no terminal, as in a cluster's log, a line at most every LOG_SECONDS instead.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, shown: bool = True) -> None:
+        """shown: whether this process is the one, of those that work together, to say it."""
+        self._shown = shown
         self._bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -47,7 +49,7 @@ class Progress:
             _RateColumn(),
             TimeRemainingColumn(elapsed_when_finished=True),
             console=console,
-            disable=not console.is_terminal,
+            disable=not (shown and console.is_terminal),
         )
 
     @contextmanager
@@ -62,7 +64,11 @@ class Progress:
             done += n
             self._bars.advance(task, n)
             now = time.monotonic()
-            if self._bars.disable and (now - logged >= LOG_SECONDS or done == total):
+            if (
+                self._shown
+                and self._bars.disable
+                and (now - logged >= LOG_SECONDS or done == total)
+            ):
                 rate = done / max(now - started, 1e-9)
                 logger.info("%s: %d of %d, %.1f/s", description, done, total, rate)
                 logged = now
