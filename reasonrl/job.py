@@ -6,16 +6,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from reasonrl.config.learner import LearnerConfig
 from reasonrl.config.schema import TrainConfig
 from reasonrl.learning.checkpoint import Checkpoints
-from reasonrl.learning.supervised import Example, fit, num_steps
-from reasonrl.policy.policy import Policy, load_policy, save_policy
+from reasonrl.learning.optimization import Group, Optimization
+from reasonrl.learning.supervised import (
+    BEGINNING,
+    Example,
+    Position,
+    accumulate_gradients,
+    fit,
+    num_steps,
+)
+from reasonrl.policy.policy import DTYPES, Policy, load_policy
 from reasonrl.problems.prompts import build_prompts, encode_completions, solution_text
 from reasonrl.rewards import REWARDS, Materials, Reward
 from reasonrl.rewards.sparse import Outcome
@@ -33,31 +42,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """One run at work.
-
-    base: the pretrained model's folder or hub id. init: the starting policy's.
-    tokenizer: the base's; every policy of the run has the same.
-    exemplars: solved validation problems of a few-shot prompt.
-    few_shot: whether the starting policy is asked with them.
-    rollouts: the folder of sampled completions to learn from. steps: the file of what becomes of
-        their steps. reward_model: loads a learned reward's, to compute in a dtype on a device. None
-        where the algorithm or the reward has none.
-    """
+    """One run at work."""
 
     config: TrainConfig
     run: RunFolder
     device: torch.device
-    base: str
-    init: str
-    few_shot: bool
-    tokenizer: PreTrainedTokenizerBase
+    base: str  # the pretrained model's folder or hub id
+    init: str  # the starting policy's
+    few_shot: bool  # whether the starting policy is asked with the exemplars
+    tokenizer: PreTrainedTokenizerBase  # the base's; every policy of the run has the same
     train: list[Problem]
     validation: list[Problem]
-    exemplars: list[Problem]
+    exemplars: list[Problem]  # solved validation problems of a few-shot prompt
     log: MetricsLog
     progress: Progress
-    rollouts: Path | None = None
-    steps: Path | None = None
+    # None where the algorithm or the reward has none:
+    rollouts: Path | None = None  # the folder of sampled completions to learn from
+    steps: Path | None = None  # the file of what becomes of their steps
+    # Loads a learned reward's, to compute in a dtype on a device.
     reward_model: Callable[[str, torch.device], RewardModel] | None = None
     process: Process = ALONE  # one of those that make the run together
 
@@ -153,60 +155,58 @@ class Job:
             )
         return fmean(r.correct for r in rollouts)
 
-    def learn(
+    def optimization(
         self,
-        policy: Policy,
-        examples: Sequence[Example],
-        folder: Path,
-        *,
-        seed: int,
-        description: str,
-        log_start: int,
-        first_step: int = 0,
-    ) -> None:
-        """Fits a learner to the examples and saves it to ``folder`` as a policy."""
-        self.fit(
-            policy,
-            examples,
-            folder.name,
-            seed=seed,
-            description=description,
-            log_start=log_start,
-            first_step=first_step,
+        model: nn.Module,
+        groups: Sequence[Group],
+        settings: LearnerConfig,
+        total_steps: int,
+        checkpoints: str,
+    ) -> Optimization:
+        """What a learner takes its steps with. checkpoints: their folder's name, in ``work``."""
+        return Optimization(
+            model,
+            groups,
+            settings,
+            total_steps,
+            name=self.config.algorithm.name,
+            checkpoints=Checkpoints(self.work / checkpoints),
+            checkpoint_seconds=self.config.runtime.checkpoint_seconds,
+            log=self.log,
+            process=self.process,
         )
-        save_policy(policy, folder, self.config.model.compute_dtype)
 
     def fit(
         self,
-        policy: Policy,
-        examples: Sequence[Example],
-        name: str,
+        model: nn.Module,
+        examples: Sequence[Any],
+        settings: LearnerConfig,
+        gradients: Callable[..., float] = accumulate_gradients,
         *,
         seed: int,
         description: str,
-        log_start: int = 0,
-        first_step: int = 0,
+        checkpoints: str,
+        start: Position = BEGINNING,
     ) -> int:
-        """Fits a learner to the examples, in place, with checkpoints of that name.
+        """Fits what trains of a model to the examples, in place; returns the steps it took.
 
-        Returns the number of optimizer steps.
+        gradients: of the model, the examples of an optimizer step, the most tokens of a micro-batch
+            and the dtype to compute in; see ``accumulate_gradients``.
+        checkpoints: the name of their folder.
         """
-        learner = self.config.algorithm
-        assert isinstance(learner, LearnerConfig)
-        steps = num_steps(len(examples), learner)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        steps = num_steps(len(examples), settings)
+        optimization = self.optimization(
+            model, [Group(trained, settings.learning_rate)], settings, steps, checkpoints
+        )
+        dtype = DTYPES[self.config.model.compute_dtype]
         with self.progress.task(description, steps) as advance:
             fit(
-                policy.model,
+                optimization,
                 examples,
-                learner,
+                lambda batch: gradients(model, batch, settings.micro_batch_tokens, dtype),
                 seed=seed,
-                compute_dtype=self.config.model.compute_dtype,
-                checkpoints=Checkpoints(self.work / f"{name}.checkpoints"),
-                checkpoint_seconds=self.config.runtime.checkpoint_seconds,
-                log=self.log,
-                log_prefix=self.config.algorithm.name,
-                log_start=log_start,
-                first_step=first_step,
+                start=start,
                 on_step=advance,
             )
         return steps

@@ -33,7 +33,8 @@ from reasonrl.config.algorithm.ei import EIConfig
 from reasonrl.grading.answers import solution_trace
 from reasonrl.job import Job
 from reasonrl.learning.checkpoint import weights_hash
-from reasonrl.learning.supervised import Example, num_steps, with_eos
+from reasonrl.learning.supervised import Example, Position, with_eos
+from reasonrl.policy.policy import save_policy
 from reasonrl.sampling.rollouts import collect_rollouts, completions_statistics, read_rollouts
 from reasonrl.types import Rollout, SavedPolicy
 from reasonrl.util.atomic import remove_folder, write_json
@@ -206,17 +207,17 @@ def _improve(
         learner = job.learner(job.base if config.restart else policy.path)
         base_hash = weights_hash(learner.model)
         folder = _policy_folder(job, number)
-        job.learn(
-            learner,
+        steps += job.fit(
+            learner.model,
             examples,
-            folder,
+            config,
             seed=seed,
             description=f"round {number}: fine-tuning",
-            log_start=previous.log_position,
-            first_step=previous.steps,
+            checkpoints=f"{folder.name}.checkpoints",
+            start=Position(previous.steps, previous.log_position),
         )
+        save_policy(learner, folder, job.config.model.compute_dtype)
         policy, learnt_in = SavedPolicy(str(folder), few_shot=False), number
-        steps += num_steps(len(examples), config)
     else:
         logger.warning(
             "round %d found no new solution that scores %g or more; the policy stays as it is",

@@ -30,6 +30,7 @@ def run(job: Job, settings: ORMConfig) -> None:
     weight = class_weights(learnt) if settings.balanced else {True: 1.0, False: 1.0}
     learn_reward_model(
         job,
+        settings,
         [
             Labelled(
                 r.prompt.token_ids,

@@ -48,8 +48,10 @@ from reasonrl.learning.functional import (
     value_loss,
     whiten,
 )
+from reasonrl.learning.optimization import Group
 from reasonrl.learning.supervised import micro_batches, minibatches
 from reasonrl.policy.policy import DTYPES
+from reasonrl.policy_gradient.actor_critic import ActorCritic
 from reasonrl.policy_gradient.diagnosis import Diagnosis
 from reasonrl.policy_gradient.experience import (
     Experience,
@@ -82,7 +84,16 @@ class PPO:
         self.dtype = DTYPES[job.config.model.compute_dtype]
         self.temperature = 1.0 if config.compat.temperature_one_logprobs else config.temperature
         self.reward = job.reward()
-        self.trainer = Trainer(job, config)
+        model = ActorCritic.build(
+            job.learner(job.init).model, config, derive_seed(job.config.seed, "ppo", "lora")
+        )
+        groups = {
+            "policy": Group(model.policy_parameters(), config.learning_rate),
+            "value": Group(
+                model.value_parameters(), config.value_learning_rate, "value_learning_rate"
+            ),
+        }
+        self.trainer = Trainer(job, config, model, groups)
         self.diagnosis = Diagnosis(config.num_samples_per_prompt)
 
     def train(self) -> None:
@@ -181,7 +192,7 @@ class PPO:
                 rollouts, config.num_samples_per_prompt, annotations, advantages, returns, "ppo"
             ),
         }
-        self.job.log.log(state.steps, record)
+        self.job.log.log(self.trainer.steps, record)
         for warning in self.diagnosis.check(record):
             logger.warning("iteration %d: %s", state.iteration, warning)
         tokens = {
@@ -222,7 +233,7 @@ class PPO:
         ratio = tokens.pop("ratio")
         metrics |= {"ppo/ratio_min": ratio.min().item(), "ppo/ratio_max": ratio.max().item()}
         metrics |= {f"ppo/{name}": x.float().mean().item() for name, x in tokens.items()}
-        self.job.log.log(self.trainer.state.steps, metrics)
+        self.job.log.log(self.trainer.steps, metrics)
         return metrics["ppo/approx_kl"]
 
     def loss(self, batch: Sequence[Experience]) -> tuple[Tensor, dict[str, Tensor]]:

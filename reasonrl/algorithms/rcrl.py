@@ -83,7 +83,14 @@ def run(job: Job, settings: RCRLConfig) -> SavedPolicy:
         _write_labels(job, rollouts, steps, list(labels))
         _check_labels(steps, settings)
         examples = make_examples(job, rollouts, steps, list(labels.values()))
-        _learn(job, learner, examples, labels, label_statistics(rollouts, steps, list(labels)))
+        _learn(
+            job,
+            settings,
+            learner,
+            examples,
+            labels,
+            label_statistics(rollouts, steps, list(labels)),
+        )
     return SavedPolicy(str(job.run.policy), few_shot=False, labels=labels)
 
 
@@ -172,6 +179,7 @@ def make_examples(
 
 def _learn(
     job: Job,
+    settings: RCRLConfig,
     learner: Policy,
     examples: Sequence[Example],
     labels: Mapping[str, tuple[int, ...]],
@@ -179,7 +187,14 @@ def _learn(
 ) -> None:
     """Fits the learner, validates it under each label, and saves it."""
     seed = derive_seed(job.config.seed, "rcrl", "learn")
-    steps = job.fit(learner, examples, "policy", seed=seed, description="learning from steps")
+    steps = job.fit(
+        learner.model,
+        examples,
+        settings,
+        seed=seed,
+        description="learning from steps",
+        checkpoints="policy.checkpoints",
+    )
     learner.model.to(DTYPES[job.config.model.compute_dtype])  # type: ignore[arg-type]
     sampler = job.sampler_of(learner)
     accuracies = [

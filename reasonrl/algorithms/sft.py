@@ -10,17 +10,20 @@ from __future__ import annotations
 
 from reasonrl.config.algorithm.sft import SFTConfig
 from reasonrl.job import Job
+from reasonrl.policy.policy import save_policy
 from reasonrl.types import SavedPolicy
 from reasonrl.util.seeding import derive_seed
 
 
-def run(job: Job, settings: SFTConfig) -> SavedPolicy:  # noqa: ARG001 (its learner's)
-    job.learn(
-        job.learner(job.init),
+def run(job: Job, settings: SFTConfig) -> SavedPolicy:
+    learner = job.learner(job.init)
+    job.fit(
+        learner.model,
         list(job.references().values()),
-        job.run.policy,
+        settings,
         seed=derive_seed(job.config.seed, "sft"),
         description="fine-tuning on reference solutions",
-        log_start=0,
+        checkpoints="policy.checkpoints",
     )
+    save_policy(learner, job.run.policy, job.config.model.compute_dtype)
     return SavedPolicy(str(job.run.policy), few_shot=False)

@@ -43,6 +43,7 @@ def run(job: Job, settings: SORMConfig) -> None:
         learnt = balance(learnt, seed=derive_seed(job.config.seed, "sorm", "balance"))
     learn_reward_model(
         job,
+        settings,
         [
             Labelled(r.prompt.token_ids, r.completion.token_ids, step_targets(r, kept))
             for r, kept in zip(rollouts, learnt, strict=True)

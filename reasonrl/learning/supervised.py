@@ -1,51 +1,52 @@
 """The learner under SFT, Expert Iteration and reward models, and its masked cross-entropy.
 
-``fit`` trains with AdamW, a linear warm-up and a cosine decay on whatever loss it is given
-gradients of. That of SFT and Expert Iteration, ``accumulate_gradients``, is the mean over an
-optimizer step's completion tokens of −log π(token | what came before). A step's examples are sorted
-by length and cut into micro-batches whose gradients are summed, so padding is small and neither it
-nor the cutting changes the result: every token of the step weighs the same.
+``fit`` takes the steps of an ``Optimization`` on whatever loss it is given gradients of. That of
+SFT, Expert Iteration and RCRL, ``accumulate_gradients``, is the mean over an optimizer step's
+completion tokens of −log π(token | what came before). A step's examples are sorted by length and
+cut into micro-batches whose gradients are summed, so padding is small and neither it nor the
+cutting changes the result: every token of the step weighs the same.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LRScheduler
-from transformers import PreTrainedModel, get_scheduler
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from reasonrl.config.learner import LearnerConfig
-from reasonrl.learning.checkpoint import Checkpoints
 from reasonrl.learning.functional import masked_sum, token_logprobs
-from reasonrl.policy.policy import DTYPES, autocast
-from reasonrl.runs.metrics_log import MetricsLog
-from reasonrl.runs.preemption import boundary
+from reasonrl.learning.optimization import Optimization
+from reasonrl.policy.policy import autocast
 from reasonrl.types import Completion
 
 AnySized = TypeVar("AnySized", bound=Sized)
 # Adds the gradient of the loss of an optimizer step's examples to the model's; returns that loss.
-# Takes the model, the examples, the most tokens of a micro-batch and the dtype to compute in.
-Gradients = Callable[[Any, Sequence[Any], int, torch.dtype], float]
+Gradients = Callable[[Sequence[Any]], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far a run was at some moment."""
+
+    step: int = 0  # optimizer steps
+    log_position: int = 0  # of its metrics
+
+
+BEGINNING = Position()
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Token ids to learn from. Only the completion is trained on; it ends with EOS.
-
-    loss_mask: of the completion's ids, those that are; None: all of them.
-    """
+    """Token ids to learn from. Only the completion is trained on; it ends with EOS."""
 
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
-    loss_mask: tuple[bool, ...] | None = None
+    loss_mask: tuple[bool, ...] | None = None  # which of the completion's train; None: all of them
 
     @property
     def num_targets(self) -> int:
@@ -127,98 +128,51 @@ def accumulate_gradients(
     return total
 
 
-def make_optimizer(
-    trained: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
-    learner: LearnerConfig,
-    total_steps: int,
-) -> tuple[AdamW, LRScheduler]:
-    """AdamW, and its learning rate: a linear warm-up, then a cosine decay over ``total_steps``.
-
-    trained: parameters, or groups of them with options of their own.
-    """
-    optimizer = AdamW(trained, lr=learner.learning_rate, betas=(0.9, 0.95),
-                      weight_decay=learner.weight_decay, fused=True)  # fmt: skip
-    scheduler = get_scheduler(
-        "cosine_warmup_with_min_lr",
-        optimizer,
-        # The last of these steps is the one at the peak, and the last of all at the final rate.
-        num_warmup_steps=max(1, round(learner.warmup_fraction * total_steps)),
-        num_training_steps=total_steps,
-        scheduler_specific_kwargs={"min_lr": learner.final_learning_rate},
-    )
-    return optimizer, scheduler
-
-
 def fit(
-    model: nn.Module,
+    optimization: Optimization,
     examples: Sequence[Any],
-    learner: LearnerConfig,
+    gradients: Gradients,
     *,
-    gradients: Gradients | None = None,
     seed: int,
-    compute_dtype: str,
-    checkpoints: Checkpoints,
-    checkpoint_seconds: float,
-    log: MetricsLog,
-    log_prefix: str,
-    log_start: int,
-    first_step: int = 0,
+    start: Position = BEGINNING,
     on_step: Callable[[int], None] | None = None,
 ) -> None:
-    """Trains ``model`` in place. Goes on from the latest of ``checkpoints`` where there is one.
+    """Trains a model in place, by epochs over all examples. Goes on from the latest checkpoint.
 
-    Parameters that don't require a gradient are left alone.
+    Metrics are logged as ``<name>/loss`` and so on, of the optimization's name.
 
-    gradients: of what is minimised, over examples of its kind; None: ``accumulate_gradients``.
+    gradients: of what is minimised.
     seed: decides the order of the examples, together with the epoch.
-    log_prefix, first_step: metrics are logged as ``<prefix>/loss`` and so on, at this offset.
-    log_start: position of ``log`` where this fit's lines begin; what a kill left there goes.
+    start: where in its run it begins.
     on_step: called with the number of optimizer steps just finished (several after a resume).
-    Raises Preempted after a step, with a checkpoint of it, if told to stop.
+    Raises Preempted after a step, with a checkpoint of it, if told to stop; UserError if gradients
+    aren't finite.
     """
     torch.manual_seed(seed)  # dropout: not to depend on what this process drew before
-    add_gradients: Gradients = gradients or accumulate_gradients
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    total_steps = num_steps(len(examples), learner)
-    optimizer, scheduler = make_optimizer(trained, learner, total_steps)
-    start = 0
-    if (checkpoint := checkpoints.latest()) is not None:
-        state = checkpoint.restore(model, optimizer)
-        scheduler.load_state_dict(state["scheduler"])
-        log_start, start = state["log_position"], checkpoint.step
-        if on_step:
-            on_step(start)
-    log.rewind(log_start)
-    saved = time.monotonic()
-
-    def save(steps: int) -> None:
-        nonlocal saved
-        state = {"scheduler": scheduler.state_dict(), "log_position": log.position()}
-        checkpoints.save(steps, model=model, optimizer=optimizer, state=state)
-        saved = time.monotonic()
-
-    model.train()
-    for step, batch in enumerate(minibatches(examples, learner.epochs, learner.batch_size, seed)):
-        if step < start:
+    settings, name = optimization.settings, optimization.name
+    optimization.resume(start.log_position)
+    resumed_at = optimization.steps
+    if resumed_at and on_step:
+        on_step(resumed_at)
+    optimization.model.train()
+    for step, batch in enumerate(minibatches(examples, settings.epochs, settings.batch_size, seed)):
+        if step < resumed_at:
             continue
-        loss = add_gradients(model, batch, learner.micro_batch_tokens, DTYPES[compute_dtype])
-        norm = torch.nn.utils.clip_grad_norm_(trained, learner.max_grad_norm)
-        learning_rate = scheduler.get_last_lr()[0]
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad()
-        log.log(
-            first_step + step + 1,
+        loss = gradients(batch)
+        learning_rate = optimization.learning_rate
+        (norm,) = optimization.step()
+        optimization.log.log(
+            start.step + optimization.steps,
             {
-                f"{log_prefix}/loss": loss,
-                f"{log_prefix}/grad_norm": norm.item(),
-                f"{log_prefix}/learning_rate": float(learning_rate),
+                f"{name}/loss": loss,
+                f"{name}/grad_norm": norm,
+                f"{name}/learning_rate": learning_rate,
             },
         )
         if on_step:
             on_step(1)
-        boundary(partial(save, step + 1), due=time.monotonic() - saved >= checkpoint_seconds)
-    model.eval()
+        optimization.save_if_due()
+    optimization.model.eval()
 
 
 def minibatches(

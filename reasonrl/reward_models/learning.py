@@ -24,8 +24,6 @@ from reasonrl.grading.metrics import (
 )
 from reasonrl.grading.steps import step_tokens
 from reasonrl.job import Job
-from reasonrl.learning.checkpoint import Checkpoints
-from reasonrl.learning.supervised import fit, num_steps
 from reasonrl.policy.policy import DTYPES
 from reasonrl.reward_models.model import RewardModel, question_hash
 from reasonrl.reward_models.network import (
@@ -69,15 +67,16 @@ def held_out_questions(rollouts: Sequence[Rollout], share: float, seed: int) -> 
 
 
 def learn_reward_model(
-    job: Job, learnt: Sequence[Labelled], held_out: Sequence[tuple[Rollout, Targets]]
+    job: Job,
+    config: RewardModelConfig,
+    learnt: Sequence[Labelled],
+    held_out: Sequence[tuple[Rollout, Targets]],
 ) -> None:
     """Learns from ``learnt``, calibrates on ``held_out``, and reports on the validation problems.
 
     Raises UserError with the counts where there are only good or only bad labels to learn from, and
     where there are none to calibrate on.
     """
-    config = job.config.algorithm
-    assert isinstance(config, RewardModelConfig)
     targets = Counter(target for one in learnt for target in one.targets)
     if not (targets[1.0] and targets[0.0]):
         raise UserError(
@@ -92,15 +91,16 @@ def learn_reward_model(
             "dataset.train_size."
         )
     if not job.run.reward_model.exists():
-        _learn(job, learnt, held_out)
+        _learn(job, config, learnt, held_out)
     report(job, RewardModel.load(job.run.reward_model, "float32", job.device))
 
 
 def _learn(
-    job: Job, learnt: Sequence[Labelled], held_out: Sequence[tuple[Rollout, Targets]]
+    job: Job,
+    config: RewardModelConfig,
+    learnt: Sequence[Labelled],
+    held_out: Sequence[tuple[Rollout, Targets]],
 ) -> None:
-    config = job.config.algorithm
-    assert isinstance(config, RewardModelConfig)
     seed = derive_seed(job.config.seed, config.name)
     network = build(
         job.init,
@@ -110,24 +110,17 @@ def _learn(
         seed=seed,
         device=job.device,
     )
-    dtype = job.config.model.compute_dtype
-    guess_from_likelihood(network, learnt, config.micro_batch_tokens, DTYPES[dtype])
-    steps = num_steps(len(learnt), config)
-    with job.progress.task(f"{config.name}: learning", steps) as advance:
-        fit(
-            network,
-            learnt,
-            config,
-            gradients=label_gradients,
-            seed=seed,
-            compute_dtype=dtype,
-            checkpoints=Checkpoints(job.work / "checkpoints"),
-            checkpoint_seconds=job.config.runtime.checkpoint_seconds,
-            log=job.log,
-            log_prefix=config.name,
-            log_start=0,
-            on_step=advance,
-        )
+    dtype = DTYPES[job.config.model.compute_dtype]
+    guess_from_likelihood(network, learnt, config.micro_batch_tokens, dtype)
+    steps = job.fit(
+        network,
+        learnt,
+        config,
+        label_gradients,
+        seed=seed,
+        description=f"{config.name}: learning",
+        checkpoints="checkpoints",
+    )
     merge_lora(network)
     questions = frozenset(question_hash(problem.question) for problem in job.train)
     reward_model = RewardModel(

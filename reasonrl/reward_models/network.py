@@ -191,7 +191,7 @@ def label_gradients(
 
     loss = Σ w BCE(sigmoid(logit), target) / Σ w over all targets, w the weight of their completion:
     targets of equal weight count the same, so a completion counts by how many it has. To be passed
-    to ``fit``. Micro-batches and padding change nothing.
+    to ``Job.fit``. Micro-batches and padding change nothing.
     """
     total_weight = sum(one.weight * sum(t is not None for t in one.targets) for one in labelled)
     total = 0.0

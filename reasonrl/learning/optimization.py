@@ -1,0 +1,169 @@
+"""An optimizer at work: what all learners step, clip, check, save and resume with.
+
+Each learner has a loop of its own: ``supervised.fit`` goes over examples, a policy gradient over
+rollouts that it samples between its steps. What happens to gradients once they are there, and what
+a kill mustn't lose, is the same for all and stands here alone.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import AdamW
+from transformers import get_scheduler
+
+from reasonrl.config.learner import LearnerConfig
+from reasonrl.learning.checkpoint import Checkpoints
+from reasonrl.runs.metrics_log import MetricsLog
+from reasonrl.runs.preemption import boundary
+from reasonrl.runs.process import ALONE, Process
+from reasonrl.util.errors import UserError
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters with a learning rate of their own, whose gradients are clipped together."""
+
+    parameters: list[nn.Parameter]
+    learning_rate: float  # at its peak
+    key: str = "learning_rate"  # the setting of the algorithm that says it
+
+
+class Optimization:
+    """The optimizer steps of one learner, with their checkpoints.
+
+    AdamW takes them. All learning rates rise linearly in a warm-up and then fall along a cosine, in
+    the same proportion.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: Sequence[Group],
+        settings: LearnerConfig,
+        total_steps: int,
+        *,
+        name: str,
+        checkpoints: Checkpoints,
+        checkpoint_seconds: float,
+        log: MetricsLog,
+        process: Process = ALONE,
+    ) -> None:
+        """model: all whose weights checkpoints hold, the parameters of ``groups`` among them.
+
+        name: of the algorithm. log: is rewound to where a checkpoint was saved.
+        """
+        self.model, self.settings, self.name, self.log = model, settings, name, log
+        self.steps = 0  # taken so far
+        self._groups = groups
+        self._optimizer = AdamW(
+            [{"params": group.parameters, "lr": group.learning_rate} for group in groups],
+            lr=settings.learning_rate,  # whose share the final rate of each group is
+            betas=(0.9, 0.95),
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        self._scheduler = get_scheduler(
+            "cosine_warmup_with_min_lr",
+            self._optimizer,
+            # The last of these steps is the one at the peak, and the last of all at the final rate.
+            num_warmup_steps=max(1, round(settings.warmup_fraction * total_steps)),
+            num_training_steps=total_steps,
+            scheduler_specific_kwargs={"min_lr": settings.final_learning_rate},
+        )
+        self._checkpoints, self._checkpoint_seconds = checkpoints, checkpoint_seconds
+        self._process = process
+        self._saved = time.monotonic()
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the first group, in the next step."""
+        return float(self._scheduler.get_last_lr()[0])
+
+    def step(self) -> list[float]:
+        """A step with the gradients there are; returns each group's norm of them before clipping.
+
+        Raises UserError if they aren't finite: the weights stay as they were.
+        """
+        norms = [
+            clip_grad_norm_(group.parameters, self.settings.max_grad_norm).item()
+            for group in self._groups
+        ]
+        self._check_finite(norms)
+        self._optimizer.step()
+        self._scheduler.step()
+        self._optimizer.zero_grad()
+        self.steps += 1
+        return norms
+
+    def _check_finite(self, norms: Sequence[float]) -> None:
+        wrong = [(g, n) for g, n in zip(self._groups, norms, strict=True) if not math.isfinite(n)]
+        if wrong:
+            rates = " and ".join(f"algorithm.{g.key}={g.learning_rate}" for g, _ in wrong)
+            found = " and ".join(f"{norm}" for _, norm in wrong)
+            remedy = (
+                f"Lower {'it' if len(wrong) == 1 else 'them'}."
+                if self.steps
+                else "The first step has nothing to do with it: check the weights that it began "
+                "with, or pass model.compute_dtype=float32."
+            )
+            raise UserError(
+                f"{rates} must keep gradients finite; got a norm of {found} in step "
+                f"{self.steps + 1} of {self.name}. {remedy}"
+            )
+
+    def skip_to(self, step: int) -> None:
+        """Takes the learning rates to where they are after so many steps, if that is ahead."""
+        with warnings.catch_warnings():  # of a schedule that steps before the optimizer: it may
+            warnings.simplefilter("ignore")
+            while self._scheduler.last_epoch < step:
+                self._scheduler.step()
+
+    def resume(self, log_start: int = 0) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Goes on from the latest checkpoint; returns its state and its buffer, empty without one.
+
+        log_start: position of the log where this learner's lines begin; without a checkpoint, what
+            a kill left there goes.
+        """
+        checkpoint = self._checkpoints.latest()
+        if checkpoint is None:
+            self.log.rewind(log_start)
+            return {}, {}
+        state = checkpoint.restore(self.model, self._optimizer)
+        self._scheduler.load_state_dict(state["scheduler"])
+        self.steps = checkpoint.step
+        self.log.rewind(state["log_position"])
+        return state, checkpoint.buffer()
+
+    def save(
+        self, state: Mapping[str, Any] | None = None, buffer: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """A checkpoint.
+
+        state: what the loop goes on from beside the number of steps, as JSON values. buffer:
+            tensors of the batch in work, where a loop is in the midst of one.
+        """
+        own = {"scheduler": self._scheduler.state_dict(), "log_position": self.log.position()}
+        self._checkpoints.save(
+            self.steps,
+            model=self.model,
+            optimizer=self._optimizer,
+            state={**own, **(state or {})},
+            buffer=buffer,
+        )
+        self._saved = time.monotonic()
+
+    def save_if_due(self, save: Callable[[], None] | None = None) -> None:
+        """A boundary: ``save``, or `save`, if the last checkpoint is older than it may be.
+
+        Raises Preempted, with a checkpoint, if told to stop.
+        """
+        due = time.monotonic() - self._saved >= self._checkpoint_seconds
+        boundary(save or self.save, due=due, process=self._process)

@@ -1,0 +1,200 @@
+"""What is asked of a process: alone it has all to itself; of two, each its part."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from reasonrl.problems.prompts import build_prompts
+from reasonrl.rewards.sparse import Outcome
+from reasonrl.runs.folder import RunFolder, read_status, running
+from reasonrl.runs.metrics_log import MetricsLog
+from reasonrl.runs.preemption import Preempted, at_own_pace, boundary, listening
+from reasonrl.runs.process import ALONE, Process, usable_cores
+from reasonrl.sampling import SamplingParams, rollouts
+from reasonrl.sampling.rollouts import collect_rollouts
+from reasonrl.types import Problem
+from reasonrl.util.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class OfTwo(Process):
+    """One of two processes, of which the other has its part in what they agree on."""
+
+    size: int = 2
+    other_stops: bool = False
+    main_says: object = None
+
+    def agree(self, *, stop: bool, due: bool) -> tuple[bool, bool]:
+        return stop or self.other_stops, due
+
+    def broadcast(self, value: T) -> T:
+        return value if self.is_main else self.main_says  # type: ignore[return-value]
+
+
+def test_alone_it_is_the_main_one_and_has_everything() -> None:
+    assert (ALONE.rank, ALONE.size, ALONE.is_main) == (0, 1, True)
+    assert ALONE.shard("abcde") == "abcde"
+    assert ALONE.agree(stop=False, due=True) == (False, True)
+    assert ALONE.agree(stop=True, due=False) == (True, False)
+    assert ALONE.broadcast("mine") == "mine"
+
+
+def test_of_several_each_has_its_share() -> None:
+    assert [Process(rank, 3).shard("abcdefg") for rank in range(3)] == ["adg", "be", "cf"]
+    assert [Process(rank, 3).is_main for rank in range(3)] == [True, False, False]
+
+
+def test_devices() -> None:
+    assert ALONE.device("cpu") == torch.device("cpu")
+    assert ALONE.device("auto").type in ("cpu", "cuda")
+    for device in ("cuda:99", "tpu"):
+        with pytest.raises(UserError, match=f"model.device={device} must be a device of this"):
+            ALONE.device(device)
+
+
+@pytest.mark.parametrize(("asked", "cores"), [(None, 8), ("3", 3), ("16", 8)])
+def test_a_job_uses_the_cores_it_has_asked_for(
+    monkeypatch: pytest.MonkeyPatch, asked: str | None, cores: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    if asked:
+        monkeypatch.setenv("SLURM_CPUS_PER_TASK", asked)
+    assert usable_cores() == cores
+
+
+def test_where_one_is_told_to_stop_all_stop_with_a_checkpoint() -> None:
+    saved: list[int] = []
+    with pytest.raises(Preempted, match="a signal to another process"):
+        boundary(lambda: saved.append(1), process=OfTwo(other_stops=True))
+    assert saved == [1]
+    boundary(lambda: saved.append(2), process=OfTwo())
+    assert saved == [1]
+
+
+def test_at_their_own_pace_they_stop_when_all_have_come_to_the_end() -> None:
+    done: list[str] = []
+    with pytest.raises(Preempted), at_own_pace(OfTwo(other_stops=True)):
+        done.append("my part")
+    with listening():
+        os.kill(os.getpid(), signal.SIGUSR2)
+        with pytest.raises(Preempted, match="SIGUSR2"), at_own_pace(OfTwo()):
+            boundary()
+    with at_own_pace(OfTwo()):
+        done.append("undisturbed")
+    assert done == ["my part", "undisturbed"]
+
+
+def test_the_main_one_owns_the_run_and_says_whether_there_is_anything_to_do(
+    tmp_path: Path,
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    with running(run, process=OfTwo(rank=1, main_says=True)) as todo:
+        assert todo
+    assert not run.path.exists()
+    with running(run, process=OfTwo()) as todo:
+        assert todo
+        # The other isn't kept out by the lock.
+        with running(run, process=OfTwo(rank=1, main_says=True)) as other_todo:
+            assert other_todo
+    status = read_status(run)
+    assert status is not None
+    assert status.state == "done"
+
+
+def test_the_main_one_alone_writes_metrics(tmp_path: Path) -> None:
+    file, lines = tmp_path / "metrics.jsonl", list[str]()
+    with MetricsLog(file, lambda: lines.append("a line"), OfTwo(rank=1)) as log:
+        log.rewind(0)
+        log.log(1, {"sft/loss": 0.5})
+        assert log.position() == 0
+    assert not file.exists()
+    assert lines == []
+    with MetricsLog(file, lambda: lines.append("a line"), OfTwo()) as log:
+        log.log(1, {"sft/loss": 0.5})
+    assert file.read_text() == '{"step": 1, "sft/loss": 0.5}\n'
+    assert lines == ["a line"]
+
+
+class Meeting:
+    """Two processes as two threads, which meet where they agree."""
+
+    def __init__(self) -> None:
+        self.barrier = threading.Barrier(2, timeout=60)
+
+    def process(self, rank: int) -> Process:
+        meeting = self.barrier
+
+        class Threaded(Process):
+            def agree(self, *, stop: bool, due: bool) -> tuple[bool, bool]:
+                meeting.wait()
+                return stop, due
+
+            def barrier(self) -> None:
+                meeting.wait()
+
+        return Threaded(rank, 2)
+
+
+PROBLEMS = [Problem(f"p{i}", f"Ana has {i} apples.", str(i), "") for i in range(5)]
+
+
+def test_two_that_deal_out_the_shards_give_what_one_gives(
+    scripted: Callable,
+    tokenizer: PreTrainedTokenizerBase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rollouts, "SHARD_SIZE", 7)  # 7 // 3: two prompts a shard
+    prompts = build_prompts(PROBLEMS, tokenizer, "Q: {question}\nA:")
+
+    def collect(file: Path, process: Process, found: dict[int, Sequence]) -> None:
+        sampler = scripted(lambda _id, _visit: [" #### 2", " #### 1\n\n", " 1 + 1"])
+        params = SamplingParams(3, 1.0, 20, ("\n\n",))
+        rolled = collect_rollouts(
+            sampler,
+            PROBLEMS,
+            prompts,
+            params,
+            Outcome(),
+            seed=7,
+            file=file,
+            on_progress=lambda _: None,
+            process=process,
+        )
+        asked = [[prompt.problem_id for prompt in call[0]] for call in sampler.calls]
+        found[process.rank] = rolled, asked, [call[2] for call in sampler.calls]
+
+    alone: dict[int, Sequence] = {}
+    collect(tmp_path / "one.parquet", ALONE, alone)
+    meeting, of_two = Meeting(), dict[int, Sequence]()
+    threads = [
+        threading.Thread(
+            target=collect, args=(tmp_path / "two.parquet", meeting.process(rank), of_two)
+        )
+        for rank in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert of_two[0][0] == of_two[1][0] == alone[0][0]
+    assert of_two[0][1] == [["p0", "p1"], ["p4"]]
+    assert of_two[1][1] == [["p2", "p3"]]
+    # A shard's seed doesn't know who draws it.
+    first, second, third = alone[0][2]
+    assert (of_two[0][2], of_two[1][2]) == ([first, third], [second])
+    assert (tmp_path / "two.parquet").read_bytes() == (tmp_path / "one.parquet").read_bytes()
+    assert {file.name for file in tmp_path.iterdir()} == {"one.parquet", "two.parquet"}
