@@ -9,6 +9,7 @@ import torch
 from omegaconf import DictConfig
 from rich.table import Table
 
+from reasonrl.cli.attempt import attempt
 from reasonrl.config.identity import decisive, identity
 from reasonrl.config.resolve import resolve_evaluation
 from reasonrl.config.schema import EvaluateConfig
@@ -30,7 +31,10 @@ from reasonrl.util.progress import Progress, console
 
 
 def evaluate(config: DictConfig) -> None:
-    """Evaluates what the configuration names and shows the metrics. Raises UserError."""
+    """Evaluates what the configuration names and shows the metrics. Raises UserError.
+
+    Told to stop by a signal, it keeps what it has sampled and exits; see ``attempt``.
+    """
     for key in ("run", "reward_model"):
         if config[key] is not None and config.predictions is not None:
             raise UserError(
@@ -49,7 +53,8 @@ def evaluate(config: DictConfig) -> None:
         else:
             policy, record = _of_model(resolved)
             name = f"{resolved.model.name} on {resolved.dataset.name}"
-        evaluation = _evaluate(resolved, policy, record, config.reward_model)
+        with attempt():
+            evaluation = _evaluate(resolved, policy, record, config.reward_model)
     num_problems = len(evaluation.problem_ids)
     console.print(estimates_table(f"{name}: {num_problems} problems", evaluation.estimates()))
     if config.reward_model is not None:

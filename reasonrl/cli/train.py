@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
+from reasonrl.cli.attempt import attempt
 from reasonrl.config.resolve import resolve
 from reasonrl.pipeline.execute import ensure_done
 from reasonrl.pipeline.plan import plan
@@ -17,7 +18,8 @@ from reasonrl.util.progress import Progress, console
 def train(config: DictConfig) -> Result | None:
     """Makes the configured run, or resumes it, or says that it is done. Raises UserError.
 
-    Returns None if there is no policy to evaluate, or for a dry run.
+    Returns None if there is no policy to evaluate, or for a dry run. Told to stop by a signal, it
+    saves and exits; see ``attempt``.
     """
     resolved = resolve(config)
     planned = plan(resolved, fetch=not config.dry_run)
@@ -35,5 +37,6 @@ def train(config: DictConfig) -> Result | None:
         for line in (asks(planned), *needs([planned])):
             console.print(line, soft_wrap=True)
         return None
-    ensure_done(planned, progress, process=process)
-    return show_result(planned, progress)
+    with attempt():
+        ensure_done(planned, progress, process=process)
+        return show_result(planned, progress)

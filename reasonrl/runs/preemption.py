@@ -1,8 +1,9 @@
 """A run that is told to stop saves where it is and raises ``Preempted``; its next attempt goes on.
 
 Clusters announce the end of a job's time by a signal: SIGUSR2 (a time limit ahead) or SIGTERM
-(a preemption, or scancel). Inside ``listening`` these only leave a note. Loops look at it at their
-boundaries, where all they have done can be kept:
+(a preemption, or scancel); a person presses Ctrl-C (SIGINT). Inside ``listening``, which is around
+every run and every evaluation, these only leave a note. Loops look at it at their boundaries, where
+all they have done can be kept:
 
 - learning, after each optimizer step: a checkpoint is written, however young the last one is;
 - sampling, whenever completions finish: all whole shards are on disk (``rollouts.SHARD_SIZE``), the
@@ -13,25 +14,33 @@ So from the signal to the exit it takes as long as one optimizer step, or the sa
 completion ends, or PPO's assessment of an iteration's rollouts; then a checkpoint; and what W&B's
 mirror takes to close. Lost are at most the shard in work and, where sampling or judging that
 follows a fit is interrupted, the fit's steps since its last periodic checkpoint.
+
+Who doesn't want to wait presses Ctrl-C again. That ends the run at once, as a failure: its status
+says ``interrupted``, and the next attempt goes on from the last periodic checkpoint.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from reasonrl.runs.process import ALONE, Process
 
 logger = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
+SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+STOPPED = 75  # exit status of what has saved: EX_TEMPFAIL of sysexits.h, it will go on another time
+STDERR = 2
+PATIENCE = b"\nsaving at the next opportunity. Ctrl-C again ends at once, without.\n"
 
 ELSEWHERE = "a signal to another process"
 
 _received: signal.Signals | None = None
+_listening = False
 
 
 class Preempted(Exception):
@@ -40,24 +49,36 @@ class Preempted(Exception):
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Inside, SIGUSR2 and SIGTERM ask to stop; after, they do what they did before.
+    """Inside, SIGNALS ask to stop; after, they do what they did before.
 
-    For the main thread: Python has no signal handlers elsewhere (ValueError).
+    Within another ``listening`` it changes nothing. A process that was started to ignore Ctrl-C, as
+    shells start what is in the background, ignores it inside too. It is for the main thread: Python
+    has no signal handlers elsewhere (ValueError).
     """
-    global _received
+    global _received, _listening
+    if _listening:
+        yield
+        return
     _received = None
-    before = {number: signal.signal(number, _note) for number in SIGNALS}
+    ignored = {signal.SIGINT} if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else set()
+    before = {number: signal.signal(number, _note) for number in SIGNALS if number not in ignored}
+    _listening = True
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        _received = None
+        _received, _listening = None, False
 
 
 def _note(number: int, _: FrameType | None) -> None:
     """Nothing else: it may run between any two instructions, in the midst of a log line too."""
     global _received
+    if number == signal.SIGINT:
+        if _received is not None:
+            raise KeyboardInterrupt
+        with suppress(OSError):  # a person sees that it was noticed
+            os.write(STDERR, PATIENCE)
     _received = _received or signal.Signals(number)
 
 

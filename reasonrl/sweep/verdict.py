@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from reasonrl.runs.folder import Status
+from reasonrl.runs.preemption import STOPPED
 from reasonrl.sweep.slurm import Ended
-from reasonrl.sweep.worker import ATTEMPT, BACK, STOPPED
+from reasonrl.sweep.worker import ATTEMPT, BACK
 
 Verdict = Literal[
     "done",

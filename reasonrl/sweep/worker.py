@@ -14,13 +14,12 @@ import sys
 from pathlib import Path
 
 from reasonrl.runs.folder import RunFolder, is_done, note_failure, read_config, read_status
-from reasonrl.runs.preemption import Preempted, listening
+from reasonrl.runs.preemption import STOPPED, Preempted, listening
 from reasonrl.sweep import slurm
 from reasonrl.sweep.local import is_alive
 from reasonrl.sweep.slurm import SlurmError
 from reasonrl.util.errors import UserError
 
-STOPPED = 75  # EX_TEMPFAIL of sysexits.h: it will go on another time
 ATTEMPT = "reasonrl: attempt"  # begins what an attempt prints; logs are appended to
 BACK = "reasonrl: saved, and back in the queue"  # ends it
 
