@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from tests.integration.kill_and_resume import differences
 
 from reasonrl.cli.evaluate import evaluate
 from reasonrl.pipeline.execute import ensure_done
@@ -20,7 +21,6 @@ from reasonrl.pipeline.plan import plan
 from reasonrl.runs.folder import RunFolder, read_status
 from reasonrl.util.progress import Progress
 from tests.conftest import ROOT, SMALL, small_config
-from tests.integration.kill_and_resume import differences
 
 TERM, CTRL_C = signal.SIGTERM, signal.SIGINT
 

@@ -351,6 +351,11 @@ def test_no_schema_for_another_option_s_keys():
         "tracking.mode=offline",
         "tracking.group=a-sweep",
         "dry_run=true",
+        "evaluation.temperature=1.0",
+        "evaluation.num_samples_per_prompt=5",
+        "evaluation.split=ood",
+        "dataset.test_size=7",
+        "dataset.reward_train_size=7",  # of Expert Iteration, which learns from train_size
     ],
 )
 def test_what_does_not_decide_a_result(override: str):
@@ -427,9 +432,6 @@ def test_what_decides_what_rcrl_does(overrides: list[str]):
         "dataset.num_references=10",
         "dataset.prompt='{question}'",
         "dataset.stop=[]",
-        "evaluation.temperature=1.0",
-        "evaluation.num_samples_per_prompt=5",
-        "evaluation.split=ood",
     ],
 )
 def test_what_decides_a_result(override: str):
@@ -447,6 +449,43 @@ def test_an_earlier_run_counts_by_its_name():
         train("init=run", f"init.run={p}") for p in ("a/run-1", "b/run-1", "a/run-2")
     )
     assert decisive(one) == decisive(same) != decisive(other)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "counts"),
+    [
+        (["algorithm=ei"], True),
+        (["algorithm=ppo"], False),
+        (["algorithm=rcrl"], False),
+        (["algorithm=sft"], False),
+    ],
+)
+def test_a_threshold_counts_where_completions_are_chosen_by_it(overrides: list[str], counts: bool):
+    one, other = (train(*overrides, f"reward.threshold={t}") for t in (1.0, 0.5))
+    assert (decisive(one) != decisive(other)) is counts
+
+
+@pytest.mark.parametrize(
+    ("overrides", "counts"),
+    [
+        (["algorithm=sft"], False),
+        (["algorithm=ei"], False),
+        (["algorithm=ei", "reward=dense"], False),
+        # The reward model that is made learns from so many, and one that is there has learnt.
+        (["algorithm=ei", "reward=orm"], True),
+        (["algorithm=ei", "reward=orm", "reward.run=outputs/runs/x"], False),
+        (["algorithm=ei", "reward=sorm", "init=pretrained"], True),
+        (["algorithm=ppo"], True),
+        (["algorithm=rcrl"], True),
+        (["algorithm=orm"], True),
+        (["algorithm=sample"], True),
+    ],
+)
+def test_a_number_of_problems_counts_where_some_run_learns_from_it(
+    overrides: list[str], counts: bool
+):
+    one, other = (train(*overrides, f"dataset.reward_train_size={n}") for n in (50, 60))
+    assert (decisive(one) != decisive(other)) is counts
 
 
 def test_supervised_runs_have_no_reward():
