@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from reasonrl.config.learner import LearnerConfig
 from reasonrl.config.schema import TrainConfig
+from reasonrl.grading.base import Grader
 from reasonrl.learning.checkpoint import Checkpoints
 from reasonrl.learning.optimization import Group, Optimization
 from reasonrl.learning.supervised import (
@@ -50,6 +51,7 @@ class Job:
     base: str  # the pretrained model's folder or hub id
     init: str  # the starting policy's
     few_shot: bool  # whether the starting policy is asked with the exemplars
+    grader: Grader  # the dataset's
     tokenizer: PreTrainedTokenizerBase  # the base's; every policy of the run has the same
     train: list[Problem]
     validation: list[Problem]
@@ -92,6 +94,7 @@ class Job:
             dataset.max_new_tokens,
             tuple(dataset.stop),
             step_label,
+            self.grader.step_delimiter,
         )
 
     def samples(self, split: str, num_solutions_per_prompt: int | None = None) -> list[Rollout]:
@@ -110,7 +113,11 @@ class Job:
     def reward(self, *, num_continuations: int = 0) -> Reward:
         """The run's reward at work. num_continuations: of each step, where they are continued."""
         materials = Materials(
-            self.tokenizer, self._load_reward_model(), self.steps, num_continuations
+            self.tokenizer,
+            self.grader,
+            self._load_reward_model(),
+            self.steps,
+            num_continuations,
         )
         return REWARDS[self.config.reward.name](self.config.reward, materials)
 
@@ -147,7 +154,8 @@ class Job:
                 problems,
                 self.prompts(problems, few_shot=few_shot),
                 self.params(1, 0.0, step_label),
-                Outcome(),
+                Outcome(self.grader),
+                self.grader,
                 seed=0,  # greedy decoding draws nothing
                 file=file,
                 on_progress=advance,

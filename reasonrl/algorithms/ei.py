@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 
 from reasonrl.config.algorithm.ei import EIConfig
-from reasonrl.grading.answers import solution_trace
+from reasonrl.grading.base import Grader
 from reasonrl.job import Job
 from reasonrl.learning.checkpoint import weights_hash
 from reasonrl.learning.supervised import Example, Position, with_eos
@@ -42,7 +42,7 @@ from reasonrl.util.seeding import derive_seed
 
 logger = logging.getLogger(__name__)
 
-# Two solutions of a problem with the same sequence of calculations count as one.
+# Two solutions of a problem with the same trace (``Grader.trace``) count as one.
 Key = tuple[str, tuple[str, ...]]  # problem id, trace
 
 
@@ -85,9 +85,9 @@ def run(job: Job, settings: EIConfig) -> SavedPolicy:
 
 
 def keep_distinct(
-    rollouts: Sequence[Rollout], threshold: float, top: int | None = None
+    rollouts: Sequence[Rollout], grader: Grader, threshold: float, top: int | None = None
 ) -> dict[Key, Rollout]:
-    """The rollouts that score at least ``threshold``, one for each sequence of calculations.
+    """The rollouts that score at least ``threshold``, one for each trace of a solution.
 
     Of several the best is kept, whatever their order: the highest score, then the fewest tokens,
     then the lowest ids. top: at most so many of each problem, the best of them.
@@ -95,7 +95,7 @@ def keep_distinct(
     kept: dict[Key, Rollout] = {}
     for rollout in rollouts:
         if rollout.score >= threshold:
-            key = (rollout.completion.problem_id, solution_trace(rollout.completion.text))
+            key = (rollout.completion.problem_id, grader.trace(rollout.completion.text))
             kept[key] = min(kept.get(key, rollout), rollout, key=_best_first)
     if top is None:
         return kept
@@ -182,6 +182,7 @@ def _explore(job: Job, previous: Round, config: EIConfig) -> list[Rollout]:
             job.prompts(job.train, few_shot=policy.few_shot),
             job.params(num_samples, config.temperature),
             job.reward(),
+            job.grader,
             seed=derive_seed(job.config.seed, "ei", number, "explore"),
             file=_rollouts_file(job, number),
             on_progress=advance,
@@ -269,7 +270,7 @@ def _solutions_so_far(job: Job, rounds: Sequence[Round], config: EIConfig) -> di
     """D_i of the last finished round, from the reference solutions and the rollouts on disk."""
     solutions: dict[Key, Example] = {}
     if job.config.init.name == "sft":
-        traces = {problem.id: solution_trace(problem.solution) for problem in job.train}
+        traces = {problem.id: job.grader.trace(problem.solution) for problem in job.train}
         solutions = {(id, traces[id]): example for id, example in job.references().items()}
     for previous, current in pairwise(rounds):
         prompts = job.prompts(job.train, few_shot=_policy(job, previous).few_shot)
@@ -282,7 +283,7 @@ def _add_new(
     job: Job, solutions: dict[Key, Example], rollouts: Sequence[Rollout], config: EIConfig
 ) -> dict[Key, Rollout]:
     """Adds the good ones among a round's rollouts to D, and gives those it didn't have yet."""
-    good = keep_distinct(rollouts, job.config.reward.threshold, config.top_per_problem)
+    good = keep_distinct(rollouts, job.grader, job.config.reward.threshold, config.top_per_problem)
     new = {key: rollout for key, rollout in good.items() if key not in solutions}
     solutions |= _examples(job, new)
     return new

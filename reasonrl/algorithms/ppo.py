@@ -141,6 +141,7 @@ class PPO:
                 job.prompts(problems, few_shot=job.few_shot),
                 job.params(config.num_samples_per_prompt, config.temperature),
                 self.reward,
+                job.grader,
                 seed=derive_seed(job.config.seed, "ppo", iteration, "explore"),
                 file=job.run.rollouts / f"iteration-{iteration:05d}.parquet",
                 on_progress=advance,

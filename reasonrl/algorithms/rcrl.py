@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 
 from reasonrl.config.algorithm.rcrl import RCRLConfig
-from reasonrl.grading.steps import step_ends, step_starts
+from reasonrl.grading.steps import step_starts
 from reasonrl.job import Job
 from reasonrl.learning.supervised import Example, with_eos
 from reasonrl.policy.adapters import add_tokens
@@ -72,7 +72,7 @@ def run(job: Job, settings: RCRLConfig) -> SavedPolicy:
     labels = add_labels(learner, settings, derive_seed(job.config.seed, "rcrl", "tokens"))
     if not job.run.policy.exists():
         samples = job.samples("train", settings.num_solutions_per_prompt)
-        rollouts = [r for r in samples if step_ends(r.completion.text)]
+        rollouts = [r for r in samples if job.grader.step_ends(r.completion.text)]
         returns = _returns(job, rollouts, settings)
         steps = choose(
             returns,
@@ -101,7 +101,7 @@ def _returns(job: Job, rollouts: Sequence[Rollout], settings: RCRLConfig) -> lis
     problems = [problem_of[rollout.prompt.problem_id] for rollout in rollouts]
     if settings.returns == "solution":
         best = job.config.reward.best
-        return solution_returns(reward, best, rollouts, problems, job.tokenizer)
+        return solution_returns(reward, best, rollouts, problems, job.tokenizer, job.grader)
     with job.progress.task("judging steps", len(rollouts)) as advance:
         return step_returns(reward, rollouts, problems, advance)
 
@@ -163,7 +163,7 @@ def make_examples(
         labels, learnt = steps.label[first:last], steps.learnt[first:last]
         if not learnt.any():
             continue
-        starts = step_starts(job.tokenizer, rollout.completion)
+        starts = step_starts(job.tokenizer, rollout.completion, job.grader)
         token_ids = with_eos(rollout.completion, eos)
         ends = [*(start for start, _ in starts[1:]), len(token_ids)]
         ids: list[int] = []

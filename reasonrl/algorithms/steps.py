@@ -17,8 +17,9 @@ from itertools import groupby
 import pyarrow as pa
 
 from reasonrl.config.algorithm.steps import StepsConfig
-from reasonrl.grading.answers import answers_equal, calculations, extract_answer, numerals
-from reasonrl.grading.steps import step_ends, step_tokens
+from reasonrl.grading.answers import numerals
+from reasonrl.grading.base import Grader
+from reasonrl.grading.steps import step_tokens
 from reasonrl.grading.stops import decode
 from reasonrl.job import Job
 from reasonrl.rewards.sparse import Outcome
@@ -44,7 +45,7 @@ def label_steps(
     many completions have it. Writes rollouts/continuations.parquet, and the counts and labels to
     rollouts/steps.parquet.
     """
-    closing = [step_tokens(job.tokenizer, rollout.completion) for rollout in rollouts]
+    closing = [step_tokens(job.tokenizer, rollout.completion, job.grader) for rollout in rollouts]
     prefixes = [
         [rollout.completion.token_ids[: token + 1] for token in tokens[:-1]]
         for rollout, tokens in zip(rollouts, closing, strict=True)
@@ -95,7 +96,8 @@ def _count(
             [problem_of[problem_id] for problem_id, _ in keys],
             prompts,
             job.params(num_continuations, temperature),
-            Outcome(),
+            Outcome(job.grader),
+            job.grader,
             seed=derive_seed(job.config.seed, "continuations"),
             file=job.run.rollouts / "continuations.parquet",
             on_progress=advance,
@@ -104,9 +106,9 @@ def _count(
     counts = {}
     grouped = groupby(continuations, key=lambda r: r.prompt.problem_id)
     for (problem_id, prefix), (_, group) in zip(keys, grouped, strict=True):
-        step = last_step(decode(job.tokenizer, prefix))
+        step = last_step(decode(job.tokenizer, prefix), job.grader)
         right = [c for c in group if _is_right(job, prefix, c, problem_of[problem_id])]
-        verifying = sum(uses_results(step, r.completion.text, r.answer) for r in right)
+        verifying = sum(uses_results(step, r.completion.text, r.answer, job.grader) for r in right)
         counts[problem_id, prefix] = len(right), verifying
     return counts
 
@@ -116,22 +118,23 @@ def _is_right(job: Job, prefix: tuple[int, ...], continuation: Rollout, problem:
     if not continuation.correct:
         return False
     whole = decode(job.tokenizer, prefix + continuation.completion.token_ids)
-    return answers_equal(extract_answer(whole), problem.answer)
+    return job.grader.equal(job.grader.answer(whole), problem.answer)
 
 
-def last_step(text: str) -> str:
+def last_step(text: str, grader: Grader) -> str:
     """The text of a completion's last step."""
-    ends = [0, *step_ends(text)]
+    ends = [0, *grader.step_ends(text)]
     return text[ends[-2] : ends[-1]] if len(ends) > 1 else ""
 
 
-def uses_results(step: str, continuation: str, answer: str | None) -> bool:
+def uses_results(step: str, continuation: str, answer: str | None, grader: Grader) -> bool:
     """Whether all that ``step`` calculates is an operand in its continuation, or the answer.
 
     A step that calculates nothing asks for nothing.
     """
-    used = {n for c in calculations(continuation) for n in numerals(c.expression)} | {answer}
-    return used.issuperset(calculation.result for calculation in calculations(step))
+    operands = {n for c in grader.calculations(continuation) for n in numerals(c.expression)}
+    used = operands | {answer}
+    return used.issuperset(calculation.result for calculation in grader.calculations(step))
 
 
 def _write_steps(job: Job, rollouts: Sequence[Rollout], labelled: Sequence[Sequence[Step]]) -> None:

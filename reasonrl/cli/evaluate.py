@@ -17,6 +17,7 @@ from reasonrl.evaluation.policy import Evaluation
 from reasonrl.evaluation.policy import evaluate as evaluate_policy
 from reasonrl.evaluation.predictions import grade_predictions
 from reasonrl.grading.metrics import paired_difference
+from reasonrl.grading.strict import Strict
 from reasonrl.pipeline.plan import base_model
 from reasonrl.pipeline.results import AFTER
 from reasonrl.problems import load_problems
@@ -43,7 +44,7 @@ def evaluate(config: DictConfig) -> None:
             )
     if config.predictions is not None:
         file = Path(config.predictions)
-        evaluation, record = grade_predictions(file)
+        evaluation, record = grade_predictions(file, Strict(next_question="Q:"))
         name = file.name
     else:
         resolved = resolve_evaluation(config)

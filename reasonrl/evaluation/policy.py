@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reasonrl.config.schema import EvaluateConfig
-from reasonrl.grading.answers import solution_trace
+from reasonrl.grading import Grader, grader_of
 from reasonrl.grading.metrics import (
     Estimate,
     best_of_n,
@@ -89,7 +89,10 @@ def reported_k(num_samples: int) -> list[int]:
 
 
 def summarise(
-    problems: Sequence[Problem], greedy: Sequence[Rollout], samples: Sequence[Rollout]
+    problems: Sequence[Problem],
+    greedy: Sequence[Rollout],
+    samples: Sequence[Rollout],
+    grader: Grader,
 ) -> Evaluation:
     """Graded completions to metrics.
 
@@ -98,11 +101,11 @@ def summarise(
     rows = [list(group) for _, group in groupby(samples, key=lambda r: r.completion.problem_id)]
     num_samples = len(rows[0])
     correct = np.array([[r.correct for r in row] for row in rows])
-    traces = [[solution_trace(r.completion.text) for r in row] for row in rows]
+    traces = [[grader.trace(r.completion.text) for r in row] for row in rows]
     scores = {"maj@1": np.array([r.correct for r in greedy], dtype=float)} if greedy else {}
     if num_samples > 1:
-        votes = [[r.answer for r in row] for row in rows]
-        scores[f"maj@{num_samples}"] = majority_vote(votes, [p.answer for p in problems])
+        golds = [p.answer for p in problems]
+        scores[f"maj@{num_samples}"] = majority_vote(_votes(rows, golds), golds)
     scores |= {f"pass@{k}": pass_at_k(correct, k) for k in reported_k(num_samples)}
     kinds = {"greedy": greedy, "sampled": samples}
     statistics = {
@@ -118,6 +121,14 @@ def summarise(
     return Evaluation(tuple(p.id for p in problems), scores, statistics)
 
 
+def _votes(rows: Sequence[Sequence[Rollout]], golds: Sequence[str]) -> list[list[str | None]]:
+    """The answers of each problem's samples; a right one is the gold, however it is written."""
+    return [
+        [gold if r.correct else r.answer for r in row]
+        for row, gold in zip(rows, golds, strict=True)
+    ]
+
+
 def chosen_by_reward_model(
     samples: Sequence[Rollout], problems: Sequence[Problem], probabilities: np.ndarray
 ) -> dict[str, np.ndarray]:
@@ -127,14 +138,13 @@ def chosen_by_reward_model(
     """
     shape = (len(problems), -1)
     correct = np.array([r.correct for r in samples]).reshape(shape)
-    answers = [list(group) for _, group in groupby(samples, key=lambda r: r.completion.problem_id)]
+    rows = [list(group) for _, group in groupby(samples, key=lambda r: r.completion.problem_id)]
+    golds = [p.answer for p in problems]
     weights = np.asarray(probabilities).reshape(shape)
     num_samples = correct.shape[1]
     return {
         f"rerank@{num_samples}": best_of_n(correct, weights),
-        f"weighted_maj@{num_samples}": weighted_vote(
-            [[r.answer for r in row] for row in answers], [p.answer for p in problems], weights
-        ),
+        f"weighted_maj@{num_samples}": weighted_vote(_votes(rows, golds), golds, weights),
     }
 
 
@@ -159,6 +169,7 @@ def evaluate(
     An evaluation that is already there is read, and one that was interrupted goes on.
     """
     dataset, evaluation = config.dataset, config.evaluation
+    grader = grader_of(dataset)
     tokenizer = load_tokenizer(policy.path)
     if reward_model is not None:
         reward_model.check_tokenizer(tokenizer)
@@ -190,15 +201,17 @@ def evaluate(
                         dataset.max_new_tokens,
                         tuple(dataset.stop),
                         policy.step_label,
+                        grader.step_delimiter,
                     ),
-                    Outcome(),
+                    Outcome(grader),
+                    grader,
                     seed=derive_seed(config.seed, "evaluation", name),
                     file=folder / name,
                     on_progress=advance,
                     process=process,
                 )
     greedy, samples = read_evaluation(folder, prompts)
-    measured = summarise(problems, greedy, samples)
+    measured = summarise(problems, greedy, samples, grader)
     if process.is_main and not finished:
         write_estimates(
             measured.estimates(),

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 from reasonrl.evaluation.policy import Evaluation, summarise
-from reasonrl.grading.answers import canonical_number, extract_answer
+from reasonrl.grading.answers import canonical_number
+from reasonrl.grading.base import Grader
 from reasonrl.problems.sources import Row, json_lines
 from reasonrl.rewards.sparse import Outcome
 from reasonrl.sampling.rollouts import grade
@@ -15,7 +16,7 @@ from reasonrl.util.atomic import write_text
 from reasonrl.util.errors import UserError
 
 
-def read_predictions(file: Path) -> tuple[list[Problem], list[Rollout]]:
+def read_predictions(file: Path, grader: Grader) -> tuple[list[Problem], list[Rollout]]:
     """Problems and their graded completions, from one JSON object a line.
 
     Each has ``id`` or ``question``, the gold ``answer`` (a number, or a solution that ends in
@@ -27,7 +28,7 @@ def read_predictions(file: Path) -> tuple[list[Problem], list[Rollout]]:
     seen: set[str] = set()
     num_samples: int | None = None
     for row in json_lines(file):
-        problem, texts = _problem(row), _completions(row)
+        problem, texts = _problem(row, grader), _completions(row)
         if problem.id in seen:
             raise UserError(f"{row.place}: each problem must be there once; {problem.id} is again.")
         seen.add(problem.id)
@@ -43,16 +44,16 @@ def read_predictions(file: Path) -> tuple[list[Problem], list[Rollout]]:
         ]
         prompt = Prompt(problem.id, ())
         n = len(completions)
-        rollouts += grade([prompt] * n, completions, [problem] * n, Outcome())
+        rollouts += grade([prompt] * n, completions, [problem] * n, Outcome(grader), grader)
     if not problems:
         raise UserError(f"predictions={file} must hold predictions; it is empty.")
     return problems, rollouts
 
 
-def _problem(row: Row) -> Problem:
+def _problem(row: Row, grader: Grader) -> Problem:
     name = "id" if "id" in row.values else "question"
     text = row.text("answer")
-    answer = extract_answer(text) or canonical_number(text)
+    answer = grader.answer(text) or canonical_number(text)
     if answer is None:
         raise UserError(f"{row.place}: answer must be a number, or end in '#### NUMBER'.")
     return Problem(row.text(name), row.text(name), answer, solution="")
@@ -65,9 +66,9 @@ def _completions(row: Row) -> list[str]:
     return texts
 
 
-def grade_predictions(file: Path) -> tuple[Evaluation, Path]:
+def grade_predictions(file: Path, grader: Grader) -> tuple[Evaluation, Path]:
     """The metrics of a file, and the file of verdicts written beside it: one line a completion."""
-    problems, rollouts = read_predictions(file)
+    problems, rollouts = read_predictions(file, grader)
     golds = {p.id: p.answer for p in problems}
     verdicts = file.with_name(f"{file.stem}.verdicts.jsonl")
     lines = [
@@ -84,4 +85,4 @@ def grade_predictions(file: Path) -> tuple[Evaluation, Path]:
         for r in rollouts
     ]
     write_text(verdicts, "\n".join(lines) + "\n")
-    return summarise(problems, [], rollouts), verdicts
+    return summarise(problems, [], rollouts, grader), verdicts

@@ -1,1 +1,40 @@
-"""Text to verdicts: answers, calculations, steps, and the metrics over problems."""
+"""Text to verdicts: answers, calculations, steps, and the metrics over problems.
+
+``grader_of(config.dataset)`` reads a dataset's completions.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from reasonrl.grading.base import Grader
+from reasonrl.grading.strict import Strict
+from reasonrl.util.errors import UserError
+
+if TYPE_CHECKING:
+    from reasonrl.config.dataset.base import DatasetConfig
+
+GRADERS: dict[str, type[Grader]] = {"strict": Strict}  # by the name that a dataset declares
+
+
+def grader_of(dataset: DatasetConfig) -> Grader:
+    """The grader that the dataset names, for its prompt.
+
+    Raises UserError if there is none of that name.
+    """
+    grader = GRADERS.get(dataset.grader)
+    if grader is None:
+        raise UserError(
+            f"dataset={dataset.name} must declare one of the graders {', '.join(GRADERS)}; "
+            f"got grader={dataset.grader}. Add it to grading.GRADERS."
+        )
+    return grader(next_question(dataset.prompt))
+
+
+def next_question(prompt: str) -> str:
+    """What a question begins with under a prompt template, in its line; "" where nothing does.
+
+    It is the last line of what stands before ``{question}``, without space around it.
+    """
+    before = prompt.partition("{question}")[0].strip()
+    return before.rpartition("\n")[2].strip()

@@ -1,14 +1,7 @@
-"""Reading answers and calculations out of a completion: the only place where text becomes a number.
-
-A completion answers in GSM8K's format::
-
-    She sells 16 - 3 - 4 = <<16-3-4=9>>9 eggs.
-    She makes 9 * 2 = $<<9*2=18>>18.
-    #### 18
+"""Reading numbers and calculations: the only place where text becomes a number.
 
 Every function is total (any text, no exception) and takes time linear in the text. What cannot be
-read is None, "unparsed", and scores 0. The verdict on each doubtful form is a row of
-``tests/golden/test_answers.py``.
+read is None. The verdict on each doubtful form is a row of ``tests/golden/test_answers.py``.
 """
 
 from __future__ import annotations
@@ -17,9 +10,11 @@ import ast
 import operator
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
+
+from reasonrl.grading.base import Calculation
 
 # [0-9], not \d: Python's \d and int() also take other scripts' digits. The bounds keep canonical
 # forms short, and closed under canonical_number: a denominator of 9 digits divides 10**30 if it
@@ -77,56 +72,12 @@ def _canonical(value: Fraction) -> str:
     return f"{sign}{digits[:-places]}.{digits[-places:]}".rstrip("0")
 
 
-def extract_answer(text: str) -> str | None:
-    """The answer a completion gives, in canonical form, or None: unparsed.
-
-    An answer is a line of ``####`` and one number (see ``canonical_number``); prose does not count
-    (``The answer is 18.``). Every ``####`` in the completion is held to it: if one does not open
-    its line, is not followed by exactly one number, or names another number than the rest, the
-    completion hedges and has no answer. Other text around the answer line is ignored, and so is
-    everything from a line that begins with ``Q:`` on, where the model has gone on to a question of
-    its own. Hence a completion stakes its score on one number, whatever else it lists.
-    """
-    claims: set[str | None] = set()
-    for _, line in own_lines(text):
-        before, marker, after = line.strip().partition("####")
-        if marker:
-            claims.add(None if before else canonical_number(after))
-    return claims.pop() if len(claims) == 1 else None
-
-
 def answers_equal(answer: str | None, gold: str) -> bool:
     """Whether both are the same number. An unparsed answer (None) equals nothing."""
     if answer is None:
         return False
     value = canonical_number(answer)
     return value is not None and value == canonical_number(gold)
-
-
-def own_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Offset and text, without its newline, of each line before the first that begins ``Q:``."""
-    offset = 0
-    for line in text.split("\n"):
-        if line.lstrip().startswith("Q:"):
-            return
-        yield offset, line
-        offset += len(line) + 1
-
-
-@dataclass(frozen=True, slots=True)
-class Calculation:
-    """One equation of a completion, as written: its arithmetic may be wrong.
-
-    expression: an operation on two or more numbers, normalised: numbers in canonical form, ``* /``
-        for ``× x ÷``, no space, currency, percent sign or enclosing parentheses.
-    result: what it is said to equal, in canonical form.
-    end: the offset in the completion just after it: after the ``>>`` of its annotation, or after
-        the last digit of its result. Where it stands doesn't tell two calculations apart.
-    """
-
-    expression: str
-    result: str
-    end: int = field(compare=False)
 
 
 _ANNOTATION = re.compile(r"<<([^<>\n]*)>>")
@@ -146,23 +97,21 @@ _EXPRESSION = re.compile(
 )
 
 
-def calculations(text: str) -> list[Calculation]:
-    """Every calculation of a completion, in order, up to a line that begins with ``Q:``.
+def line_calculations(line: str, offset: int) -> list[Calculation]:
+    """Every calculation of a line that begins at ``offset``, in order.
 
     A line whose calculator annotations (``<<48/2=24>>``) calculate something is read from these
     alone, any other from its plain equations (``48 / 2 = $24``), so that both spellings give the
     same. A chain ``a + b = c = d`` gives ``a + b = c``. A copy (``<<24=24>>``), algebra
-    (``2x = 6``) and plain operands with units (``48 eggs / 2 = 24``) are not calculations.
+    (``2x = 6``) and plain operands with units (``48 eggs / 2 = 24``) are not calculations. One ends
+    after the ``>>`` of its annotation, or after the last digit of its result.
     """
-    found: list[Calculation] = []
-    for offset, line in own_lines(text):
-        annotated = [
-            replace(calculation, end=offset + match.end())
-            for match in _ANNOTATION.finditer(line)
-            for calculation in _equations(match[1], 0)
-        ]
-        found += annotated or _equations(_ANNOTATION.sub(_blank, line), offset)
-    return found
+    annotated = [
+        replace(calculation, end=offset + match.end())
+        for match in _ANNOTATION.finditer(line)
+        for calculation in _equations(match[1], 0)
+    ]
+    return annotated or list(_equations(_ANNOTATION.sub(_blank, line), offset))
 
 
 def _blank(match: re.Match[str]) -> str:
@@ -239,21 +188,6 @@ def _value(node: ast.expr) -> Fraction:
             _, function = OPERATORS[type(op)]
             return Fraction(function(_value(left), _value(right)))
     raise SyntaxError(f"{ast.unparse(node)} is no arithmetic")
-
-
-def intermediate_results(text: str) -> list[str]:
-    """The results of ``calculations(text)``, in order."""
-    return [calculation.result for calculation in calculations(text)]
-
-
-def solution_trace(text: str) -> tuple[str, ...]:
-    """The sequence of arithmetic operations, each as ``expression=result``; empty if there is none.
-
-    Two solutions count as identical if they share it: the paper's measure of diversity, and the
-    key by which Expert Iteration de-duplicates. Wording, spacing, commas, ``18.0`` for ``18`` and
-    annotations make no difference; the order of operands does.
-    """
-    return tuple(f"{c.expression}={c.result}" for c in calculations(text))
 
 
 def strip_annotations(text: str) -> str:

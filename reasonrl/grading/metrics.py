@@ -4,7 +4,7 @@ Arrays are problems × samples; every metric of a policy is returned per problem
 problems can be compared between runs (``paired_difference``). Those that judge a reward model's
 probabilities (``auroc``, ``expected_calibration_error``) pool completions; their interval still
 comes from resampling problems (``bootstrap_clusters``). Answers are in canonical form
-(``answers.extract_answer``), None where a completion has none.
+(``Grader.answer``), None where a completion has none.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def best_of_n(correct: np.ndarray, scores: np.ndarray) -> np.ndarray:
 def unique_fraction(traces: Sequence[Sequence[Hashable]]) -> np.ndarray:
     """Diversity: distinct traces / samples, per problem, as float (problems,).
 
-    With ``answers.solution_trace`` as traces it is the paper's measure. All samples without a
+    With ``Strict.trace`` as traces it is the paper's measure. All samples without a
     calculation share one trace, the empty one. Every problem must have a sample.
     """
     return np.array([len(set(row)) / len(row) for row in traces], dtype=float)

@@ -1,4 +1,4 @@
-"""The steps of a completion: where they end in its text, which tokens close and begin them."""
+"""The steps of a completion (``Grader.step_ends``): which tokens close and begin them."""
 
 from __future__ import annotations
 
@@ -7,28 +7,12 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from reasonrl.grading.answers import own_lines
+from reasonrl.grading.base import Grader
 from reasonrl.grading.stops import UNFINISHED, decode
 from reasonrl.types import Completion
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-def step_ends(text: str) -> list[int]:
-    """The offset just after each step.
-
-    A step is a line that isn't blank, with its newline and the blank lines after it; blank lines
-    at the very beginning belong to the first. The last step ends where the text does, or where a
-    line begins with ``Q:``, the model's own next question. A text without a step gives [].
-    """
-    starts: list[int] = []
-    end = 0
-    for offset, line in own_lines(text):
-        end = min(offset + len(line) + 1, len(text))
-        if line.strip():
-            starts.append(offset)
-    return [*starts[1:], end] if starts else []
 
 
 def closing_tokens(
@@ -48,28 +32,31 @@ def closing_tokens(
     return [bisect_left(range(len(token_ids) - 1), end, key=length) for end in ends]
 
 
-def step_tokens(tokenizer: PreTrainedTokenizerBase, completion: Completion) -> list[int]:
+def step_tokens(
+    tokenizer: PreTrainedTokenizerBase, completion: Completion, grader: Grader
+) -> list[int]:
     """The index of the last token of each step, ascending, each once: one token may end two steps.
 
     A step that ends with the text ends with the last token, be that EOS.
     """
-    ends = step_ends(completion.text)
+    ends = grader.step_ends(completion.text)
     closing = closing_tokens(tokenizer, completion.token_ids, ends)
     if ends and ends[-1] == len(completion.text):
         closing[-1] = len(completion.token_ids) - 1
     return sorted({*closing})
 
 
-def ends_step(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> bool:
+def ends_step(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], delimiter: str) -> bool:
     """Whether a step that began with the first of ``token_ids`` has ended with the last of them.
 
-    It has once a line that isn't blank has its newline, which is known as soon as that is sampled.
+    It has once something that isn't blank is followed by the delimiter of steps, which is known as
+    soon as that is sampled.
     """
-    return "\n" in decode(tokenizer, token_ids).lstrip()
+    return delimiter in decode(tokenizer, token_ids).lstrip()
 
 
 def step_starts(
-    tokenizer: PreTrainedTokenizerBase, completion: Completion
+    tokenizer: PreTrainedTokenizerBase, completion: Completion, grader: Grader
 ) -> list[tuple[int, int]]:
     """Where a policy that acts step by step begins one: (index of the token, number of the step).
 
@@ -77,10 +64,10 @@ def step_starts(
     the order of ``step_tokens``, is of the step that the next text belongs to; what comes after the
     last step counts to it. A completion without a step gives [].
     """
-    closing, ids = step_tokens(tokenizer, completion), completion.token_ids
+    closing, ids = step_tokens(tokenizer, completion, grader), completion.token_ids
     starts = [0] if closing else []
     for token in range(1, len(ids)):
-        if starts and ends_step(tokenizer, ids[starts[-1] : token]):
+        if starts and ends_step(tokenizer, ids[starts[-1] : token], grader.step_delimiter):
             starts.append(token)
 
     def number(start: int) -> int:

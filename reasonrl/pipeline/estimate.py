@@ -9,7 +9,6 @@ from statistics import fmean
 import torch
 
 from reasonrl.config.algorithm.base import Sizes, Work
-from reasonrl.grading.steps import step_ends
 from reasonrl.learning.supervised import Example, accumulate_gradients
 from reasonrl.pipeline.plan import Plan
 from reasonrl.policy.policy import DTYPES, load_policy
@@ -47,7 +46,8 @@ def sizes(planned: Plan) -> Sizes:
         references=len(train[: dataset.num_references]),
         validation=len(planned.validation),
         evaluation=(1 + planned.config.evaluation.num_samples_per_prompt) * len(planned.test),
-        steps_per_solution=sum(len(step_ends(p.solution)) - 1 for p in train) / len(train),
+        steps_per_solution=sum(len(planned.grader.step_ends(p.solution)) - 1 for p in train)
+        / len(train),
         starts_from_references=planned.config.init.name == "sft",
     )
 

@@ -129,6 +129,7 @@ def _carry_out(
             base=planned.base,
             init=start.path,
             few_shot=start.few_shot,
+            grader=planned.grader,
             tokenizer=load_tokenizer(planned.base),
             train=planned.train,
             validation=planned.validation,

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from reasonrl.config.dataset.base import DatasetConfig
 from reasonrl.config.identity import prerequisites, training_set
 from reasonrl.config.schema import EvaluateConfig, TrainConfig
+from reasonrl.grading import Grader, grader_of
 from reasonrl.policy.policy import (
     check_num_layers,
     context_of,
@@ -60,6 +61,11 @@ class Plan:
     exemplars: list[Problem]
     test: list[Problem]
 
+    @property
+    def grader(self) -> Grader:
+        """Who reads the completions."""
+        return grader_of(self.config.dataset)
+
     def in_order(self) -> Iterator[Plan]:
         """This run and all that it needs, each once, none before what it needs itself."""
         seen = set()
@@ -102,6 +108,7 @@ class Planner:
             self._cached(("device", model), lambda: ALONE.device(model.device))
         if init.run is not None:
             self._cached(("init", init.run, model.name), lambda: _check_init_run(config))
+        self._cached(("grader", dataset), lambda: grader_of(dataset))
         exemplars, validation = self._cached(("validation", dataset), lambda: _validation(dataset))
         first = {gives: self.plan(one) for gives, one in prerequisites(config).items()}
         base = self._cached(("model", model, config.runtime.outputs), lambda: self._base(config))
@@ -116,6 +123,7 @@ class Planner:
             exemplars=exemplars,
             test=self._problems(dataset, config.evaluation.split),
         )
+        self._check_reward(planned)
         if planned.has_model:
             self._check(planned)
         return planned
@@ -125,6 +133,19 @@ class Planner:
 
     def _base(self, config: TrainConfig) -> str | None:
         return base_model(config) if self._fetch else find_folder(config.model, _models(config))
+
+    def _check_reward(self, planned: Plan) -> None:
+        """A reward by the reference solution pays for what that calculates."""
+        config = planned.config
+        by_reference = config.reward.judges_steps_by == "reference solution"
+        if config.algorithm.reads_reward == "nothing" or not by_reference:
+            return
+        if not any(planned.grader.calculations(problem.solution) for problem in planned.train):
+            raise UserError(
+                f"reward={config.reward.name} must have calculations in the reference solutions to "
+                f"pay for; got dataset={config.dataset.name}, where grader="
+                f"{config.dataset.grader} reads none. Pass reward=sparse."
+            )
 
     def _check(self, planned: Plan) -> None:
         """What the model has a say in."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from reasonrl.config.dataset.gsm8k import GSM8KConfig
-from reasonrl.grading.answers import extract_answer, strip_annotations
+from reasonrl.grading.answers import strip_annotations
+from reasonrl.grading.strict import Strict
 from reasonrl.problems.sources import Row, hub_rows, json_lines, local_file
 from reasonrl.types import Problem
 from reasonrl.util.errors import UserError
 
+GOLD = Strict(next_question="")  # who reads the files' own solutions
 VALIDATION_SIZE = 256  # the last of the training file, as in the paper's first author's code
 
 
@@ -36,7 +38,7 @@ def load(split: str, *, path: str | None, hub: str, annotations: bool) -> list[P
 
 def _problem(row: Row, problem_id: str, annotations: bool) -> Problem:
     solution = row.text("answer")
-    answer = extract_answer(solution)
+    answer = GOLD.answer(solution)
     if answer is None:
         raise UserError(f"{row.place}: answer must end in a line '#### NUMBER'.")
     return Problem(

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from reasonrl.config.algorithm.reward_model import RewardModelConfig
 from reasonrl.evaluation.policy import METRICS, chosen_by_reward_model, summarise, write_estimates
+from reasonrl.grading.base import Grader
 from reasonrl.grading.metrics import (
     Estimate,
     auroc,
@@ -167,7 +168,7 @@ def report(job: Job, reward_model: RewardModel) -> None:
     ]
     folder = job.run.evaluation / VALIDATION
     write_table(folder / VERDICTS, pa.Table.from_pylist(verdicts, schema=VERDICT))
-    write_estimates(judge(rollouts, job.validation, verdicts), folder / METRICS)
+    write_estimates(judge(rollouts, job.validation, verdicts, job.grader), folder / METRICS)
 
 
 def _verdict(
@@ -181,8 +182,8 @@ def _verdict(
         "probability": float(probabilities[-1]) if len(probabilities) else 0.0,
     }
     if not rollout.correct:
-        verdict["first_wrong_step"] = first_wrong_step(completion.text, problem)
-        below = probabilities[step_tokens(job.tokenizer, completion)] < 0.5
+        verdict["first_wrong_step"] = first_wrong_step(completion.text, problem, job.grader)
+        below = probabilities[step_tokens(job.tokenizer, completion, job.grader)] < 0.5
         verdict["predicted_first_wrong_step"] = (
             int(below.argmax()) if below.any() else max(len(below) - 1, 0)
         )
@@ -190,7 +191,10 @@ def _verdict(
 
 
 def judge(
-    rollouts: Sequence[Rollout], problems: Sequence[Problem], verdicts: Sequence[dict[str, Any]]
+    rollouts: Sequence[Rollout],
+    problems: Sequence[Problem],
+    verdicts: Sequence[dict[str, Any]],
+    grader: Grader,
 ) -> dict[str, Estimate]:
     """The metrics of a reward model, with intervals over problems.
 
@@ -207,7 +211,7 @@ def judge(
         for row in rows
         if (wrong := [v for v in row if v.get("first_wrong_step") is not None])
     ]
-    evaluation = summarise(problems, [], rollouts)
+    evaluation = summarise(problems, [], rollouts, grader)
     scores = evaluation.scores | chosen_by_reward_model(rollouts, problems, np.concatenate(final))
     estimates = {
         "accuracy": bootstrap_mean(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from reasonrl.grading.base import Grader
 from reasonrl.types import Completion, Problem, Rollout
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Materials:
     """What a reward may be built from, beside its settings."""
 
     tokenizer: PreTrainedTokenizerBase
+    grader: Grader
     reward_model: RewardModel | None  # of a learned reward
     steps: Path | None  # the file of labelled steps, where they are continued
     num_continuations: int  # of each of these steps

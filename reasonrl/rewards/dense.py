@@ -9,8 +9,8 @@ result of the reference once. So that only calculating pays, a calculation must 
   before it, or those from which the reference calculates this result;
 - news: its result is no operand and isn't known already, unless the reference calculates it from
   the same operands (``24 + 0 = 24`` is no news, nor is ``24 * 2 / 2 = 24``);
-- early: before the first ``####``, and among the first 2n calculations if the reference has n,
-  which bounds what trying out every pair of numbers can win.
+- early: before the first claim of an answer, and among the first 2n calculations if the reference
+  has n, which bounds what trying out every pair of numbers can win.
 
 A solution that takes another way than the reference is paid only where the two meet.
 """
@@ -25,16 +25,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from reasonrl.config.reward.dense import DenseConfig
-from reasonrl.grading.answers import (
-    Calculation,
-    answers_equal,
-    calculations,
-    extract_answer,
-    numerals,
-    own_lines,
-    value_of,
-)
-from reasonrl.grading.steps import closing_tokens, step_ends, step_tokens
+from reasonrl.grading.answers import numerals, value_of
+from reasonrl.grading.base import Calculation, Grader
+from reasonrl.grading.steps import closing_tokens, step_tokens
 from reasonrl.rewards.base import Materials, Reward, Sum
 from reasonrl.rewards.sparse import Outcome
 from reasonrl.types import Completion, Problem, Rollout
@@ -46,16 +39,23 @@ Verdict = Literal["pays", "repeats", "pays nothing"]
 
 
 @lru_cache(maxsize=16)  # a problem's completions come one after another
-def _reference(problem: Problem) -> tuple[Calculation, ...]:
-    return tuple(calculations(problem.solution))
+def _reference(problem: Problem, grader: Grader) -> tuple[Calculation, ...]:
+    return tuple(grader.calculations(problem.solution))
 
 
-def _judged(text: str, problem: Problem, *, ordered: bool) -> Iterator[tuple[Calculation, Verdict]]:
-    reference = _reference(problem)
+def _before_answer(text: str, grader: Grader) -> str:
+    claims = grader.claims(text)
+    return text[: claims[0].start] if claims else text
+
+
+def _judged(
+    text: str, problem: Problem, grader: Grader, *, ordered: bool
+) -> Iterator[tuple[Calculation, Verdict]]:
+    reference = _reference(problem, grader)
     payable = list(dict.fromkeys(calculation.result for calculation in reference))
     known = set(numerals(problem.question))
     paid: set[str] = set()
-    for place, calculation in enumerate(calculations(text.partition("####")[0])):
+    for place, calculation in enumerate(grader.calculations(_before_answer(text, grader))):
         result, operands = calculation.result, sorted(numerals(calculation.expression))
         same = [sorted(numerals(c.expression)) for c in reference if c.result == result]
         sound = (
@@ -77,58 +77,57 @@ def _judged(text: str, problem: Problem, *, ordered: bool) -> Iterator[tuple[Cal
         yield calculation, verdict
 
 
-def paid_calculations(text: str, problem: Problem, *, ordered: bool = False) -> list[Calculation]:
+def paid_calculations(
+    text: str, problem: Problem, grader: Grader, *, ordered: bool = False
+) -> list[Calculation]:
     """The calculations of a completion that pay, in order, no two with the same result.
 
     ordered: a result pays only if the reference reaches it later than all that were paid before.
     A problem whose reference has no calculation pays nothing.
     """
-    judged = _judged(text, problem, ordered=ordered)
+    judged = _judged(text, problem, grader, ordered=ordered)
     return [calculation for calculation, verdict in judged if verdict == "pays"]
 
 
 def step_fractions(
-    text: str, problem: Problem, *, ordered: bool = False
+    text: str, problem: Problem, grader: Grader, *, ordered: bool = False
 ) -> list[tuple[int, float]]:
     """The offset just after each calculation that pays, and its share of the reference.
 
     Each is worth one over the number of distinct intermediate results of the reference, so that
     the reference itself gets 1 and nothing more.
     """
-    paid = paid_calculations(text, problem, ordered=ordered)
-    count = len({calculation.result for calculation in _reference(problem)})
+    paid = paid_calculations(text, problem, grader, ordered=ordered)
+    count = len({calculation.result for calculation in _reference(problem, grader)})
     return [(calculation.end, 1 / count) for calculation in paid]
 
 
-def wrong_places(text: str, problem: Problem) -> list[int]:
+def wrong_places(text: str, problem: Problem, grader: Grader) -> list[int]:
     """The offset just after each thing that is wrong by the reference, in no order.
 
-    Wrong is a calculation that doesn't pay (in any order; to repeat one that did is right), or an
-    answer line with another answer than the gold; calculations after the first answer line aren't
-    looked at.
+    Wrong is a calculation that doesn't pay (in any order; to repeat one that did is right), or a
+    claim of another answer than the gold; calculations after the first claim aren't looked at.
 
     This is for datasets whose problems have essentially one right trace: to another right way of
     solving the problem it does wrong.
     """
-    judged = _judged(text, problem, ordered=False)
+    judged = _judged(text, problem, grader, ordered=False)
     wrong = [calculation.end for calculation, verdict in judged if verdict == "pays nothing"]
     return wrong + [
-        offset + len(line)
-        for offset, line in own_lines(text)
-        if "####" in line and not answers_equal(extract_answer(line), problem.answer)
+        claim.end for claim in grader.claims(text) if not grader.equal(claim.answer, problem.answer)
     ]
 
 
-def first_wrong_step(text: str, problem: Problem) -> int | None:
+def first_wrong_step(text: str, problem: Problem, grader: Grader) -> int | None:
     """The number, in the order of ``step_ends``, of the first step with something wrong in it.
 
     See ``wrong_places``. If nothing is wrong but the answer never comes, it is the last step, 0 if
     there is none. None: nothing is wrong and the answer is right.
     """
-    wrong, ends = wrong_places(text, problem), step_ends(text)
+    wrong, ends = wrong_places(text, problem, grader), grader.step_ends(text)
     if wrong:
         return bisect_left(ends, min(wrong))
-    return max(len(ends) - 1, 0) if extract_answer(text) is None else None
+    return max(len(ends) - 1, 0) if grader.answer(text) is None else None
 
 
 @dataclass(frozen=True)
@@ -139,6 +138,7 @@ class ReferenceSteps:
     """
 
     tokenizer: PreTrainedTokenizerBase
+    grader: Grader
     weight: float
     ordered: bool
 
@@ -150,7 +150,7 @@ class ReferenceSteps:
 
     def _of(self, completion: Completion, problem: Problem) -> tuple[float, ...]:
         rewards = [0.0] * len(completion.token_ids)
-        paid = step_fractions(completion.text, problem, ordered=self.ordered)
+        paid = step_fractions(completion.text, problem, self.grader, ordered=self.ordered)
         ends = [end for end, _ in paid]
         closing = closing_tokens(self.tokenizer, completion.token_ids, ends)
         for token, (_, fraction) in zip(closing, paid, strict=True):
@@ -172,8 +172,8 @@ class ReferenceSteps:
         return judged
 
     def _right_steps(self, completion: Completion, problem: Problem) -> list[float]:
-        closing = step_tokens(self.tokenizer, completion)
-        places = wrong_places(completion.text, problem)
+        closing = step_tokens(self.tokenizer, completion, self.grader)
+        places = wrong_places(completion.text, problem, self.grader)
         wrong = closing_tokens(self.tokenizer, completion.token_ids, places)
         steps = {bisect_left(closing, token) for token in wrong}
         return [float(number not in steps) for number in range(len(closing))]
@@ -181,5 +181,6 @@ class ReferenceSteps:
 
 def build(settings: DenseConfig, materials: Materials) -> Reward:
     """The reward that these settings describe."""
-    steps = ReferenceSteps(materials.tokenizer, settings.step_weight, settings.ordered)
-    return Sum((Outcome(settings.outcome_weight), steps))
+    grader = materials.grader
+    steps = ReferenceSteps(materials.tokenizer, grader, settings.step_weight, settings.ordered)
+    return Sum((Outcome(grader, settings.outcome_weight), steps))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reasonrl.config.reward.learned import LearnedConfig
+from reasonrl.grading.base import Grader
 from reasonrl.grading.steps import step_tokens
 from reasonrl.rewards.base import Materials, Reward, Sum, TokenRewards
 from reasonrl.rewards.sparse import Outcome
@@ -33,6 +34,7 @@ class Learned:
     model: RewardModel
     weight: float
     at: str
+    grader: Grader
 
     def __call__(
         self, completions: Sequence[Completion], problems: Sequence[Problem]
@@ -45,7 +47,7 @@ class Learned:
         if self.at == "end":
             rewards[-1:] = probabilities[-1:]
         else:
-            closing = step_tokens(self.model.tokenizer, completion)
+            closing = step_tokens(self.model.tokenizer, completion, self.grader)
             at_steps = probabilities[closing]
             rewards[closing] = (
                 at_steps / len(closing) if self.at == "steps" else np.diff(at_steps, prepend=0.0)
@@ -62,7 +64,7 @@ class Learned:
         completions = [rollout.completion for rollout in rollouts]
         probabilities = self.model.token_probabilities(completions, problems, on_progress)
         return [
-            p[step_tokens(self.model.tokenizer, completion)].tolist()
+            p[step_tokens(self.model.tokenizer, completion, self.grader)].tolist()
             for p, completion in zip(probabilities, completions, strict=True)
         ]
 
@@ -71,5 +73,6 @@ def build(settings: LearnedConfig, materials: Materials) -> Reward:
     """The reward that these settings describe. Raises ValueError without a reward model."""
     if materials.reward_model is None:
         raise ValueError("a learned reward needs its reward model")
-    learned = Learned(materials.reward_model, settings.model_weight, settings.at)
-    return Sum((Outcome(settings.outcome_weight), learned))
+    grader = materials.grader
+    learned = Learned(materials.reward_model, settings.model_weight, settings.at, grader)
+    return Sum((Outcome(grader, settings.outcome_weight), learned))

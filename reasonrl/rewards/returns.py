@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from reasonrl.grading.base import Grader
 from reasonrl.grading.steps import step_tokens
 from reasonrl.rewards.base import Reward
 from reasonrl.types import Problem, Rollout
@@ -47,12 +48,13 @@ def solution_returns(
     rollouts: Sequence[Rollout],
     problems: Sequence[Problem],
     tokenizer: PreTrainedTokenizerBase,
+    grader: Grader,
 ) -> list[list[float]]:
     """The completion's score as a share of the ``best`` there is, at each of its steps."""
     completions = [rollout.completion for rollout in rollouts]
     scores = map(sum, reward(completions, problems))
     return [
-        [min(max(score / best, 0.0), 1.0)] * len(step_tokens(tokenizer, completion))
+        [min(max(score / best, 0.0), 1.0)] * len(step_tokens(tokenizer, completion, grader))
         for score, completion in zip(scores, completions, strict=True)
     ]
 

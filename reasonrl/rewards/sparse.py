@@ -7,30 +7,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reasonrl.config.reward.sparse import SparseConfig
-from reasonrl.grading.answers import answers_equal, extract_answer
+from reasonrl.grading.base import Grader
 from reasonrl.rewards.base import Materials, Reward, TokenRewards
 from reasonrl.rewards.steps import read_steps
 from reasonrl.types import Completion, Problem, Rollout
 
 
-def read_answer(completion: Completion) -> str | None:
+def read_answer(completion: Completion, grader: Grader) -> str | None:
     """The completion's answer; None, which is wrong, if it can't be parsed or was cut off.
 
     A completion without an end is never right: ``#### 18`` may have been going to be ``#### 180``,
     and a policy must learn to stop.
     """
-    return None if completion.finish_reason == "length" else extract_answer(completion.text)
+    return None if completion.finish_reason == "length" else grader.answer(completion.text)
 
 
-def is_correct(completion: Completion, problem: Problem) -> bool:
+def is_correct(completion: Completion, problem: Problem, grader: Grader) -> bool:
     """Whether the completion's answer is the problem's."""
-    return answers_equal(read_answer(completion), problem.answer)
+    return grader.equal(read_answer(completion, grader), problem.answer)
 
 
 @dataclass(frozen=True)
 class Outcome:
     """``weight`` on the last token of a completion with the right final answer, else nothing."""
 
+    grader: Grader
     weight: float = 1.0
     steps: Path | None = None  # the file of labelled steps, by which it judges steps
     num_continuations: int = 0  # of each of these steps
@@ -39,7 +40,7 @@ class Outcome:
         self, completions: Sequence[Completion], problems: Sequence[Problem]
     ) -> list[TokenRewards]:
         return [
-            at_end(completion, self.weight * is_correct(completion, problem))
+            at_end(completion, self.weight * is_correct(completion, problem, self.grader))
             for completion, problem in zip(completions, problems, strict=True)
         ]
 
@@ -69,4 +70,8 @@ def at_end(completion: Completion, reward: float) -> TokenRewards:
 
 def build(settings: SparseConfig, materials: Materials) -> Reward:  # noqa: ARG001
     """The reward that these settings describe."""
-    return Outcome(steps=materials.steps, num_continuations=materials.num_continuations)
+    return Outcome(
+        materials.grader,
+        steps=materials.steps,
+        num_continuations=materials.num_continuations,
+    )

@@ -22,6 +22,7 @@ class SamplingParams:
         so one may span several tokens or begin inside one; special tokens have no text there.
     step_label: ids that are put before each step of a completion (``steps.ends_step``) for the
         policy to read, and are no part of the completion.
+    step_delimiter: what ends a step, where there is a label to put before the next.
     """
 
     num_samples_per_prompt: int
@@ -29,6 +30,7 @@ class SamplingParams:
     max_new_tokens: int
     stop: tuple[str, ...] = ()
     step_label: tuple[int, ...] = ()
+    step_delimiter: str = ""
 
     def __post_init__(self) -> None:
         for key in ("num_samples_per_prompt", "max_new_tokens"):
@@ -46,6 +48,11 @@ class SamplingParams:
             )
         if "" in self.stop:
             raise UserError(f"stop={self.stop} must hold no empty text. Remove it.")
+        if self.step_label and not self.step_delimiter:
+            raise UserError(
+                f"step_delimiter must say what ends a step; got step_label={self.step_label}. "
+                "Take the grader's."
+            )
 
 
 class Sampler(Protocol):

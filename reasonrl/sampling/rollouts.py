@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from reasonrl.grading.base import Grader
 from reasonrl.rewards import Reward
 from reasonrl.rewards.sparse import is_correct, read_answer
 from reasonrl.runs.preemption import at_own_pace, boundary, with_boundary
@@ -105,6 +106,7 @@ def collect_rollouts(
     prompts: Sequence[Prompt],
     params: SamplingParams,
     reward: Reward,
+    grader: Grader,
     *,
     seed: int,
     file: Path,
@@ -147,7 +149,11 @@ def collect_rollouts(
             write_rollouts(
                 shard,
                 grade(
-                    [prompts[i] for i in places], completions, [problems[i] for i in places], reward
+                    [prompts[i] for i in places],
+                    completions,
+                    [problems[i] for i in places],
+                    reward,
+                    grader,
                 ),
             )
     rollouts = [
@@ -165,11 +171,18 @@ def grade(
     completions: Sequence[Completion],
     problems: Sequence[Problem],
     reward: Reward,
+    grader: Grader,
 ) -> list[Rollout]:
     """Completions, each with its prompt and its problem, as rollouts."""
     rewards = reward(completions, problems)
     return [
-        Rollout(prompt, completion, read_answer(completion), is_correct(completion, problem), paid)
+        Rollout(
+            prompt,
+            completion,
+            read_answer(completion, grader),
+            is_correct(completion, problem, grader),
+            paid,
+        )
         for prompt, completion, problem, paid in zip(
             prompts, completions, problems, rewards, strict=True
         )

@@ -190,7 +190,9 @@ class TransformersSampler:
             for i in np.flatnonzero(full | worth_a_look[newest]):
                 row = flying[acting[i]]
                 prompt_index, sample_index = rows[row]
-                ended = bool(label.numel()) and ends_step(self.tokenizer, drafts.step(row))
+                ended = bool(label.numel()) and ends_step(
+                    self.tokenizer, drafts.step(row), params.step_delimiter
+                )
                 completion = self._completion(
                     prompts[prompt_index].problem_id,
                     sample_index,
@@ -233,7 +235,9 @@ class TransformersSampler:
         """(V,) bool: tokens after which a completion may have ended, or a step if that matters."""
         worth = self._stops(params.stop).may_end.copy()
         worth[list(self._eos_ids())] = True
-        return worth | self._stops(("\n",)).may_end if params.step_label else worth
+        if params.step_label:
+            worth |= self._stops((params.step_delimiter,)).may_end
+        return worth
 
     def _completion(
         self,

@@ -1,0 +1,93 @@
+"""What a grader says of a text. A dataset names the one that reads its completions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from reasonrl.config.base import undeclared
+
+
+@dataclass(frozen=True, slots=True)
+class Calculation:
+    """One equation of a text, as written: its arithmetic may be wrong."""
+
+    # An operation on two or more numbers, normalised: numbers in canonical form, ``* /`` for
+    # ``× x ÷``, no space, currency, percent sign or enclosing parentheses.
+    expression: str
+    result: str  # what it is said to equal, in canonical form
+    end: int = field(compare=False)  # the offset in the text just after it
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One place where a text gives an answer, or seems to."""
+
+    start: int  # the offset of its first character
+    end: int  # the offset just after it
+    answer: str | None  # in canonical form; None where it names no answer that can be read
+
+
+@dataclass(frozen=True)
+class Grader:
+    """The base of all graders.
+
+    Every concrete subclass declares what ``DECLARATIONS`` names; what is missing raises TypeError
+    when it is defined. All methods are total (any text, no exception), and none reads further than
+    the model's own next question (``own_lines``).
+    """
+
+    next_question: str  # what the line of the model's own next question begins with; "": nothing
+
+    step_delimiter: ClassVar[str]  # what ends a step of a completion as soon as it is sampled
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        missing = undeclared(cls, Grader, DECLARATIONS)
+        if missing:
+            raise TypeError(f"grader {cls.__name__} must declare {', '.join(missing)}")
+
+    def answer(self, text: str) -> str | None:
+        """The answer that the text gives, in canonical form; None: it can't be read."""
+        raise NotImplementedError
+
+    def equal(self, answer: str | None, gold: str) -> bool:
+        """Whether both are the same answer. None equals nothing."""
+        raise NotImplementedError
+
+    def claims(self, text: str) -> list[Claim]:
+        """Every place where the text gives an answer, in order."""
+        raise NotImplementedError
+
+    def calculations(self, text: str) -> list[Calculation]:
+        """Every calculation of the text, in order; always [] of a grader that reads none."""
+        raise NotImplementedError
+
+    def trace(self, text: str) -> tuple[str, ...]:
+        """What makes two solutions the same: they are if they share it."""
+        raise NotImplementedError
+
+    def step_ends(self, text: str) -> list[int]:
+        """The offset just after each step, ascending; [] of a text without one."""
+        raise NotImplementedError
+
+    def own_lines(self, text: str) -> Iterator[tuple[int, str]]:
+        """Offset and text, without its newline, of each line before the model's next question."""
+        offset = 0
+        for line in text.split("\n"):
+            if self.next_question and line.lstrip().startswith(self.next_question):
+                return
+            yield offset, line
+            offset += len(line) + 1
+
+
+DECLARATIONS = (
+    "step_delimiter",
+    "answer",
+    "equal",
+    "claims",
+    "calculations",
+    "trace",
+    "step_ends",
+)
