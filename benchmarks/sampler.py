@@ -1,4 +1,4 @@
-"""Samples per CPU-second: ``TransformersSampler`` against ``model.generate``, one after the other.
+"""Samples per CPU-second: ``TransformersEngine`` against ``model.generate``, one after the other.
 
     python -m benchmarks.sampler --model random          # about 1M parameters, random weights
     python -m benchmarks.sampler --model models/tiny
@@ -33,7 +33,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from reasonrl.sampling import SamplingParams, TransformersSampler
+from reasonrl.sampling import SamplingParams, TransformersEngine
 from reasonrl.types import Prompt
 
 QUESTIONS = (
@@ -76,7 +76,7 @@ def main() -> None:
     )
 
     def ours(seed: int, prompts: list[Prompt], params: SamplingParams) -> int:
-        sampler = TransformersSampler(model, tokenizer, batch_size=args.batch_size)
+        sampler = TransformersEngine(model, tokenizer, batch_size=args.batch_size)
         completions = sampler.sample(prompts, params, seed=seed)
         return sum(len(completion.token_ids) for completion in completions)
 

@@ -32,7 +32,7 @@ from reasonrl.rewards.sparse import Outcome
 from reasonrl.runs.folder import RunFolder
 from reasonrl.runs.metrics_log import MetricsLog
 from reasonrl.runs.process import ALONE, Process
-from reasonrl.sampling import Sampler, SamplingParams, make_sampler
+from reasonrl.sampling import Engine, Sampler, SamplingParams, open_engine
 from reasonrl.sampling.rollouts import collect_rollouts, read_rollouts
 from reasonrl.types import Problem, Prompt, Rollout
 from reasonrl.util.progress import Progress
@@ -74,11 +74,9 @@ class Job:
         """A policy to train: its weights are float32, whatever it computes in."""
         return load_policy(path, "float32", self.device)
 
-    def sampler(self, path: str) -> Sampler:
-        return self.sampler_of(load_policy(path, self.config.model.compute_dtype, self.device))
-
-    def sampler_of(self, policy: Policy) -> Sampler:
-        return make_sampler(self.config.sampler, policy)
+    def sampler(self, source: str | Policy) -> Engine:
+        """The run's engine, of the policy in a folder or of one in memory."""
+        return open_engine(source, self.config, self.device)
 
     def prompts(self, problems: Sequence[Problem], *, few_shot: bool) -> list[Prompt]:
         exemplars = self.exemplars if few_shot else ()

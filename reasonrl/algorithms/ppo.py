@@ -134,9 +134,12 @@ class PPO:
         count = config.rollouts_per_iteration // config.num_samples_per_prompt
         problems = next_in_stream(job.train, (iteration - 1) * count, count, job.config.seed)
         description = f"iteration {iteration} of {config.iterations}: sampling"
-        with job.progress.task(description, config.rollouts_per_iteration) as advance:
+        with (
+            self.trainer.sampler() as sampler,
+            job.progress.task(description, config.rollouts_per_iteration) as advance,
+        ):
             return collect_rollouts(
-                self.trainer.sampler(),
+                sampler,
                 problems,
                 job.prompts(problems, few_shot=job.few_shot),
                 job.params(config.num_samples_per_prompt, config.temperature),

@@ -196,7 +196,7 @@ def _learn(
         checkpoints="policy.checkpoints",
     )
     learner.model.to(DTYPES[job.config.model.compute_dtype])  # type: ignore[arg-type]
-    sampler = job.sampler_of(learner)
+    sampler = job.sampler(learner)
     accuracies = [
         job.accuracy(
             sampler,

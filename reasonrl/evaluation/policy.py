@@ -32,12 +32,12 @@ from reasonrl.grading.metrics import (
     unique_fraction,
     weighted_vote,
 )
-from reasonrl.policy.policy import context_of, load_policy, load_tokenizer
+from reasonrl.policy.policy import context_of, load_tokenizer
 from reasonrl.problems.prompts import build_prompts, check_lengths
 from reasonrl.rewards.sparse import Outcome
 from reasonrl.runs.preemption import with_boundary
 from reasonrl.runs.process import ALONE, Process
-from reasonrl.sampling import SamplingParams, make_sampler
+from reasonrl.sampling import SamplingParams, open_engine
 from reasonrl.sampling.rollouts import (
     collect_rollouts,
     completions_statistics,
@@ -180,9 +180,7 @@ def evaluate(
     check_lengths(prompts, dataset.max_new_tokens, context_of(policy.path))
     finished = (folder / METRICS).exists()
     if not finished:
-        device = process.device(config.model.device)
-        loaded = load_policy(policy.path, config.model.compute_dtype, device)
-        sampler = make_sampler(config.sampler, loaded)
+        sampler = open_engine(policy.path, config, process.device(config.model.device))
         with writing(folder):  # found out before the sampling, not after
             folder.mkdir(parents=True, exist_ok=True)
         total = len(problems) * (1 + evaluation.num_samples_per_prompt)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from reasonrl.policy.policy import Policy, save_policy
 from reasonrl.policy_gradient.actor_critic import ActorCritic
 from reasonrl.policy_gradient.experience import Experience, Moments, token_data
 from reasonrl.runs.preemption import saving
-from reasonrl.sampling import Sampler
+from reasonrl.sampling import Engine
 from reasonrl.util.atomic import remove_folder
 from reasonrl.util.errors import UserError
 
@@ -64,6 +65,7 @@ class Trainer:
             config.iterations * self._steps_per_iteration,
             "checkpoints",
         )
+        self._engine: Engine | None = None  # opened when it is first needed
         self.state = State(config.kl_coef)
 
     @property
@@ -144,13 +146,14 @@ class Trainer:
         The earlier of equals.
         """
         job, state, policy = self.job, self.state, self._policy()
-        accuracy = job.accuracy(
-            job.sampler_of(policy),
-            job.validation,
-            few_shot=job.few_shot,
-            file=job.run.evaluation / "validation" / f"iteration-{state.iteration:05d}.parquet",
-            description=f"iteration {state.iteration}: validation",
-        )
+        with self._sampler_of(policy) as sampler:
+            accuracy = job.accuracy(
+                sampler,
+                job.validation,
+                few_shot=job.few_shot,
+                file=job.run.evaluation / "validation" / f"iteration-{state.iteration:05d}.parquet",
+                description=f"iteration {state.iteration}: validation",
+            )
         rollouts = state.iteration * self.config.rollouts_per_iteration
         job.log.log(
             self.steps, {f"{self.name}/rollouts": rollouts, "eval/validation_maj@1": accuracy}
@@ -168,9 +171,21 @@ class Trainer:
     def _best(self) -> Path:
         return self.job.work / f"policy-{self.state.best}"
 
-    def sampler(self) -> Sampler:
-        """Of the policy as it is now."""
-        return self.job.sampler_of(self._policy())
+    def sampler(self) -> AbstractContextManager[Engine]:
+        """The run's engine, with the policy as it is now."""
+        return self._sampler_of(self._policy())
+
+    @contextmanager
+    def _sampler_of(self, policy: Policy) -> Iterator[Engine]:
+        """The one engine of the run. It holds no weights while the policy learns."""
+        if self._engine is None:
+            self._engine = self.job.sampler(policy)
+        else:
+            self._engine.refresh(policy.model)
+        try:
+            yield self._engine
+        finally:
+            self._engine.release()
 
     def _policy(self) -> Policy:
         return Policy(self.model.in_use(self.job.config.model.compute_dtype), self.job.tokenizer)

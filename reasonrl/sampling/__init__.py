@@ -1,18 +1,20 @@
-"""From prompts to completions: ``make_sampler(config.sampler, policy).sample(prompts, params)``."""
+"""From prompts to completions: ``open_engine(policy.path, config, device).sample(prompts, …)``."""
 
 from __future__ import annotations
 
-from reasonrl.config.sampler.base import SamplerConfig
+import torch
+
+from reasonrl.config.schema import EvaluateConfig
 from reasonrl.policy.policy import Policy
-from reasonrl.sampling.base import Sampler, SamplingParams
-from reasonrl.sampling.transformers_engine import TransformersSampler
+from reasonrl.sampling.base import Engine, Sampler, SamplingParams
+from reasonrl.sampling.transformers import TransformersEngine
 
-__all__ = ["Sampler", "SamplingParams", "TransformersSampler", "make_sampler"]
+__all__ = ["ENGINES", "Engine", "Sampler", "SamplingParams", "TransformersEngine", "open_engine"]
 
-SAMPLERS = {"transformers": TransformersSampler}
+ENGINES: dict[str, type[Engine]] = {"transformers": TransformersEngine}  # by the option's name
 
 
-def make_sampler(config: SamplerConfig, policy: Policy) -> Sampler:
-    """The engine that ``config`` names, for a policy."""
-    engine = SAMPLERS[config.name]
-    return engine(policy.model, policy.tokenizer, batch_size=config.batch_size)
+def open_engine(source: str | Policy, config: EvaluateConfig, device: torch.device) -> Engine:
+    """The engine that ``config.sampler`` names, of a policy: see ``Engine.open``."""
+    engine = ENGINES[config.sampler.name]
+    return engine.open(source, config.sampler, dtype=config.model.compute_dtype, device=device)

@@ -5,8 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, Self
 
+import torch
+from transformers import PreTrainedModel
+
+from reasonrl.config.base import undeclared
+from reasonrl.config.sampler.base import SamplerConfig
+from reasonrl.policy.policy import Policy
 from reasonrl.types import Completion, Prompt
 from reasonrl.util.errors import UserError
 
@@ -56,6 +62,8 @@ class SamplingParams:
 
 
 class Sampler(Protocol):
+    """What gives completions."""
+
     def sample(
         self,
         prompts: Sequence[Prompt],
@@ -70,3 +78,51 @@ class Sampler(Protocol):
         as n further completions are finished.
         """
         ...
+
+
+class Engine:
+    """The base of all engines: a ``Sampler`` that is opened once and then follows its policy.
+
+    Every concrete subclass declares what ``DECLARATIONS`` names; what is missing raises TypeError
+    when it is defined.
+    """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        missing = undeclared(cls, Engine, DECLARATIONS)
+        if missing:
+            raise TypeError(f"engine {cls.__name__} must declare {', '.join(missing)}")
+
+    @classmethod
+    def open(
+        cls, source: str | Policy, settings: SamplerConfig, *, dtype: str, device: torch.device
+    ) -> Self:
+        """An engine of a policy.
+
+        source: the policy's folder, from which it is read with weights of ``dtype`` (float32,
+            bfloat16) to ``device``; or the policy itself, which is sampled from as it is.
+        Raises UserError if there is no policy in the folder.
+        """
+        raise NotImplementedError
+
+    def refresh(self, model: PreTrainedModel) -> None:
+        """Goes on with these weights: the policy has learnt. Its tokenizer stays."""
+        raise NotImplementedError
+
+    def release(self) -> None:
+        """Lets go of the weights, whose memory learning may need; ``refresh`` brings new ones."""
+        raise NotImplementedError
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        params: SamplingParams,
+        *,
+        seed: int,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[Completion]:
+        """See ``Sampler.sample``."""
+        raise NotImplementedError
+
+
+DECLARATIONS = ("open", "refresh", "release", "sample")

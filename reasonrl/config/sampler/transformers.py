@@ -1,4 +1,4 @@
-"""The settings of the engine on transformers' models: see ``sampling.transformers_engine``."""
+"""The settings of the engine on transformers' models: see ``sampling.transformers``."""
 
 from __future__ import annotations
 

@@ -6,15 +6,18 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import takewhile
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from reasonrl.config.sampler.base import SamplerConfig
 from reasonrl.grading.steps import ends_step
 from reasonrl.grading.stops import Stops, decode
-from reasonrl.sampling.base import SamplingParams
+from reasonrl.policy.policy import Policy, load_policy
+from reasonrl.sampling.base import Engine, SamplingParams
 from reasonrl.sampling.draw import argmax, draw, uniforms
 from reasonrl.sampling.shared_prompt import Decoder, Segment, prefill, shared_prompt_attention
 from reasonrl.types import Completion, FinishReason, Prompt
@@ -28,7 +31,7 @@ DROP_SHARE = 1 / 16
 Row = tuple[int, int]  # (prompt index, sample index)
 
 
-@lru_cache(maxsize=8)  # reads every token's text; a policy that learns has a sampler an iteration
+@lru_cache(maxsize=8)  # reads every token's text
 def _make_stops(
     tokenizer: PreTrainedTokenizerBase, stop: tuple[str, ...], vocab_size: int
 ) -> Stops:
@@ -64,8 +67,8 @@ class _Drafts:
         self._step_starts[row] = self.lengths[row]
 
 
-class TransformersSampler:
-    """A ``Sampler`` for any causal language model of transformers with plain causal attention.
+class TransformersEngine(Engine):
+    """An engine for any causal language model of transformers with plain causal attention.
 
     Every prompt is prefilled once and its keys and values are stored once; so is the beginning that
     all prompts of a call share. Finished rows are dropped. Draws depend on (seed, prompt index,
@@ -83,6 +86,19 @@ class TransformersSampler:
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size} must be at least 1. Raise it.")
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+
+    @classmethod
+    def open(
+        cls, source: str | Policy, settings: SamplerConfig, *, dtype: str, device: torch.device
+    ) -> Self:
+        policy = load_policy(source, dtype, device) if isinstance(source, str) else source
+        return cls(policy.model, policy.tokenizer, batch_size=settings.batch_size)
+
+    def refresh(self, model: PreTrainedModel) -> None:
+        self.model = model
+
+    def release(self) -> None:
+        del self.model
 
     def sample(
         self,
