@@ -8,18 +8,14 @@ from pathlib import Path
 import pytest
 
 from reasonrl.grading.answers import (
-    Calculation,
     answers_equal,
-    calculations,
     canonical_number,
-    extract_answer,
-    intermediate_results,
     numerals,
-    own_lines,
-    solution_trace,
     strip_annotations,
     value_of,
 )
+from reasonrl.grading.base import Calculation
+from tests.helpers.grading import STRICT, intermediate_results
 
 DATA = Path(os.environ.get("REASONRL_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 
@@ -151,8 +147,8 @@ ANSWERS = [
     [pytest.param(*row, id=name) for name, *row in ANSWERS],
 )
 def test_the_declared_verdict(text, gold, extracted, correct):
-    assert extract_answer(text) == extracted
-    assert answers_equal(extract_answer(text), gold) is correct
+    assert STRICT.answer(text) == extracted
+    assert answers_equal(STRICT.answer(text), gold) is correct
 
 
 @pytest.mark.parametrize(
@@ -230,11 +226,11 @@ TRACES = [
 
 @pytest.mark.parametrize(("text", "trace"), [pytest.param(*r, id=name) for name, *r in TRACES])
 def test_the_trace_of(text, trace):
-    assert solution_trace(text) == trace
+    assert STRICT.trace(text) == trace
 
 
 def test_a_solution_read_three_ways():
-    assert calculations(SOLUTION) == [
+    assert STRICT.calculations(SOLUTION) == [
         Calculation("16-3-4", "9", end=38),
         Calculation("9*2", "18", end=84),
     ]
@@ -276,7 +272,7 @@ ENDS = [
 
 @pytest.mark.parametrize(("text", "parts"), [pytest.param(*r, id=name) for name, *r in ENDS])
 def test_where_a_calculation_ends(text, parts):
-    assert [text[: calculation.end] for calculation in calculations(text)] == parts
+    assert [text[: calculation.end] for calculation in STRICT.calculations(text)] == parts
 
 
 def test_where_it_stands_does_not_tell_two_calculations_apart():
@@ -330,16 +326,16 @@ def test_the_numerals_of(text, expected):
 
 
 def test_own_lines():
-    assert list(own_lines("\n 3+4=7\r\n\n Q: x\n7")) == [(0, ""), (1, " 3+4=7\r"), (9, "")]
-    assert list(own_lines("one\n")) == [(0, "one"), (4, "")]
-    assert list(own_lines("")) == [(0, "")]
-    assert list(own_lines("Q:")) == []
+    assert list(STRICT.own_lines("\n 3+4=7\r\n\n Q: x\n7")) == [(0, ""), (1, " 3+4=7\r"), (9, "")]
+    assert list(STRICT.own_lines("one\n")) == [(0, "one"), (4, "")]
+    assert list(STRICT.own_lines("")) == [(0, "")]
+    assert list(STRICT.own_lines("Q:")) == []
 
 
 def test_different_solutions_to_one_problem_differ():
     one_sum, two_steps = "16 - 7 = 9", "16 - 3 = 13\n13 - 4 = 9"
-    assert solution_trace(one_sum) != solution_trace(two_steps)
-    assert solution_trace("3 + 4 = 7") != solution_trace("3 + 4 = 8")
+    assert STRICT.trace(one_sum) != STRICT.trace(two_steps)
+    assert STRICT.trace("3 + 4 = 7") != STRICT.trace("3 + 4 = 8")
 
 
 # Measured. The rest: algebra, answers restated with other units, sums with units in the text.
@@ -356,13 +352,13 @@ def test_the_reference_solutions_of_gsm8k(
     solutions = [json.loads(line)["answer"] for line in path.read_text("utf-8").splitlines()]
     golds = [str(int(s.rpartition("####")[2].replace(",", ""))) for s in solutions]
     assert len(solutions) == size
-    assert [extract_answer(s) for s in solutions] == golds
+    assert [STRICT.answer(s) for s in solutions] == golds
     assert (
         sum(intermediate_results(s)[-1:] == [g] for s, g in zip(solutions, golds, strict=True))
         == last_result_is_answer
     )
     assert (
-        sum(solution_trace(s) == solution_trace(strip_annotations(s)) for s in solutions)
+        sum(STRICT.trace(s) == STRICT.trace(strip_annotations(s)) for s in solutions)
         == same_trace_without_annotations
     )
 
@@ -373,4 +369,4 @@ def test_the_answers_of_svamp_are_integers_stored_as_floats():
         pytest.skip(f"{path} is absent: set REASONRL_DATA to a folder that holds svamp/")
     golds = [problem["Answer"] for problem in json.loads(path.read_text("utf-8"))]
     assert len(golds) == 1000
-    assert all(answers_equal(extract_answer(f"#### {int(g)}"), str(g)) for g in golds)
+    assert all(answers_equal(STRICT.answer(f"#### {int(g)}"), str(g)) for g in golds)

@@ -10,6 +10,7 @@ from reasonrl.rewards.dense import (
     wrong_places,
 )
 from reasonrl.types import Completion, Problem
+from tests.helpers.grading import STRICT
 
 # Two intermediate results, 24 and 72: each is worth a half.
 CLIPS = Problem(
@@ -103,14 +104,16 @@ PAID = [
     [pytest.param(*row, id=name) for name, *row in PAID],
 )
 def test_what_pays(problem, text, paid, paid_in_order):
-    assert [c.result for c in paid_calculations(text, problem)] == paid
-    assert [c.result for c in paid_calculations(text, problem, ordered=True)] == paid_in_order
+    assert [c.result for c in paid_calculations(text, problem, STRICT)] == paid
+    assert [
+        c.result for c in paid_calculations(text, problem, STRICT, ordered=True)
+    ] == paid_in_order
 
 
 def test_each_result_is_worth_its_share():
-    assert step_fractions("48/2=24\n48+24=72", CLIPS) == [(7, 0.5), (16, 0.5)]
-    assert step_fractions("3*4=12, 36/2=18", COINS) == [(6, 1 / 3), (15, 1 / 3)]
-    assert step_fractions("<<48/2=24>>24", CLIPS) == [(11, 0.5)]
+    assert step_fractions("48/2=24\n48+24=72", CLIPS, STRICT) == [(7, 0.5), (16, 0.5)]
+    assert step_fractions("3*4=12, 36/2=18", COINS, STRICT) == [(6, 1 / 3), (15, 1 / 3)]
+    assert step_fractions("<<48/2=24>>24", CLIPS, STRICT) == [(11, 0.5)]
 
 
 def completion_of(tokenizer, text: str) -> Completion:
@@ -134,13 +137,13 @@ TOKEN_REWARDS = [
 @pytest.mark.parametrize(("text", "expected"), TOKEN_REWARDS)
 def test_the_token_that_closes_a_calculation_is_paid(tokenizer, text, expected):
     completion = completion_of(tokenizer, text)
-    (rewards,) = ReferenceSteps(tokenizer, weight=2.0, ordered=False)([completion], [CLIPS])
+    (rewards,) = ReferenceSteps(tokenizer, STRICT, weight=2.0, ordered=False)([completion], [CLIPS])
     assert len(rewards) == len(completion.token_ids)
     assert {token: reward for token, reward in enumerate(rewards) if reward} == expected
 
 
 def test_each_completion_is_held_to_its_own_problem(tokenizer):
-    reward = ReferenceSteps(tokenizer, weight=1.0, ordered=True)
+    reward = ReferenceSteps(tokenizer, STRICT, weight=1.0, ordered=True)
     completions = [completion_of(tokenizer, text) for text in ("48+24=72\n48/2=24", "3*4=12", "")]
     no_tokens = Completion("p", 0, (), (), "length", "")
     assert reward([*completions, no_tokens], [CLIPS, COINS, COINS, COINS]) == [
@@ -183,7 +186,7 @@ WRONG = [
     ("problem", "text", "step"), [pytest.param(*row, id=name) for name, *row in WRONG]
 )
 def test_the_first_wrong_step(problem, text, step):
-    assert first_wrong_step(text, problem) == step
+    assert first_wrong_step(text, problem, STRICT) == step
 
 
 # (what it shows, problem, completion, the offset just after each thing that is wrong)
@@ -212,4 +215,4 @@ WRONG_PLACES = [
     ("problem", "text", "places"), [pytest.param(*row, id=name) for name, *row in WRONG_PLACES]
 )
 def test_wrong_places(problem, text, places):
-    assert sorted(wrong_places(text, problem)) == places
+    assert sorted(wrong_places(text, problem, STRICT)) == places

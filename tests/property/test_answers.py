@@ -6,16 +6,8 @@ from fractions import Fraction
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from reasonrl.grading.answers import (
-    answers_equal,
-    calculations,
-    canonical_number,
-    extract_answer,
-    intermediate_results,
-    solution_trace,
-    strip_annotations,
-    value_of,
-)
+from reasonrl.grading.answers import answers_equal, canonical_number, strip_annotations, value_of
+from tests.helpers.grading import STRICT, intermediate_results
 
 deterministic = settings(derandomize=True, deadline=None, max_examples=200)
 
@@ -62,11 +54,11 @@ def mutations(draw):
 @deterministic
 @given(ANY_TEXT | mutations())
 def test_no_text_raises_and_every_result_is_canonical(text):
-    answer, number = extract_answer(text), canonical_number(text)
+    answer, number = STRICT.answer(text), canonical_number(text)
     for value in [answer, number, *intermediate_results(text)]:
         assert value is None or canonical_number(value) == value
-    assert len(solution_trace(text)) == len(calculations(text))
-    for calculation in calculations(text):
+    assert len(STRICT.trace(text)) == len(STRICT.calculations(text))
+    for calculation in STRICT.calculations(text):
         assert text[: calculation.end].endswith((">>", *"0123456789"))
         assert isinstance(value_of(calculation.expression), Fraction | None)
     assert not strip_annotations(text).count("<<") > text.count("<<")
@@ -77,17 +69,17 @@ def test_no_text_raises_and_every_result_is_canonical(text):
 @given(mutations())
 def test_only_the_answer_line_scores(text):
     without = "\n".join(line for line in text.split("\n") if "####" not in line)
-    assert extract_answer(without) is None
-    assert extract_answer(without + "\n#### 41") in {"41", None}  # None: after a "Q:"
+    assert STRICT.answer(without) is None
+    assert STRICT.answer(without + "\n#### 41") in {"41", None}  # None: after a "Q:"
 
 
 @deterministic
 @given(ANY_TEXT | mutations())
 def test_no_addition_turns_a_wrong_answer_right(text):
-    wrong = extract_answer(text)
+    wrong = STRICT.answer(text)
     assume(wrong not in {None, "18"})
-    assert extract_answer(f"{text}\n#### 18") in {wrong, None}
-    assert extract_answer(f"{text}\nQ: And now?\n#### 18") == wrong
+    assert STRICT.answer(f"{text}\n#### 18") in {wrong, None}
+    assert STRICT.answer(f"{text}\nQ: And now?\n#### 18") == wrong
 
 
 @deterministic
@@ -95,7 +87,7 @@ def test_no_addition_turns_a_wrong_answer_right(text):
 def test_answers_that_disagree_score_for_no_gold(numbers, prose):
     text = "\n".join(f"{prose}\n#### {number}" for number in numbers)
     expected = str(numbers[0]) if len(set(numbers)) == 1 else None
-    assert extract_answer(text) == expected
+    assert STRICT.answer(text) == expected
 
 
 @deterministic
@@ -106,7 +98,7 @@ def test_answers_that_disagree_score_for_no_gold(numbers, prose):
     ),
 )
 def test_a_list_of_numbers_is_no_answer(numbers, separator):
-    assert extract_answer("#### " + separator.join(map(str, numbers))) is None
+    assert STRICT.answer("#### " + separator.join(map(str, numbers))) is None
 
 
 @deterministic
@@ -152,7 +144,7 @@ def test_the_spellings_of_an_equation_share_a_trace(a, operator, b, c):
         f"  {a}.0  {written}  {b}.00  =  {c}.0 clips",
         f"( {a}.0 {operator} {b}.0 ) = {c}",
     ]
-    assert {solution_trace(text) for text in spellings} == {(f"{a}{operator}{b}={c}",)}
+    assert {STRICT.trace(text) for text in spellings} == {(f"{a}{operator}{b}={c}",)}
 
 
 @deterministic
@@ -165,9 +157,9 @@ def test_the_spellings_of_an_equation_share_a_trace(a, operator, b, c):
 )
 def test_a_calculation_ends_with_its_result(prose, a, operator, b, form):
     text = f"{prose}.\nSo " + form.format(a, operator, b, 7)
-    assert calculations(text)[-1].end == len(text)
+    assert STRICT.calculations(text)[-1].end == len(text)
     annotated = f"{prose}.\nSo {a}{operator}{b} = <<{a}{operator}{b}=7>>"
-    assert calculations(annotated + "7 clips.")[-1].end == len(annotated)
+    assert STRICT.calculations(annotated + "7 clips.")[-1].end == len(annotated)
 
 
 @deterministic
@@ -187,7 +179,7 @@ def test_the_value_of_an_operation(a, operator, b):
 )
 def test_different_equations_differ(one, other):
     assume(one != other)
-    traces = [solution_trace(f"{a} {op} {b} = {c}") for a, op, b, c in (one, other)]
+    traces = [STRICT.trace(f"{a} {op} {b} = {c}") for a, op, b, c in (one, other)]
     assert traces[0] != traces[1]
 
 
@@ -214,9 +206,9 @@ def seconds_to_read(pattern: str) -> float:
     text = pattern * (100_000 // len(pattern))
     start = time.process_time()
     for line in (text, f"#### {text}", f"#### 18 {text}"):
-        extract_answer(line)
+        STRICT.answer(line)
     canonical_number(text)
-    solution_trace(text)
+    STRICT.trace(text)
     value_of(text)
     strip_annotations(text)
     return time.process_time() - start

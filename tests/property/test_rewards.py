@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from reasonrl.grading.answers import calculations, extract_answer
-from reasonrl.grading.steps import step_ends
 from reasonrl.problems import gsm8k, stories, svamp
 from reasonrl.rewards.dense import first_wrong_step, step_fractions
 from reasonrl.types import Problem
+from tests.helpers.grading import STRICT
 
 DATA = Path(os.environ.get("REASONRL_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 
@@ -70,14 +69,14 @@ def completions() -> list[tuple[Problem, str]]:
 def test_100_000_completions_neither_raise_nor_win_more_than_the_reference():
     sums = {False: 0.0, True: 0.0}
     for problem, text in completions():
-        answer, ends = extract_answer(text), step_ends(text)
+        answer, ends = STRICT.answer(text), STRICT.step_ends(text)
         assert ends == sorted({*ends})
         assert not ends or 0 < ends[0] <= ends[-1] <= len(text)
-        wrong = first_wrong_step(text, problem)
+        wrong = first_wrong_step(text, problem, STRICT)
         assert wrong is None or 0 <= wrong < max(len(ends), 1)
         assert wrong is not None or answer == problem.answer
         for ordered in sums:
-            paid = step_fractions(text, problem, ordered=ordered)
+            paid = step_fractions(text, problem, STRICT, ordered=ordered)
             total = sum(fraction for _, fraction in paid)
             assert math.isfinite(total)
             assert 0 <= total <= 1 + 1e-9
@@ -114,11 +113,11 @@ def test_every_reference_solution_gets_all_and_has_no_wrong_step(name, size, wit
     assert len(problems) == size
     unpaid = 0
     for problem in problems:
-        assert first_wrong_step(problem.solution, problem) is None
+        assert first_wrong_step(problem.solution, problem, STRICT) is None
         for ordered in (False, True):
-            paid = step_fractions(problem.solution, problem, ordered=ordered)
+            paid = step_fractions(problem.solution, problem, STRICT, ordered=ordered)
             total = sum(fraction for _, fraction in paid)
-            assert math.isclose(total, 1) or not calculations(problem.solution)
+            assert math.isclose(total, 1) or not STRICT.calculations(problem.solution)
         unpaid += not paid
     assert unpaid == without_calculation
 
@@ -127,9 +126,9 @@ def seconds_to_judge(pattern: str) -> float:
     """Of a completion of 100 kB."""
     text = pattern * (100_000 // len(pattern))
     start = time.process_time()
-    step_ends(text)
-    first_wrong_step(text, ANNOTATED)
-    step_fractions(text, ANNOTATED, ordered=True)
+    STRICT.step_ends(text)
+    first_wrong_step(text, ANNOTATED, STRICT)
+    step_fractions(text, ANNOTATED, STRICT, ordered=True)
     return time.process_time() - start
 
 
