@@ -19,6 +19,7 @@ from reasonrl.runs.metrics_log import MetricsLog
 from reasonrl.sampling.rollouts import grade, write_rollouts
 from reasonrl.types import Completion, FinishReason, Problem, Prompt, Rollout
 from reasonrl.util.progress import Progress
+from tests.helpers.grading import STRICT
 
 CPU = torch.device("cpu")
 
@@ -48,7 +49,9 @@ def sampled(
         logprobs = (-0.5,) * len(ids)
         completions.append(Completion(problem.id, i, tuple(ids), logprobs, reason, text))
     n = len(texts)
-    return grade([Prompt(problem.id, (5, 5))] * n, completions, [problem] * n, Outcome())
+    return grade(
+        [Prompt(problem.id, (5, 5))] * n, completions, [problem] * n, Outcome(STRICT), STRICT
+    )
 
 
 def right(problem: Problem) -> str:
@@ -73,6 +76,7 @@ def job_of(
             base=init,
             init=init,
             few_shot=options.get("few_shot", False),
+            grader=STRICT,
             tokenizer=load_tokenizer(init),
             train=options.get("train", TRAIN),
             validation=VALIDATION,

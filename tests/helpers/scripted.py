@@ -1,4 +1,4 @@
-"""A sampler that follows a script, and problems for it.
+"""An engine that follows a script, and problems for it.
 
 What the tests rely on `ScriptedSampler` for:
 
@@ -11,17 +11,20 @@ What the tests rely on `ScriptedSampler` for:
 6. Every token's logprob is -0.5.
 7. Each call is kept in `calls`, as (prompts, params, seed).
 8. on_progress is called once for each prompt.
+9. It stands in ``ENGINES`` for an engine: whoever opens one is given it, whatever the policy.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any, Self
 
 from transformers import PreTrainedTokenizerBase
 
 from reasonrl.grading.stops import decode
-from reasonrl.sampling import SamplingParams
+from reasonrl.sampling import Engine, SamplingParams
 from reasonrl.types import Completion, FinishReason, Problem, Prompt
 
 Script = Callable[[str, int], Sequence[str]]
@@ -38,11 +41,25 @@ EXEMPLARS = [problem("x0", 9, 9), problem("x1", 8, 9)]
 VALIDATION = [problem("v0", 1, 4), problem("v1", 1, 5)]
 
 
-class ScriptedSampler:
+def opening(opened: Callable[..., Any]) -> Any:
+    """An entry of ``ENGINES`` that is opened by a function of what ``Engine.open`` is given."""
+    return SimpleNamespace(open=opened)
+
+
+class ScriptedSampler(Engine):
     def __init__(self, tokenizer: PreTrainedTokenizerBase, script: Script) -> None:
         self.tokenizer, self.script = tokenizer, script
         self.calls: list[tuple[list[Prompt], SamplingParams, int]] = []
         self._visits: Counter[str] = Counter()
+
+    def open(self, *_: Any, **__: Any) -> Self:  # type: ignore[override]
+        return self
+
+    def refresh(self, *_: Any) -> None:
+        pass
+
+    def release(self) -> None:
+        pass
 
     def sample(
         self,

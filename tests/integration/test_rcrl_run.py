@@ -25,7 +25,6 @@ from reasonrl.cli.evaluate import evaluate as evaluate_py
 from reasonrl.config.identity import prerequisites, training_set
 from reasonrl.config.resolve import resolve
 from reasonrl.config.schema import TrainConfig
-from reasonrl.evaluation import policy as evaluation
 from reasonrl.evaluation.policy import Evaluation, read_estimates
 from reasonrl.learning import supervised
 from reasonrl.learning.supervised import Example
@@ -37,7 +36,7 @@ from reasonrl.problems import load_problems
 from reasonrl.runs.folder import RunFolder, read_status
 from reasonrl.runs.metrics_log import read_metrics
 from reasonrl.runs.result import read_result
-from reasonrl.sampling import SamplingParams
+from reasonrl.sampling import ENGINES, SamplingParams, TransformersEngine
 from reasonrl.sampling.rollouts import write_rollouts
 from reasonrl.types import Prompt
 from reasonrl.util.errors import UserError
@@ -45,6 +44,7 @@ from reasonrl.util.progress import Progress
 from tests.helpers.configs import ROOT, SMALL, small_config
 from tests.helpers.jobs import job_of, sampled
 from tests.helpers.kill_and_resume import differences, snapshot
+from tests.helpers.scripted import opening
 from tests.helpers.tokenizers import byte_level, ids_of
 
 DATA = Path(os.environ.get("REASONRL_DATA", ROOT.parent / "shared" / "data"))
@@ -164,8 +164,7 @@ def test_nothing_that_algorithms_share_is_made_twice(finished: Finished) -> None
 def test_the_same_plan_again_does_nothing(
     finished: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "make_sampler", refuse)
-    monkeypatch.setattr(evaluation, "make_sampler", refuse)
+    monkeypatch.setitem(ENGINES, "transformers", opening(refuse))
     before = snapshot(finished.outputs)
     again = plan(finished.planned["rcrl"].config)
     ensure_done(again, Progress())
@@ -281,9 +280,10 @@ def test_the_worst_label_is_asked_for_in_the_same_way(
     status.write_text(status.read_text().replace('"done"', '"failed"'))
 
     calls: list[tuple[Sequence[Prompt], SamplingParams, int]] = []
-    make_sampler = evaluation.make_sampler
-    monkeypatch.setattr(
-        evaluation, "make_sampler", lambda *given: Recording(make_sampler(*given), calls)
+    monkeypatch.setitem(
+        ENGINES,
+        "transformers",
+        opening(lambda *given, **how: Recording(TransformersEngine.open(*given, **how), calls)),
     )
     ensure_done(planned, Progress())
     assert differences(finished.run.evaluation, planned.run.evaluation) == []

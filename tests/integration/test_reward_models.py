@@ -15,11 +15,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from transformers import AutoTokenizer
 
-from reasonrl import job
 from reasonrl.algorithms import steps as continuations
 from reasonrl.cli.evaluate import evaluate as evaluate_py
 from reasonrl.config.schema import TrainConfig
-from reasonrl.evaluation import policy as evaluation
 from reasonrl.evaluation.policy import read_estimates
 from reasonrl.pipeline.execute import ensure_done
 from reasonrl.pipeline.plan import Plan, plan
@@ -27,12 +25,13 @@ from reasonrl.reward_models import learning as reward_learning
 from reasonrl.reward_models.model import RewardModel, question_hash
 from reasonrl.runs.folder import RunFolder, is_done, read_status
 from reasonrl.runs.metrics_log import read_metrics
-from reasonrl.sampling import rollouts
+from reasonrl.sampling import ENGINES, rollouts
 from reasonrl.types import Rollout
 from reasonrl.util.errors import UserError
 from reasonrl.util.progress import Progress, console
 from tests.helpers.configs import ROOT, small_config
 from tests.helpers.kill_and_resume import differences, snapshot
+from tests.helpers.scripted import opening
 
 SIZES = ["dataset.train_size=24", "dataset.reward_train_size=30"]
 SIZES += ["init.sft.batch_size=8", "init.sft.epochs=4"]
@@ -78,8 +77,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 @pytest.fixture
 def nothing_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "make_sampler", refuse)
-    monkeypatch.setattr(evaluation, "make_sampler", refuse)
+    monkeypatch.setitem(ENGINES, "transformers", opening(refuse))
     monkeypatch.setattr(reward_learning, "build", refuse)
     monkeypatch.setattr(RewardModel, "token_logits", refuse)
 
@@ -260,7 +258,7 @@ def test_evaluate_py_chooses_by_a_reward_model(
     assert metrics == (run.evaluation / "after" / "metrics.json").read_bytes()
 
     monkeypatch.setattr(RewardModel, "token_logits", refuse)
-    monkeypatch.setattr(evaluation, "make_sampler", refuse)
+    monkeypatch.setitem(ENGINES, "transformers", opening(refuse))
     before = snapshot(finished.outputs)
     assert evaluate(*asked) == first
     assert "rerank@4" not in evaluate(asked[0])

@@ -17,7 +17,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from reasonrl import job
 from reasonrl.cli.evaluate import evaluate as evaluate_py
 from reasonrl.config.schema import TrainConfig
-from reasonrl.evaluation import policy as evaluation
 from reasonrl.evaluation.policy import read_estimates
 from reasonrl.pipeline.execute import ensure_done
 from reasonrl.pipeline.plan import Plan, plan
@@ -25,9 +24,12 @@ from reasonrl.pipeline.results import result_of
 from reasonrl.runs.folder import RunFolder, read_config, read_status
 from reasonrl.runs.metrics_log import read_metrics
 from reasonrl.runs.result import read_result
+from reasonrl.sampling import ENGINES
 from reasonrl.util.progress import Progress
 from tests.helpers.configs import ROOT, small_config
+from tests.helpers.jobs import refuse
 from tests.helpers.kill_and_resume import snapshot
+from tests.helpers.scripted import opening
 
 LEARNER = ["algorithm.batch_size=8", "algorithm.epochs=2"]
 LEARNER += ["init.sft.batch_size=8", "init.sft.epochs=4"]
@@ -54,11 +56,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 @pytest.fixture
 def no_sampling(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise AssertionError("sampled again")
-
-    monkeypatch.setattr(job, "make_sampler", refuse)
-    monkeypatch.setattr(evaluation, "make_sampler", refuse)
+    monkeypatch.setitem(ENGINES, "transformers", opening(refuse))
 
 
 def test_a_run_leaves_its_record(finished: Finished) -> None:

@@ -11,14 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from reasonrl import job as job_module
 from reasonrl.algorithms.steps import label_steps, last_step, uses_results
 from reasonrl.config.schema import TrainConfig
 from reasonrl.grading.stops import decode
 from reasonrl.job import Job
 from reasonrl.rewards.steps import STEPS_FILE, Step, read_steps
+from reasonrl.sampling import ENGINES
 from reasonrl.sampling import rollouts as rollouts_module
 from reasonrl.types import Completion, Rollout
+from tests.helpers.grading import STRICT
 from tests.helpers.jobs import TRAIN, job_of, sampled
 from tests.helpers.scripted import ScriptedSampler
 
@@ -49,7 +50,7 @@ def asking(
         texts: Texts, folder: str = "run", **options: Any
     ) -> Iterator[tuple[Job, ScriptedSampler]]:
         sampler = scripted(lambda prefix, _: texts.get(prefix, LOST))
-        monkeypatch.setattr(job_module, "make_sampler", lambda *_: sampler)
+        monkeypatch.setitem(ENGINES, "transformers", sampler)
         with job_of(configure("algorithm=steps"), random_policy, tmp_path / folder, **options) as j:
             yield j, sampler
 
@@ -66,7 +67,7 @@ def asking(
     ],
 )
 def test_the_last_step_of_a_prefix(text: str, step: str) -> None:
-    assert last_step(text) == step
+    assert last_step(text, STRICT) == step
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,7 @@ def test_the_last_step_of_a_prefix(text: str, step: str) -> None:
 def test_a_continuation_uses_the_results_of_the_step(
     step: str, continuation: str, answer: str | None, used: bool
 ) -> None:
-    assert uses_results(step, continuation, answer) is used
+    assert uses_results(step, continuation, answer, STRICT) is used
 
 
 def test_one_verifying_continuation_makes_a_step_good(

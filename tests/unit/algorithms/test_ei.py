@@ -24,9 +24,11 @@ from reasonrl.learning.supervised import Example
 from reasonrl.policy.policy import Policy, load_policy, save_policy
 from reasonrl.runs.folder import RunFolder
 from reasonrl.runs.metrics_log import MetricsLog, read_metrics
+from reasonrl.sampling import ENGINES
 from reasonrl.types import Completion, Problem, Prompt, Rollout, SavedPolicy
 from reasonrl.util.progress import Progress
-from tests.helpers.scripted import EXEMPLARS, TRAIN, VALIDATION, ScriptedSampler
+from tests.helpers.grading import STRICT
+from tests.helpers.scripted import EXEMPLARS, TRAIN, VALIDATION, ScriptedSampler, opening
 
 CPU = torch.device("cpu")
 
@@ -50,6 +52,7 @@ def test_of_the_same_calculations_the_best_is_kept_then_the_shortest() -> None:
             rollout(" 1+4=5\n#### 5", score=1.5, ids=(2, 2, 2)),
             rollout(" 1+4=5\n#### 5", score=1.5, ids=(3, 3)),
         ],
+        STRICT,
         threshold=0.5,
     )
     assert [r.completion.token_ids for r in kept.values()] == [(3, 3)]
@@ -64,6 +67,7 @@ def test_spellings_of_one_calculation_collapse_and_different_calculations_do_not
             rollout(" 200+1000=1200\n#### 1200", ids=(6,) * 5),
             rollout(" 1000+200=1200\n#### 1200", ids=(5,) * 4, problem="t1"),
         ],
+        STRICT,
         threshold=1.0,
     )
     # The shortest of the three, the other order of operands, and the other problem's.
@@ -77,7 +81,7 @@ def test_spellings_of_one_calculation_collapse_and_different_calculations_do_not
 def test_which_one_is_kept_does_not_depend_on_order() -> None:
     same = [rollout(" 2+3=5\n#### 5", ids=ids) for ids in ((9, 1), (2, 9), (2, 3, 4), (2, 8))]
     for order in permutations(same):
-        ((_, kept),) = ei.keep_distinct(order, 1.0).items()
+        ((_, kept),) = ei.keep_distinct(order, STRICT, 1.0).items()
         assert kept.completion.token_ids == (2, 8)  # of the shortest the lowest ids
 
 
@@ -93,7 +97,7 @@ def test_only_what_reaches_the_threshold_is_kept(
     scores: list[float], threshold: float, kept: int
 ) -> None:
     rollouts = [rollout(f" 1+{i}={i + 1}\n#### 5", score) for i, score in enumerate(scores)]
-    assert len(ei.keep_distinct(rollouts, threshold)) == kept
+    assert len(ei.keep_distinct(rollouts, STRICT, threshold)) == kept
 
 
 def test_of_a_problem_so_many_of_the_best_are_kept() -> None:
@@ -114,14 +118,14 @@ def test_of_a_problem_so_many_of_the_best_are_kept() -> None:
     }
     for top, expected in best.items():
         for order in permutations(found):
-            kept = ei.keep_distinct(order, 1.0, top)
+            kept = ei.keep_distinct(order, STRICT, 1.0, top)
             assert {r.completion.token_ids for r in kept.values()} == expected
 
 
 def test_of_equal_scores_and_lengths_the_lowest_ids_are_best() -> None:
     found = [rollout(f" 1+{i}={i + 1}\n#### 5", ids=(9, 9 - i)) for i in range(3)]
     for order in permutations(found):
-        ((_, kept),) = ei.keep_distinct(order, 1.0, top=1).items()
+        ((_, kept),) = ei.keep_distinct(order, STRICT, 1.0, top=1).items()
         assert kept.completion.token_ids == (9, 7)
 
 
@@ -233,6 +237,7 @@ class Lab:
                 base=self.base,
                 init=init or self.base,
                 few_shot=config.init.name == "pretrained",
+                grader=STRICT,
                 tokenizer=self.tokenizer,
                 train=TRAIN,
                 validation=VALIDATION,
@@ -266,7 +271,7 @@ def make_lab(
     def make(name: str) -> Lab:
         lab = Lab(tmp_path / name, configure, tokenizer, random_policy)
         monkeypatch.setattr(job_module, "fit", lab.fit)
-        monkeypatch.setattr(job_module, "make_sampler", lambda *_: lab.sampler)
+        monkeypatch.setitem(ENGINES, "transformers", opening(lambda *_, **__: lab.sampler))
         return lab
 
     return make
@@ -511,11 +516,11 @@ def test_the_start_is_sampled_from_and_the_base_is_learnt_on(
     save_policy(Policy(make_model(seed=1), lab.tokenizer), start)
     sampled_from: list[str] = []
 
-    def make_sampler(_config: Any, policy: Policy) -> ScriptedSampler | None:
-        sampled_from.append(weights_hash(policy.model))
+    def open_engine(folder: str, *_: Any, **__: Any) -> ScriptedSampler | None:
+        sampled_from.append(hash_of(folder))
         return lab.sampler
 
-    monkeypatch.setattr(job_module, "make_sampler", make_sampler)
+    monkeypatch.setitem(ENGINES, "transformers", opening(open_engine))
     options = ("init=sft", "dataset.num_references=1")
     lab.run(scripted(script(FIRST, SECOND)), *options, init=str(start))
     base, first = hash_of(lab.base), hash_of(start)

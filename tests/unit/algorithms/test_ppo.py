@@ -19,7 +19,6 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from reasonrl import job as job_module
 from reasonrl.algorithms import ppo as ppo_module
 from reasonrl.algorithms.ppo import PPO
 from reasonrl.config.algorithm.ppo import CompatConfig, PPOConfig
@@ -32,12 +31,13 @@ from reasonrl.policy_gradient.experience import Experience, token_data
 from reasonrl.policy_gradient.trainer import Trainer
 from reasonrl.runs.folder import RunFolder
 from reasonrl.runs.metrics_log import MetricsLog, read_metrics
-from reasonrl.sampling import Sampler, SamplingParams
+from reasonrl.sampling import ENGINES, Engine, SamplingParams, TransformersEngine
 from reasonrl.types import Completion, FinishReason, Problem, Prompt, Rollout, SavedPolicy
 from reasonrl.util.errors import UserError
 from reasonrl.util.progress import Progress
 from reasonrl.util.seeding import next_in_stream
-from tests.helpers.scripted import EXEMPLARS, TRAIN, VALIDATION, ScriptedSampler
+from tests.helpers.grading import STRICT
+from tests.helpers.scripted import EXEMPLARS, TRAIN, VALIDATION, ScriptedSampler, opening
 
 CPU = torch.device("cpu")
 
@@ -98,6 +98,7 @@ class Lab:
             base=str(self.base),
             init=str(self.base),
             few_shot=config.init.name == "pretrained",
+            grader=STRICT,
             tokenizer=self.tokenizer,
             train=list(train),
             validation=VALIDATION,
@@ -128,14 +129,15 @@ def make_lab(
     # By chance one token in five ends a completion.
     model.generation_config.eos_token_id = list(range(0, 268, 5))
     save_policy(Policy(model, tokenizer), tmp_path / "base")
-    real = job_module.make_sampler
     monkeypatch.setattr(Job, "reward", lambda _: even_ids)
     with ExitStack() as opened:
 
         def make(name: str) -> Lab:
             lab = Lab(tmp_path / name, cache(configure), tokenizer, tmp_path / "base", opened)
-            monkeypatch.setattr(
-                job_module, "make_sampler", lambda *given: lab.sampler or real(*given)
+            monkeypatch.setitem(
+                ENGINES,
+                "transformers",
+                opening(lambda *of, **how: lab.sampler or TransformersEngine.open(*of, **how)),
             )
             return lab
 
@@ -823,10 +825,10 @@ def test_a_run_killed_everywhere_ends_as_if_left_alone(
         (Trainer, "finish"),
     ]:
         reaper.watch(monkeypatch, owner, name)
-    make_sampler = job_module.make_sampler
+    engine = ENGINES["transformers"]
 
-    def make_mortal(*given: Any) -> Sampler:
-        sampler = make_sampler(*given)
+    def open_mortal(*given: Any, **how: Any) -> Engine:
+        sampler = engine.open(*given, **how)
         real = sampler.sample
 
         def dying(prompts: Any, params: SamplingParams, **options: Any) -> list[Completion]:
@@ -836,7 +838,7 @@ def test_a_run_killed_everywhere_ends_as_if_left_alone(
         monkeypatch.setattr(sampler, "sample", dying)
         return sampler
 
-    monkeypatch.setattr(job_module, "make_sampler", make_mortal)
+    monkeypatch.setitem(ENGINES, "transformers", opening(open_mortal))
     reaper.run(*overrides)
 
     steps = sum(straight.metrics("ppo/steps"))

@@ -26,17 +26,17 @@ from reasonrl.algorithms import rcrl
 from reasonrl.algorithms.rcrl import Steps, add_labels, choose, label_statistics, make_examples
 from reasonrl.config.algorithm.rcrl import RCRLConfig
 from reasonrl.config.schema import TrainConfig
-from reasonrl.grading.answers import extract_answer
 from reasonrl.job import Job
 from reasonrl.learning.checkpoint import weights_hash
 from reasonrl.learning.supervised import Example, collate
 from reasonrl.policy.policy import Policy, load_policy, save_policy
 from reasonrl.rewards.sparse import is_correct
 from reasonrl.runs.metrics_log import read_metrics
-from reasonrl.sampling import SamplingParams
+from reasonrl.sampling import ENGINES, SamplingParams
 from reasonrl.sampling.rollouts import write_rollouts
 from reasonrl.types import Completion, Problem, Prompt, Rollout, SavedPolicy
 from reasonrl.util.errors import UserError
+from tests.helpers.grading import STRICT
 from tests.helpers.jobs import (
     TRAIN,
     VALIDATION,
@@ -48,7 +48,7 @@ from tests.helpers.jobs import (
     write_samples,
     wrong,
 )
-from tests.helpers.scripted import ScriptedSampler
+from tests.helpers.scripted import ScriptedSampler, opening
 from tests.helpers.tokenizers import byte_level
 
 CPU = torch.device("cpu")
@@ -332,9 +332,9 @@ def test_a_label_in_a_text_is_a_word_like_others(text: str, answer: str | None) 
     asked = Problem("p", "How many?", "18", "2*9=18\n#### 18")
     for word in ("[GOOD]", "[BAD]", "[WORD]"):
         written = text.replace("[GOOD]", word).replace("[BAD]", word)
-        assert extract_answer(written) == answer
+        assert STRICT.answer(written) == answer
         completion = Completion("p", 0, (7,), (-0.5,), "eos", written)
-        assert is_correct(completion, asked) is (answer == "18")
+        assert is_correct(completion, asked, STRICT) is (answer == "18")
 
 
 def embeddings(policy: Policy) -> Tensor:
@@ -493,7 +493,7 @@ def lab(
     sampler = Obedient(tokenizer, {268: 0, 269: 1})
     lab = Lab(tmp_path, configure, tokenizer, random_policy, sampler)
     monkeypatch.setattr(job_module, "fit", lab.fit)
-    monkeypatch.setattr(job_module, "make_sampler", lambda *_: lab.sampler)
+    monkeypatch.setitem(ENGINES, "transformers", opening(lambda *_, **__: lab.sampler))
     return lab
 
 
@@ -525,7 +525,7 @@ def test_each_label_is_validated_once(lab: Lab) -> None:
         stop = tuple(job.config.dataset.stop)
     asked = [(prompts, params) for prompts, params, _ in lab.sampler.calls]
     assert asked == [
-        (question, SamplingParams(1, 0.0, 48, stop, step_label=(label,))) for label in (268, 269)
+        (question, SamplingParams(1, 0.0, 48, stop, (label,), "\n")) for label in (268, 269)
     ]
 
 

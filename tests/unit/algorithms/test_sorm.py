@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from reasonrl import job as job_module
 from reasonrl.algorithms import sorm, steps
 from reasonrl.config.schema import TrainConfig
 from reasonrl.rewards.steps import STEPS_FILE, Step
+from reasonrl.sampling import ENGINES
 from reasonrl.sampling.rollouts import write_rollouts
 from tests.helpers.jobs import TRAIN, job_of, refuse, sampled, write_samples
+from tests.helpers.scripted import opening
 
 
 def step(number: int, good: bool, token: int = 0) -> Step:
@@ -80,10 +81,10 @@ def steps_of(
     def make(rollouts: Path) -> Path:
         config = configure("algorithm=steps", *ALL, "algorithm.num_continuations=1")
         sampler = scripted(lambda *_: ["#### 1"])
-        monkeypatch.setattr(job_module, "make_sampler", lambda *_: sampler)
+        monkeypatch.setitem(ENGINES, "transformers", sampler)
         with job_of(config, random_policy, tmp_path / "steps", rollouts) as job:
             steps.run(job, job.config.algorithm)
-        monkeypatch.setattr(job_module, "make_sampler", refuse)
+        monkeypatch.setitem(ENGINES, "transformers", opening(refuse))
         return job.run.rollouts / STEPS_FILE
 
     return make

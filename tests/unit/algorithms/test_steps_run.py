@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from reasonrl import job as job_module
 from reasonrl.algorithms import steps
 from reasonrl.config.schema import TrainConfig
+from reasonrl.sampling import ENGINES
 from reasonrl.sampling.rollouts import write_rollouts
 from tests.helpers.jobs import TRAIN, job_of, sampled
 
@@ -28,7 +28,7 @@ def test_the_steps_of_so_many_completions_of_each_question_are_gone_on_from(
     rollouts = [r for p in TRAIN for r in sampled(tokenizer, p, texts)]
     write_rollouts(tmp_path / "train.parquet", rollouts)
     sampler = scripted(lambda *_: ["#### 1"])
-    monkeypatch.setattr(job_module, "make_sampler", lambda *_: sampler)
+    monkeypatch.setitem(ENGINES, "transformers", sampler)
     config = configure(
         "algorithm=steps",
         "algorithm.sample.num_samples_per_prompt=4",

@@ -22,10 +22,12 @@ from reasonrl.evaluation.policy import (
 from reasonrl.grading.metrics import Estimate
 from reasonrl.problems.prompts import build_prompts
 from reasonrl.rewards.sparse import Outcome
+from reasonrl.sampling import ENGINES
 from reasonrl.sampling.rollouts import grade
 from reasonrl.types import Completion, FinishReason, Problem, Prompt, Rollout, SavedPolicy
 from reasonrl.util.errors import UserError
 from reasonrl.util.progress import Progress
+from tests.helpers.grading import STRICT
 
 PROBLEMS = [
     Problem("p0", "Ana has 5 apples.", "5", "2+3=5\n#### 5"),
@@ -40,7 +42,9 @@ def graded(problem: Problem, texts: Sequence[str], reason: FinishReason = "eos")
         for i, text in enumerate(texts)
     ]
     n = len(texts)
-    return grade([Prompt(problem.id, (1,))] * n, completions, [problem] * n, Outcome())
+    return grade(
+        [Prompt(problem.id, (1,))] * n, completions, [problem] * n, Outcome(STRICT), STRICT
+    )
 
 
 # Answers of the four samples: 5 5 9 none, 9 6 6 9, 8 8 7 8.
@@ -57,7 +61,7 @@ GREEDY = [
 
 
 def test_metrics_of_graded_completions() -> None:
-    found = summarise(PROBLEMS, GREEDY, SAMPLES)
+    found = summarise(PROBLEMS, GREEDY, SAMPLES, STRICT)
     assert found.problem_ids == ("p0", "p1", "p2")
     scores = {name: values.tolist() for name, values in found.scores.items()}
     assert scores == {
@@ -74,7 +78,7 @@ def test_metrics_of_graded_completions() -> None:
 
 
 def test_statistics_of_graded_completions() -> None:
-    found = summarise(PROBLEMS, GREEDY, SAMPLES).statistics
+    found = summarise(PROBLEMS, GREEDY, SAMPLES, STRICT).statistics
     assert found["greedy/score"] == pytest.approx(2 / 3)
     assert found["greedy/unparsed"] == 0.0
     assert found["sampled/score"] == pytest.approx(5 / 12)
@@ -91,7 +95,7 @@ def test_statistics_of_graded_completions() -> None:
 
 
 def test_one_sample_has_no_vote_and_greedy_may_be_absent() -> None:
-    found = summarise(PROBLEMS[:1], [], graded(PROBLEMS[0], ["#### 5"]))
+    found = summarise(PROBLEMS[:1], [], graded(PROBLEMS[0], ["#### 5"]), STRICT)
     assert {name: v.tolist() for name, v in found.scores.items()} == {"pass@1": [1.0]}
     assert not any(name.startswith("greedy/") for name in found.statistics)
 
@@ -110,9 +114,9 @@ def test_a_truncated_completion_is_wrong_whatever_its_text() -> None:
     cut = graded(PROBLEMS[0], ["2+3=5\n#### 5"] * 3, reason="length")
     right = graded(PROBLEMS[0], ["2+3=5\n#### 5", "#### 9", "#### 9"])
     assert [(r.answer, r.correct, r.score) for r in cut] == [(None, False, 0.0)] * 3
-    (score,) = summarise(PROBLEMS[:1], [], [*cut, right[0]]).scores["maj@4"]
+    (score,) = summarise(PROBLEMS[:1], [], [*cut, right[0]], STRICT).scores["maj@4"]
     assert score == 1.0  # the one that votes is right
-    (score,) = summarise(PROBLEMS[:1], [], [*cut, right[1]]).scores["maj@4"]
+    (score,) = summarise(PROBLEMS[:1], [], [*cut, right[1]], STRICT).scores["maj@4"]
     assert score == 0.0
 
 
@@ -211,7 +215,7 @@ def test_an_evaluation_is_read_back_as_it_was_made(
     tmp_path: Path,
 ) -> None:
     sampler = scripted(script)
-    monkeypatch.setattr(evaluation, "make_sampler", lambda *_: sampler)
+    monkeypatch.setitem(ENGINES, "transformers", sampler)
     folder = tmp_path / "after"
     made = run(config, random_policy, folder)
     assert made.scores["maj@4"].tolist() == [1.0, 0.5, 0.0]
@@ -219,7 +223,7 @@ def test_an_evaluation_is_read_back_as_it_was_made(
     assert temperatures == [(0.0, 1), (0.7, 4)]
 
     prompts = build_prompts(PROBLEMS, tokenizer, config.dataset.prompt)
-    assert same(summarise(PROBLEMS, *read_evaluation(folder, prompts)), made)
+    assert same(summarise(PROBLEMS, *read_evaluation(folder, prompts), STRICT), made)
     assert same(run(config, random_policy, folder), made)
     assert len(sampler.calls) == 2  # nothing was sampled again
     record = json.loads((folder / "metrics.json").read_text())
@@ -242,7 +246,7 @@ def test_an_interrupted_evaluation_goes_on(
         return script(problem_id, visit)
 
     sampler = scripted(dying)
-    monkeypatch.setattr(evaluation, "make_sampler", lambda *_: sampler)
+    monkeypatch.setitem(ENGINES, "transformers", sampler)
     with pytest.raises(Killed):
         run(config, random_policy, tmp_path / "after")
     sampler.script = script

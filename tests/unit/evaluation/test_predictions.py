@@ -10,6 +10,7 @@ from reasonrl.cli.evaluate import evaluate
 from reasonrl.evaluation.predictions import grade_predictions, read_predictions
 from reasonrl.util.errors import UserError
 from tests.helpers.configs import ROOT
+from tests.helpers.grading import STRICT
 
 CONF = ROOT / "conf"
 ROWS = [
@@ -26,7 +27,7 @@ def write(folder: Path, *rows: dict | str) -> Path:
 
 
 def test_read(tmp_path: Path):
-    problems, rollouts = read_predictions(write(tmp_path, *ROWS))
+    problems, rollouts = read_predictions(write(tmp_path, *ROWS), STRICT)
     assert [(p.id, p.answer) for p in problems] == [("a", "5"), ("Why?", "1800")]
     assert [(r.prompt.problem_id, r.completion.sample_index) for r in rollouts] == [
         ("a", 0), ("a", 1), ("a", 2), ("Why?", 0), ("Why?", 1), ("Why?", 2)
@@ -37,7 +38,7 @@ def test_read(tmp_path: Path):
 
 
 def test_metrics(tmp_path: Path):
-    evaluation, _ = grade_predictions(write(tmp_path, *ROWS))
+    evaluation, _ = grade_predictions(write(tmp_path, *ROWS), STRICT)
     assert evaluation.problem_ids == ("a", "Why?")
     # a: 5, 5 and no vote: right. Why?: 7 has two votes of three: wrong.
     assert evaluation.scores["maj@3"].tolist() == [1.0, 0.0]
@@ -51,14 +52,14 @@ def test_metrics(tmp_path: Path):
 
 def test_one_completion_each(tmp_path: Path):
     rows = [row | {"completions": row["completions"][:1]} for row in ROWS]
-    evaluation, _ = grade_predictions(write(tmp_path, *rows))
+    evaluation, _ = grade_predictions(write(tmp_path, *rows), STRICT)
     assert {name: scores.tolist() for name, scores in evaluation.scores.items()} == {
         "pass@1": [1.0, 1.0]
     }
 
 
 def test_verdicts(tmp_path: Path):
-    _, verdicts = grade_predictions(write(tmp_path, *ROWS))
+    _, verdicts = grade_predictions(write(tmp_path, *ROWS), STRICT)
     assert verdicts == tmp_path / "predictions.verdicts.jsonl"
     lines = [json.loads(line) for line in verdicts.read_text().splitlines()]
     assert len(lines) == 6
@@ -72,7 +73,7 @@ def test_verdicts(tmp_path: Path):
 def test_text_is_read_as_it_is(tmp_path: Path):
     """Line separators of Unicode inside a text, and blank lines between, break no line."""
     row = '{"id": "a", "answer": "5", "completions": ["line\u2028#### 5", "one\u0085\\n#### 5"]}'
-    _, rollouts = read_predictions(write(tmp_path, "", row, ""))
+    _, rollouts = read_predictions(write(tmp_path, "", row, ""), STRICT)
     assert [r.completion.text for r in rollouts] == ["line\u2028#### 5", "one\u0085\n#### 5"]
     assert [r.answer for r in rollouts] == [None, "5"]  # #### must open its line
 
@@ -107,7 +108,7 @@ def test_malformed_rows_are_refused_with_file_and_line(
 ):
     file = write(tmp_path, ROWS[0], row)
     with pytest.raises(UserError) as error:
-        grade_predictions(file)
+        grade_predictions(file, STRICT)
     assert str(error.value).startswith(f"{file}:{message}")
     assert list(tmp_path.iterdir()) == [file]
 
@@ -115,10 +116,10 @@ def test_malformed_rows_are_refused_with_file_and_line(
 def test_files_without_predictions(tmp_path: Path):
     file = write(tmp_path)
     with pytest.raises(UserError, match="must hold predictions; it is empty"):
-        read_predictions(file)
+        read_predictions(file, STRICT)
     for missing in (tmp_path / "none.jsonl", tmp_path):
         with pytest.raises(UserError, match=f"{missing}: must be readable as UTF-8 text;"):
-            read_predictions(missing)
+            read_predictions(missing, STRICT)
 
 
 def test_evaluate_shows_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from reasonrl.grading.steps import closing_tokens, ends_step, step_ends, step_starts, step_tokens
+from reasonrl.grading.steps import closing_tokens, ends_step, step_starts, step_tokens
 from reasonrl.grading.stops import decode
-from reasonrl.sampling import SamplingParams, TransformersSampler
+from reasonrl.sampling import SamplingParams, TransformersEngine
 from reasonrl.types import Completion, Prompt
+from tests.helpers.grading import STRICT
 from tests.helpers.tokenizers import byte_level, ids_of
 
 
@@ -30,7 +31,7 @@ from tests.helpers.tokenizers import byte_level, ids_of
 )
 def test_the_steps_of(text: str, steps: list[str]):
     ends = [sum(map(len, steps[: i + 1])) for i in range(len(steps))]
-    assert step_ends(text) == ends
+    assert STRICT.step_ends(text) == ends
 
 
 def test_closing_tokens_of_the_tiny_tokenizer(tokenizer):
@@ -86,7 +87,7 @@ def test_step_tokens(text: str, merges: tuple[tuple[str, str], ...], last_tokens
     tokenizer = byte_level(*merges)
     ids = (*ids_of(tokenizer, text), tokenizer.eos_token_id)
     completion = Completion("p", 0, ids, (0.0,) * len(ids), "eos", text)
-    assert step_tokens(tokenizer, completion) == last_tokens
+    assert step_tokens(tokenizer, completion, STRICT) == last_tokens
 
 
 @pytest.mark.parametrize(
@@ -107,13 +108,13 @@ def test_step_tokens(text: str, merges: tuple[tuple[str, str], ...], last_tokens
 def test_a_step_has_ended_once_a_line_that_is_not_blank_has_its_newline(
     tokenizer, text: str, ended: bool
 ):
-    assert ends_step(tokenizer, ids_of(tokenizer, text)) is ended
+    assert ends_step(tokenizer, ids_of(tokenizer, text), "\n") is ended
 
 
 def test_part_of_a_character_is_text():
     tokenizer = byte_level()
-    assert not ends_step(tokenizer, ids_of(tokenizer, "é")[:1])
-    assert ends_step(tokenizer, [*ids_of(tokenizer, "é")[:1], *ids_of(tokenizer, "\n")])
+    assert not ends_step(tokenizer, ids_of(tokenizer, "é")[:1], "\n")
+    assert ends_step(tokenizer, [*ids_of(tokenizer, "é")[:1], *ids_of(tokenizer, "\n")], "\n")
 
 
 def completion_of(tokenizer, ids: list[int]) -> Completion:
@@ -145,7 +146,7 @@ def completion_of(tokenizer, ids: list[int]) -> Completion:
 def test_step_starts_of_the_tiny_tokenizer(tokenizer, text: str, starts: list[tuple[int, int]]):
     ids = ids_of(tokenizer, text)
     assert tokenizer.decode(ids) == text
-    assert step_starts(tokenizer, completion_of(tokenizer, ids)) == starts
+    assert step_starts(tokenizer, completion_of(tokenizer, ids), STRICT) == starts
 
 
 @pytest.mark.parametrize(
@@ -170,13 +171,13 @@ def test_step_starts_where_tokens_hold_newlines_and_more(
     tokenizer = byte_level(*merges)
     ids = ids_of(tokenizer, text)
     assert [tokenizer.decode([i]) for i in ids] == tokens
-    assert step_starts(tokenizer, completion_of(tokenizer, ids)) == starts
+    assert step_starts(tokenizer, completion_of(tokenizer, ids), STRICT) == starts
 
 
 def test_what_follows_the_last_text_counts_to_the_last_step():
     tokenizer = byte_level(("Ċ", "8"))
     ids = [*ids_of(tokenizer, "7\n8"), tokenizer.eos_token_id]  # "7", "\n8", EOS
-    assert step_starts(tokenizer, completion_of(tokenizer, ids)) == [(0, 0), (2, 1)]
+    assert step_starts(tokenizer, completion_of(tokenizer, ids), STRICT) == [(0, 0), (2, 1)]
 
 
 MERGES = [("7", "Ċ"), ("Ċ", "8"), ("Ċ", "Ċ"), ("Ċ", "Ã"), ("Ċ", "Ġ"), ("7Ċ", "8"), ("7Ċ8", "Ċ")]
@@ -197,11 +198,11 @@ def acted(tokenizer, make_model) -> list[tuple[Completion, list[int]]]:
     model.get_input_embeddings().register_forward_pre_hook(
         lambda _module, args: read.extend(args[0].flatten().tolist())
     )
-    params = SamplingParams(1, 1.0, max_new_tokens=24, step_label=label)
+    params = SamplingParams(1, 1.0, max_new_tokens=24, step_label=label, step_delimiter="\n")
     pairs = []
     for seed in range(30):
         read.clear()
-        (completion,) = TransformersSampler(model, tokenizer).sample(
+        (completion,) = TransformersEngine(model, tokenizer).sample(
             [Prompt("p", (5, 6, 7))], params, seed=seed
         )
         labels = [i for i, token in enumerate(read[3:]) if token == label[0]]
@@ -214,15 +215,17 @@ def test_steps_are_found_to_begin_where_the_engine_put_labels(tokenizer, make_mo
     tokenizer = {"tiny": tokenizer, "bytes": byte_level(), "merges": byte_level(*MERGES)}[kind]
     pairs = acted(tokenizer, make_model)
     # A completion without a step has nothing to learn; acting, that is only known at its end.
-    with_steps = [pair for pair in pairs if step_ends(pair[0].text)]
+    with_steps = [pair for pair in pairs if STRICT.step_ends(pair[0].text)]
     assert sum(len(places) for _, places in with_steps) > 50  # else what follows is idle
     for completion, places in with_steps:
-        starts = step_starts(tokenizer, completion)
+        starts = step_starts(tokenizer, completion, STRICT)
         assert [start for start, _ in starts] == places
         numbers = [number for _, number in starts]
-        steps = range(len(step_tokens(tokenizer, completion)))
+        steps = range(len(step_tokens(tokenizer, completion, STRICT)))
         assert numbers == sorted(numbers)
         assert numbers[0] == 0
         # Where newlines are tokens of their own, every step is given a label.
         assert {*numbers} == {*steps} if kind == "tiny" else {*numbers} <= {*steps}
-    assert all(step_starts(tokenizer, c) == [] for c, _ in pairs if not step_ends(c.text))
+    assert all(
+        step_starts(tokenizer, c, STRICT) == [] for c, _ in pairs if not STRICT.step_ends(c.text)
+    )

@@ -24,7 +24,7 @@ from reasonrl.policy.policy import (
     save_policy,
 )
 from reasonrl.policy.source import find_folder, local_folder
-from reasonrl.sampling import SamplingParams, TransformersSampler
+from reasonrl.sampling import SamplingParams, TransformersEngine
 from reasonrl.types import Prompt, SavedPolicy
 from reasonrl.util.errors import UserError
 
@@ -362,9 +362,9 @@ def test_added_tokens_are_saved_and_never_sampled(
     loaded.model.get_output_embeddings().register_forward_hook(
         lambda _module, _args, out: out + likelier
     )
-    sampler = TransformersSampler(loaded.model, loaded.tokenizer)
+    sampler = TransformersEngine(loaded.model, loaded.tokenizer)
     for params in (
-        SamplingParams(20, 1.0, max_new_tokens=8, step_label=(269,)),
+        SamplingParams(20, 1.0, max_new_tokens=8, step_label=(269,), step_delimiter="\n"),
         SamplingParams(1, 0.0, max_new_tokens=8),
     ):
         completions = sampler.sample([Prompt("p", (55, 18, 14))], params, seed=0)
@@ -399,5 +399,5 @@ def test_labels_read_from_json_are_sampled_under():
     assert policy.under_the_worst().step_label == (268,)
     assert json.loads(json.dumps(dataclasses.asdict(policy))) == json.loads(text)
     for asked in (policy, policy.under_the_worst()):
-        params = SamplingParams(1, 0.0, 5, step_label=asked.step_label)
+        params = SamplingParams(1, 0.0, 5, step_label=asked.step_label, step_delimiter="\n")
         assert Prompt("p", (1,)).token_ids + params.step_label == (1, *asked.step_label)

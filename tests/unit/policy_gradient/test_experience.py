@@ -31,7 +31,7 @@ from reasonrl.policy_gradient.experience import (
     shaped_rewards,
     token_data,
 )
-from reasonrl.sampling import SamplingParams, TransformersSampler
+from reasonrl.sampling import SamplingParams, TransformersEngine
 from reasonrl.types import Completion, FinishReason, Prompt, Rollout
 
 Make = Callable[..., LlamaForCausalLM]
@@ -276,7 +276,7 @@ def test_annotations_stand_in_the_order_of_the_rollouts(make_model: Make, max_to
 def sampled(make_model: Make, tokenizer: PreTrainedTokenizerBase) -> list[Rollout]:
     """4 completions of each of 3 prompts, from the policy of ``make_model(init…=0.2)`` at 0.7."""
     prompts = [Prompt("a", (40, 41, 42)), Prompt("b", (50,)), Prompt("c", (60, 61, 1, 0, 62))]
-    sampler = TransformersSampler(make_model(initializer_range=0.2), tokenizer, batch_size=6)
+    sampler = TransformersEngine(make_model(initializer_range=0.2), tokenizer, batch_size=6)
     completions = sampler.sample(prompts, SamplingParams(4, 0.7, 12), seed=1)
     asked = [prompt for prompt in prompts for _ in range(4)]
     return [

@@ -13,13 +13,13 @@ import pytest
 
 from reasonrl.config.dataset.gsm8k import GSM8KConfig
 from reasonrl.config.dataset.svamp import SVAMPConfig
-from reasonrl.grading.answers import extract_answer
 from reasonrl.problems import load_problems
 from reasonrl.problems.sources import json_lines
 from reasonrl.problems.svamp import written_out
 from reasonrl.types import Problem
 from reasonrl.util.errors import UserError
 from tests.helpers.configs import ROOT
+from tests.helpers.grading import STRICT
 
 REAL_DATA = Path(os.environ.get("REASONRL_DATA", ROOT.parent / "shared" / "data"))
 needs_real_data = pytest.mark.skipif(
@@ -322,7 +322,7 @@ def test_real_data(name: str, counts: dict[str, int]):
     every = [p for problems in splits.values() for p in problems]
     assert len({p.id for p in every}) == sum(counts.values())
     for problem in every:
-        assert extract_answer(problem.solution) == problem.answer
+        assert STRICT.answer(problem.solution) == problem.answer
     questions = {split: {p.question for p in problems} for split, problems in splits.items()}
     assert not questions["train"] & questions["test"]
     assert not questions["validation"] & questions["test"]

@@ -24,6 +24,7 @@ from reasonrl.runs.metrics_log import read_metrics
 from reasonrl.sampling.rollouts import write_rollouts
 from reasonrl.types import Completion, Problem, Prompt, Rollout
 from reasonrl.util.errors import UserError
+from tests.helpers.grading import STRICT
 from tests.helpers.jobs import (
     CPU,
     TRAIN,
@@ -243,7 +244,7 @@ def judged(probability: Callable[[bool], float]) -> dict[str, float]:
         steps = {"first_wrong_step": 1, "predicted_first_wrong_step": index - 1}
         verdict = {"problem_id": name, "correct": correct, "probability": probability(correct)}
         verdicts.append(verdict | ({} if correct else steps))
-    return {name: e.value for name, e in judge(rollouts, TRAIN[:2], verdicts).items()}
+    return {name: e.value for name, e in judge(rollouts, TRAIN[:2], verdicts, STRICT).items()}
 
 
 def test_an_oracle_chooses_as_well_as_can_be() -> None:

@@ -22,6 +22,7 @@ from reasonrl.rewards import REWARDS, Materials
 from reasonrl.rewards.returns import keep_ratio, solution_returns, step_returns
 from reasonrl.rewards.steps import STEPS
 from reasonrl.types import Rollout
+from tests.helpers.grading import STRICT
 from tests.helpers.jobs import TRAIN, sampled
 from tests.helpers.tokenizers import byte_level
 
@@ -127,11 +128,13 @@ def returns(
     ) -> list[list[float]]:
         config = configure("algorithm=rcrl", *overrides)
         settings: Any = config.algorithm
-        materials = Materials(tokenizer, model, steps, settings.num_continuations)
+        materials = Materials(tokenizer, STRICT, model, steps, settings.num_continuations)
         reward = REWARDS[config.reward.name](config.reward, materials)
         problems = [PROBLEMS[rollout.prompt.problem_id] for rollout in rollouts]
         if WHOLE in overrides:
-            return solution_returns(reward, config.reward.best, rollouts, problems, tokenizer)
+            return solution_returns(
+                reward, config.reward.best, rollouts, problems, tokenizer, STRICT
+            )
         return step_returns(reward, rollouts, problems)
 
     return judged
@@ -264,5 +267,5 @@ def test_a_solution_s_return_is_between_0_and_1(tokenizer: PreTrainedTokenizerBa
         return [(0.5, 0.0), (-0.5, 0.25), (1.0, 2.0)]
 
     rollouts = sampled(tokenizer, T0, ["#### 20", SLIP, RIGHT])
-    returns = solution_returns(reward, 1.0, rollouts, [T0] * 3, tokenizer)  # type: ignore[arg-type]
+    returns = solution_returns(reward, 1.0, rollouts, [T0] * 3, tokenizer, STRICT)  # type: ignore[arg-type]
     assert returns == [[0.5], [0.0] * 3, [1.0] * 3]

@@ -22,6 +22,7 @@ from reasonrl.rewards.learned import Learned
 from reasonrl.rewards.sparse import Outcome
 from reasonrl.sampling.rollouts import grade
 from reasonrl.types import Completion, FinishReason, Problem, Prompt
+from tests.helpers.grading import STRICT
 
 PROBLEM = Problem("p", "Ana has 2 and 3 of 4 each.", "20", "2+3=5\n5*4=20\n#### 20")
 RIGHT = " 2+3=5\n5*4=20\n#### 20"
@@ -52,7 +53,7 @@ def judging(tokenizer: PreTrainedTokenizerBase, *probabilities: Any) -> Any:
 
 
 def make_reward(settings: RewardConfig, tokenizer: PreTrainedTokenizerBase, model: Any) -> Reward:
-    return REWARDS[settings.name](settings, Materials(tokenizer, model, None, 0))
+    return REWARDS[settings.name](settings, Materials(tokenizer, STRICT, model, None, 0))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def make_reward(settings: RewardConfig, tokenizer: PreTrainedTokenizerBase, mode
 def test_the_outcome_is_paid_on_the_last_token(
     text: str, reason: FinishReason, expected: list[float], tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    (rewards,) = Outcome(0.7)([completion(tokenizer, text, reason)], [PROBLEM])
+    (rewards,) = Outcome(STRICT, 0.7)([completion(tokenizer, text, reason)], [PROBLEM])
     assert list(rewards) == expected
 
 
@@ -78,7 +79,7 @@ def test_rewards_add_up_token_by_token(tokenizer: PreTrainedTokenizerBase) -> No
         return [tuple(float(i) for i in range(len(c.token_ids))) for c in completions]
 
     answers = [completion(tokenizer, text, "stop") for text in ("#### 20", "#### 3", "")]
-    both = Sum((Outcome(0.5), by_place, by_place))(answers, [PROBLEM] * 3)
+    both = Sum((Outcome(STRICT, 0.5), by_place, by_place))(answers, [PROBLEM] * 3)
     assert both == [(0.0, 2.0, 4.0, 6.5), (0.0, 2.0, 4.0), ()]
 
 
@@ -144,7 +145,7 @@ def test_where_a_verdict_is_paid(
 ) -> None:
     probabilities = [0.9] * 19  # what is between the steps doesn't count
     probabilities[6], probabilities[13], probabilities[18] = 0.2, 0.8, 0.6
-    learned = Learned(judging(tokenizer, probabilities), 0.5, at)
+    learned = Learned(judging(tokenizer, probabilities), 0.5, at, STRICT)
     (rewards,) = learned([completion(tokenizer, RIGHT)], [PROBLEM])
     assert rewards == tokens(19, paid)
 
@@ -155,7 +156,7 @@ def test_where_a_verdict_is_paid(
 def test_a_completion_without_a_step(
     at: str, eos_alone: list[float], tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    learned = Learned(judging(tokenizer, [0.4], []), 0.5, at)
+    learned = Learned(judging(tokenizer, [0.4], []), 0.5, at, STRICT)
     completions = [completion(tokenizer, ""), completion(tokenizer, "", "stop")]
     assert list(map(list, learned(completions, [PROBLEM] * 2))) == [eos_alone, []]
 
@@ -167,7 +168,7 @@ def test_a_verdict_is_worth_at_most_its_weight(at: str, tokenizer: PreTrainedTok
         text = "\n".join(rng.choice(["2+3=5", "5*4=20", "", "#### 20"], rng.integers(1, 8)))
         asked = completion(tokenizer, text, rng.choice(["eos", "stop"]))
         p = rng.choice([0.0, 1.0, rng.random()], len(asked.token_ids))
-        (rewards,) = Learned(judging(tokenizer, p), 0.5, at)([asked], [PROBLEM])
+        (rewards,) = Learned(judging(tokenizer, p), 0.5, at, STRICT)([asked], [PROBLEM])
         assert len(rewards) == len(p)
         assert -1e-12 <= sum(rewards) <= 0.5 + 1e-12
         if at == "differences" and text.strip():
@@ -179,7 +180,7 @@ def test_the_score_is_the_sum_of_the_rewards(
 ) -> None:
     completions = [completion(tokenizer, text) for text in (RIGHT, SLIP, "")]
     reward = make_reward(configure("reward=dense").reward, tokenizer, None)
-    rollouts = grade([Prompt("p", (1,))] * 3, completions, [PROBLEM] * 3, reward)
+    rollouts = grade([Prompt("p", (1,))] * 3, completions, [PROBLEM] * 3, reward, STRICT)
     assert [r.score for r in rollouts] == pytest.approx([1.5, 0.25, 0.0])
     # Whatever the reward, right is right.
     assert [r.correct for r in rollouts] == [True, False, False]

@@ -30,7 +30,7 @@ from reasonrl.runs.preemption import (
     requested,
     saving,
 )
-from reasonrl.sampling import SamplingParams, TransformersSampler, rollouts
+from reasonrl.sampling import SamplingParams, TransformersEngine, rollouts
 from reasonrl.types import Completion, Prompt
 from reasonrl.util.progress import Progress
 from tests.helpers.configs import small_config
@@ -209,7 +209,7 @@ class Watch:
 def watch() -> Iterator[Watch]:
     """Optimizer steps, completions that end, and those that a reward model judges."""
     watch = Watch()
-    step, sample, judge = AdamW.step, TransformersSampler.sample, RewardModel.token_logits
+    step, sample, judge = AdamW.step, TransformersEngine.sample, RewardModel.token_logits
 
     def watched_step(self: AdamW, *args: Any, **options: Any) -> Any:
         out = step(self, *args, **options)
@@ -217,7 +217,7 @@ def watch() -> Iterator[Watch]:
         return out
 
     def watched_sample(
-        self: TransformersSampler,
+        self: TransformersEngine,
         prompts: Sequence[Prompt],
         params: SamplingParams,
         *,
@@ -251,7 +251,7 @@ def watch() -> Iterator[Watch]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rollouts, "SHARD_SIZE", 40)
         patch.setattr(AdamW, "step", watched_step)
-        patch.setattr(TransformersSampler, "sample", watched_sample)
+        patch.setattr(TransformersEngine, "sample", watched_sample)
         patch.setattr(RewardModel, "token_logits", watched_judge)
         yield watch
 

@@ -24,6 +24,7 @@ from reasonrl.sampling import SamplingParams, rollouts
 from reasonrl.sampling.rollouts import collect_rollouts
 from reasonrl.types import Problem
 from reasonrl.util.errors import UserError
+from tests.helpers.grading import STRICT
 
 T = TypeVar("T")
 
@@ -168,7 +169,8 @@ def test_two_that_deal_out_the_shards_give_what_one_gives(
             PROBLEMS,
             prompts,
             params,
-            Outcome(),
+            Outcome(STRICT),
+            STRICT,
             seed=7,
             file=file,
             on_progress=lambda _: None,

@@ -18,6 +18,7 @@ from reasonrl.sampling.rollouts import (
     write_rollouts,
 )
 from reasonrl.types import Completion, Problem, Prompt, Rollout
+from tests.helpers.grading import STRICT
 
 PROBLEMS = [Problem(f"p{i}", f"Ana has {i} apples.", str(i), "") for i in range(5)]
 PARAMS = SamplingParams(3, 1.0, 20, ("\n\n",))
@@ -57,7 +58,8 @@ def collect(
         PROBLEMS,
         prompts,
         PARAMS,
-        Outcome(),
+        Outcome(STRICT),
+        STRICT,
         seed=seed,
         file=file,
         on_progress=progress.append,

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from reasonrl.grading.stops import Stops
-from reasonrl.sampling import SamplingParams, TransformersSampler
+from reasonrl.sampling import SamplingParams, TransformersEngine
 from reasonrl.sampling.draw import argmax, draw, uniforms
 from reasonrl.types import Completion, Prompt
 from reasonrl.util.errors import UserError
@@ -111,7 +111,7 @@ def test_greedy_equals_generate(
 ) -> None:
     model = tiny(kind)
     params = SamplingParams(1, temperature=0, max_new_tokens=45)
-    completions = TransformersSampler(model, tokenizer).sample(prompts, params, seed=0)
+    completions = TransformersEngine(model, tokenizer).sample(prompts, params, seed=0)
     for prompt, completion in zip(prompts, completions, strict=True):
         ids = torch.tensor([prompt.token_ids])
         out = model.generate(ids, do_sample=False, max_new_tokens=45)  # type: ignore[operator]
@@ -129,7 +129,7 @@ def test_logprobs_are_those_of_a_full_pass_at_the_temperature(
     temperature: float,
 ) -> None:
     params = SamplingParams(5, temperature, max_new_tokens=40)
-    completions = TransformersSampler(model, tokenizer).sample(prompts, params, seed=3)
+    completions = TransformersEngine(model, tokenizer).sample(prompts, params, seed=3)
     assert len({len(completion.token_ids) for completion in completions}) > 3  # rows were dropped
     for i, completion in enumerate(completions):
         plain = full_logprobs(model, prompts[i // 5], completion, temperature)
@@ -141,7 +141,7 @@ def test_bfloat16_logprobs_are_near_those_of_a_full_pass(
 ) -> None:
     model = tiny().bfloat16()
     params = SamplingParams(4, 1.0, max_new_tokens=20)
-    completions = TransformersSampler(model, tokenizer).sample(RAGGED, params, seed=0)
+    completions = TransformersEngine(model, tokenizer).sample(RAGGED, params, seed=0)
     gaps = torch.cat(
         [
             full_logprobs(model, RAGGED[i // 4], completion, 1.0)
@@ -158,7 +158,7 @@ def test_completions_do_not_depend_on_the_batch_size(
 ) -> None:
     params = SamplingParams(8, 1.0, max_new_tokens=30, stop=("Q", "ab"))
     per_batch_size = [
-        TransformersSampler(model, tokenizer, batch_size=size).sample(RAGGED, params, seed=0)
+        TransformersEngine(model, tokenizer, batch_size=size).sample(RAGGED, params, seed=0)
         for size in (4, 32, 1000)
     ]
     tokens = [[c.token_ids for c in completions] for completions in per_batch_size]
@@ -169,7 +169,7 @@ def test_completions_do_not_depend_on_the_batch_size(
 def test_completions_follow_their_prompts_and_samples(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    sampler = TransformersSampler(model, tokenizer)
+    sampler = TransformersEngine(model, tokenizer)
     greedy = SamplingParams(1, 0, max_new_tokens=10)
     forward = sampler.sample(RAGGED, greedy, seed=0)
     backward = sampler.sample(RAGGED[::-1], greedy, seed=0)
@@ -183,7 +183,7 @@ def test_completions_follow_their_prompts_and_samples(
 def test_a_prompt_alone_equals_itself_in_a_padded_batch(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    sampler = TransformersSampler(model, tokenizer)
+    sampler = TransformersEngine(model, tokenizer)
     params = SamplingParams(3, 1.0, max_new_tokens=20)
     alone = sampler.sample(RAGGED[:1], params, seed=0)
     batched = sampler.sample(RAGGED, params, seed=0)[:3]
@@ -193,7 +193,7 @@ def test_a_prompt_alone_equals_itself_in_a_padded_batch(
 
 
 def test_seeds_and_repeats(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-    sampler, params = TransformersSampler(model, tokenizer), SamplingParams(4, 1.0, 20)
+    sampler, params = TransformersEngine(model, tokenizer), SamplingParams(4, 1.0, 20)
     first = sampler.sample(RAGGED, params, seed=0)
     assert sampler.sample(RAGGED, params, seed=0) == first
     other = [c.token_ids for c in sampler.sample(RAGGED, params, seed=1)]
@@ -204,7 +204,7 @@ def test_identical_prompts_get_samples_of_their_own(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     params = SamplingParams(2, 1.0, max_new_tokens=20)
-    completions = TransformersSampler(model, tokenizer).sample(IDENTICAL, params, seed=0)
+    completions = TransformersEngine(model, tokenizer).sample(IDENTICAL, params, seed=0)
     assert len({c.token_ids for c in completions}) == 6
 
 
@@ -213,7 +213,7 @@ def test_sampled_frequencies_are_the_softmax(
 ) -> None:
     prompt, n = RAGGED[0], 4000
     params = SamplingParams(n, temperature=0.7, max_new_tokens=1)
-    completions = TransformersSampler(model, tokenizer).sample([prompt], params, seed=0)
+    completions = TransformersEngine(model, tokenizer).sample([prompt], params, seed=0)
     counts = torch.bincount(torch.tensor([c.token_ids[0] for c in completions]), minlength=VOCAB)
     with torch.no_grad():
         logits = model(torch.tensor([prompt.token_ids])).logits[0, -1]
@@ -227,7 +227,7 @@ def test_over_many_steps_every_token_comes_as_often_as_its_probabilities_add_up_
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     params = SamplingParams(60, temperature=1.0, max_new_tokens=25)
-    completions = TransformersSampler(model, tokenizer).sample(RAGGED, params, seed=0)
+    completions = TransformersEngine(model, tokenizer).sample(RAGGED, params, seed=0)
     seen, expected, variance = torch.zeros(3, VOCAB)
     for i, completion in enumerate(completions):
         prompt = RAGGED[i // 60].token_ids
@@ -315,7 +315,7 @@ def say(
     """What is sampled when the model says ``script`` after a one-token prompt."""
     begin = VOCAB - 2
     params = SamplingParams(1, 1.0, max_new_tokens=8, stop=stop)
-    sampler = TransformersSampler(scripted([begin, *script]), tokenizer)
+    sampler = TransformersEngine(scripted([begin, *script]), tokenizer)
     return sampler.sample([Prompt("p", (begin,))], params, seed=0)[0]
 
 
@@ -385,7 +385,7 @@ def test_a_prompt_may_hold_pad_and_eos(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     prompts = [Prompt("x", (PAD, 5, EOS, PAD, 7, PAD)), RAGGED[2]]
-    completions = TransformersSampler(model, tokenizer).sample(
+    completions = TransformersEngine(model, tokenizer).sample(
         prompts, SamplingParams(1, 0, 10), seed=0
     )
     plain = full_logprobs(model, prompts[0], completions[0], 1.0)
@@ -397,7 +397,7 @@ def test_too_long_a_prompt_fails_before_any_computation(
     tokenizer: PreTrainedTokenizerFast,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sampler = TransformersSampler(model, tokenizer)
+    sampler = TransformersEngine(model, tokenizer)
     fits, too_long = prompts_of([CONTEXT - 5, CONTEXT - 4])
     assert len(sampler.sample([fits], SamplingParams(1, 1.0, 5), seed=0)) == 1
     monkeypatch.setattr(model, "forward", None)
@@ -410,7 +410,7 @@ def test_too_long_a_prompt_fails_before_any_computation(
 def test_no_prompts_no_completions(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    assert TransformersSampler(model, tokenizer).sample([], SamplingParams(2, 1.0, 5), seed=0) == []
+    assert TransformersEngine(model, tokenizer).sample([], SamplingParams(2, 1.0, 5), seed=0) == []
 
 
 @pytest.mark.parametrize(
@@ -433,7 +433,7 @@ def test_sliding_windows_are_refused(tokenizer: PreTrainedTokenizerFast) -> None
     model = tiny("qwen2")
     model.model.layers[0].self_attn.sliding_window = 4
     with pytest.raises(UserError, match="model=qwen2 must use plain causal attention"):
-        TransformersSampler(model, tokenizer).sample(RAGGED, SamplingParams(1, 0, 5), seed=0)
+        TransformersEngine(model, tokenizer).sample(RAGGED, SamplingParams(1, 0, 5), seed=0)
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -445,9 +445,9 @@ def test_the_model_is_left_as_it_was(
     before = model.config._attn_implementation
     modes: list[bool] = []
     model.get_input_embeddings().register_forward_pre_hook(lambda *_: modes.append(model.training))
-    sampler = TransformersSampler(model, tokenizer)
+    sampler = TransformersEngine(model, tokenizer)
     if fails:
-        monkeypatch.setattr("reasonrl.sampling.transformers_engine.draw", None)
+        monkeypatch.setattr("reasonrl.sampling.transformers.draw", None)
         with pytest.raises(TypeError):
             sampler.sample(RAGGED, SamplingParams(1, 1.0, 5), seed=0)
     else:
@@ -468,7 +468,7 @@ def test_progress_counts_every_completion_once(
 ) -> None:
     finished: list[int] = []
     params = SamplingParams(7, 1.0, max_new_tokens=20, stop=("a", "Q"))
-    TransformersSampler(model, tokenizer, batch_size=16).sample(
+    TransformersEngine(model, tokenizer, batch_size=16).sample(
         RAGGED, params, seed=0, on_progress=finished.append
     )
     assert sum(finished) == 42  # 6 prompts × 7 samples
@@ -486,7 +486,7 @@ def test_a_prompt_is_read_once_for_all_of_its_samples(
     )
     # 40 shared tokens once; then of each prompt what is left but for the last token, padded to
     # 9 − 1 = 8; then the last tokens; then, at each step, one token for each of 4 × 6 rows.
-    TransformersSampler(model, tokenizer).sample(FEW_SHOT, SamplingParams(6, 1.0, 3), seed=0)
+    TransformersEngine(model, tokenizer).sample(FEW_SHOT, SamplingParams(6, 1.0, 3), seed=0)
     assert shapes[:4] == [(1, 40), (4, 8), (4, 1), (24, 1)]
 
 
@@ -565,7 +565,9 @@ def test_acting_step_by_step_equals_a_loop_without_any_cache(
     temperature: float,
 ) -> None:
     model, samples = of_lines(), 3 if temperature else 1
-    params = SamplingParams(samples, temperature, max_new_tokens=16, step_label=label)
+    params = SamplingParams(
+        samples, temperature, max_new_tokens=16, step_label=label, step_delimiter="\n"
+    )
     rows = [(i, k) for i in range(len(prompts)) for k in range(samples)]
     expected = [plain_loop(model, prompts[i], params, (i, k), seed=5) for i, k in rows]
 
@@ -579,7 +581,7 @@ def test_acting_step_by_step_equals_a_loop_without_any_cache(
         )
 
     for batch_size in (1, 3, 512):
-        sampler = TransformersSampler(model, tokenizer, batch_size=batch_size)
+        sampler = TransformersEngine(model, tokenizer, batch_size=batch_size)
         completions = sampler.sample(prompts, params, seed=5)
         for (i, k), (ids, logprobs, _), completion in zip(rows, expected, completions, strict=True):
             assert (completion.problem_id, completion.sample_index) == (prompts[i].problem_id, k)
@@ -594,8 +596,10 @@ def test_progress_counts_every_completion_once_with_labels_and_without(
     tokenizer: PreTrainedTokenizerFast, label: tuple[int, ...]
 ) -> None:
     finished: list[int] = []
-    params = SamplingParams(5, 1.0, max_new_tokens=12, stop=("Q:",), step_label=label)
-    TransformersSampler(of_lines(), tokenizer, batch_size=10).sample(
+    params = SamplingParams(
+        5, 1.0, max_new_tokens=12, stop=("Q:",), step_label=label, step_delimiter="\n"
+    )
+    TransformersEngine(of_lines(), tokenizer, batch_size=10).sample(
         RAGGED, params, seed=0, on_progress=finished.append
     )
     assert sum(finished) == 30  # 6 prompts × 5 samples
@@ -611,6 +615,7 @@ def act(
     prompt: tuple[int, ...] = (BEGIN,),
     max_new_tokens: int = 10,
     stop: tuple[str, ...] = (),
+    delimiter: str = "\n",
 ) -> tuple[Completion, list[int]]:
     """What is sampled when the model says ``script``, then 'b', and what it read after its prompt.
 
@@ -628,8 +633,8 @@ def act(
         return bent
 
     model.get_output_embeddings().register_forward_hook(say)
-    params = SamplingParams(1, 1.0, max_new_tokens, stop, label)
-    (completion,) = TransformersSampler(model, tokenizer).sample(
+    params = SamplingParams(1, 1.0, max_new_tokens, stop, label, delimiter)
+    (completion,) = TransformersEngine(model, tokenizer).sample(
         [Prompt("p", prompt)], params, seed=0
     )
     assert tuple(read[: len(prompt)]) == prompt
@@ -695,6 +700,20 @@ def test_a_stop_string_ends_a_completion_of_steps(
     assert len(completion.logprobs) == len(kept)
 
 
+def test_a_step_ends_where_the_grader_says(tokenizer: PreTrainedTokenizerFast) -> None:
+    label = LABELS["token"]
+    said = ids_of("a", "\n", "Q", ":", "b")
+    completion, read = act(tokenizer, [*said, EOS], label, delimiter="Q:")
+    assert completion.text == "a\nQ:b"
+    assert read == [*label, *said[:4], *label, said[4]]
+
+
+def test_a_label_without_a_delimiter_of_steps_is_refused() -> None:
+    said = r"step_delimiter must say what ends a step; got step_label=\(97,\). Take the grader's."
+    with pytest.raises(UserError, match=said):
+        SamplingParams(1, 1.0, 5, step_label=(97,))
+
+
 @pytest.mark.parametrize("label", LABELS.values(), ids=LABELS)
 def test_max_new_tokens_counts_sampled_tokens_alone(
     tokenizer: PreTrainedTokenizerFast, label: tuple[int, ...]
@@ -751,8 +770,8 @@ def test_nothing_is_read_past_the_context(tokenizer: PreTrainedTokenizerFast) ->
     model.lm_head.register_forward_hook(lambda _module, _args, out: 0 * out + certain)
     # The long one ends at the context's end, and waits for more to end before it is dropped.
     prompts = [Prompt("long", (BEGIN,) * 22), *(Prompt(f"p{i}", (BEGIN,)) for i in range(30))]
-    params = SamplingParams(1, 0, max_new_tokens=10, step_label=LABELS["text"])
-    completions = TransformersSampler(model, tokenizer).sample(prompts, params, seed=0)
+    params = SamplingParams(1, 0, max_new_tokens=10, step_label=LABELS["text"], step_delimiter="\n")
+    completions = TransformersEngine(model, tokenizer).sample(prompts, params, seed=0)
     # 22 of the prompt, and LLL A\n four times, are 38: the next label has no place.
     assert [len(c.token_ids) for c in completions] == [4, *[10] * 30]
 
@@ -762,9 +781,11 @@ def test_a_prompt_that_leaves_no_room_for_one_label_fails_before_any_computation
     tokenizer: PreTrainedTokenizerFast,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sampler = TransformersSampler(model, tokenizer)
+    sampler = TransformersEngine(model, tokenizer)
     fits, too_long = prompts_of([CONTEXT - 8, CONTEXT - 7])
-    params = SamplingParams(1, 1.0, 5, step_label=LABELS["text"])  # 120 + 3 + 5 = 128
+    params = SamplingParams(
+        1, 1.0, 5, step_label=LABELS["text"], step_delimiter="\n"
+    )  # 120 + 3 + 5 = 128
     assert len(sampler.sample([fits], params, seed=0)) == 1
     monkeypatch.setattr(model, "forward", None)
     with pytest.raises(
@@ -805,7 +826,7 @@ def test_a_suppressed_token_is_never_sampled_and_the_others_share_its_probabilit
 ) -> None:
     model = of_weights(ids_of("ab", "Q"), a=1.0, b=3.0, ab=1e6)
     params = SamplingParams(200 if temperature else 1, temperature, max_new_tokens=1)
-    completions = TransformersSampler(model, tokenizer).sample(RAGGED[:1], params, seed=0)
+    completions = TransformersEngine(model, tokenizer).sample(RAGGED[:1], params, seed=0)
     assert logprobs_of_pieces(completions) == pytest.approx(expected, abs=1e-5)
 
 
@@ -815,7 +836,7 @@ def test_nothing_is_suppressed_unless_the_policy_says_so(
 ) -> None:
     # ln(1/8), ln(3/8), ln(4/8)
     model = of_weights(suppressed, a=1.0, b=3.0, ab=4.0)
-    sampler = TransformersSampler(model, tokenizer)
+    sampler = TransformersEngine(model, tokenizer)
     sampled = sampler.sample(RAGGED[:1], SamplingParams(200, 1.0, 1), seed=0)
     assert logprobs_of_pieces(sampled) == pytest.approx(
         {"a": -2.07944, "b": -0.98083, "ab": -0.69315}, abs=1e-5
@@ -829,10 +850,12 @@ def test_a_suppressed_token_may_be_read(tokenizer: PreTrainedTokenizerFast) -> N
     likelier = torch.zeros(VOCAB)
     likelier[list(LABELS["text"])] = 50.0
     loud.get_output_embeddings().register_forward_hook(lambda _module, _args, out: out + likelier)
-    params = SamplingParams(4, 1.0, max_new_tokens=12, step_label=LABELS["text"])
+    params = SamplingParams(
+        4, 1.0, max_new_tokens=12, step_label=LABELS["text"], step_delimiter="\n"
+    )
     sampled = []
     for model in (quiet, loud):
         model.generation_config.suppress_tokens = list(LABELS["text"])
-        sampled.append(TransformersSampler(model, tokenizer).sample(RAGGED, params, seed=0))
+        sampled.append(TransformersEngine(model, tokenizer).sample(RAGGED, params, seed=0))
     assert sampled[0] == sampled[1]
     assert not {i for c in sampled[1] for i in c.token_ids} & {*LABELS["text"]}
