@@ -27,20 +27,8 @@ ROOT = Path(__file__).parents[2]
 ABOUT_THE_PROCESS = {"status.json", "submission.json", "provenance.json", "train.log"}
 
 
-# train.py by itself leaves signals to do what they do.
-LISTENING = """
-import runpy
-from reasonrl.runs.preemption import listening
-with listening():
-    runpy.run_path("train.py", run_name="__main__")
-"""
-
-
-def start(
-    outputs: Path, overrides: Sequence[str], log: Path, *, listening: bool = False
-) -> subprocess.Popen[bytes]:
-    program = ["-c", LISTENING] if listening else ["train.py"]
-    command = [sys.executable, *program, f"runtime.outputs={outputs}", *overrides]
+def start(outputs: Path, overrides: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "train.py", f"runtime.outputs={outputs}", *overrides]
     with open(log, "ab") as output:
         return subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
 
@@ -76,9 +64,9 @@ def run_killed(
     """Kills a run of ``seconds`` as often as asked, then lets it end; returns what it was doing."""
     rng = random.Random(seed)
     phases: list[str] = []
-    log, listening = outputs.with_suffix(".log"), number != signal.SIGKILL
+    log = outputs.with_suffix(".log")
     while len(phases) < kills:
-        process = start(outputs, overrides, log, listening=listening)
+        process = start(outputs, overrides, log)
         if not wait_for_work(process, outputs):
             break  # it was done before the last kill
         try:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from reasonrl.config.schema import TrainConfig
-from reasonrl.learning import supervised
 from reasonrl.learning.checkpoint import Checkpoints
+from reasonrl.learning.optimization import Optimization
 from reasonrl.pipeline import execute
 from reasonrl.pipeline.execute import ensure_done
 from reasonrl.pipeline.plan import plan
@@ -92,12 +92,8 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
     weights.write_bytes(content)
 
     learnt: list[int] = []
-    accumulate = supervised.accumulate_gradients
-    monkeypatch.setattr(
-        supervised,
-        "accumulate_gradients",
-        lambda *given: learnt.append(1) or accumulate(*given),
-    )
+    step = Optimization.step
+    monkeypatch.setattr(Optimization, "step", lambda self: learnt.append(1) or step(self))
     with caplog.at_level(logging.WARNING):
         ensure_done(planned, Progress())
     assert len(learnt) == 4  # from the fourth of eight steps
@@ -121,7 +117,7 @@ def test_a_run_killed_after_learning_does_not_learn_again(
             ensure_done(planned, Progress())
     assert planned.run.result.exists()
     weights = (planned.run.policy / "model.safetensors").stat().st_mtime_ns
-    monkeypatch.setattr(supervised, "accumulate_gradients", die)
+    monkeypatch.setattr(Optimization, "step", die)
     ensure_done(planned, Progress())
     assert (planned.run.policy / "model.safetensors").stat().st_mtime_ns == weights
     assert planned.run.learning_curve.exists()

@@ -13,7 +13,7 @@ from reasonrl.pipeline.plan import plan
 from reasonrl.runs.folder import read_status
 from reasonrl.util.errors import UserError
 from reasonrl.util.progress import Progress
-from tests.conftest import small_config
+from tests.helpers.configs import small_config
 
 # Fine-tuned just so far that some of what is sampled is right. Each takes two steps or more.
 SIZES = ["dataset.train_size=24", "dataset.reward_train_size=24", "dataset.num_references=24"]

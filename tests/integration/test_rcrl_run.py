@@ -26,7 +26,7 @@ from reasonrl.config.identity import prerequisites, training_set
 from reasonrl.config.resolve import resolve
 from reasonrl.config.schema import TrainConfig
 from reasonrl.evaluation.policy import Evaluation, read_estimates
-from reasonrl.learning import supervised
+from reasonrl.learning.optimization import Optimization
 from reasonrl.learning.supervised import Example
 from reasonrl.pipeline import execute
 from reasonrl.pipeline.execute import ensure_done
@@ -441,9 +441,7 @@ def test_a_run_killed_anywhere_ends_the_same(
 
         return counted
 
-    monkeypatch.setattr(
-        supervised, "accumulate_gradients", counting("learnt", 3, supervised.accumulate_gradients)
-    )
+    monkeypatch.setattr(Optimization, "step", counting("learnt", 3, Optimization.step))
     monkeypatch.setattr(job, "collect_rollouts", counting("validated", 2, job.collect_rollouts))
     with pytest.raises(Killed):
         ensure_done(planned, Progress())  # in the third step

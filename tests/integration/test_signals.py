@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from tests.integration.kill_and_resume import differences
 
 from reasonrl.cli.evaluate import evaluate
 from reasonrl.pipeline.execute import ensure_done
 from reasonrl.pipeline.plan import plan
 from reasonrl.runs.folder import RunFolder, read_status
 from reasonrl.util.progress import Progress
-from tests.conftest import ROOT, SMALL, small_config
+from tests.helpers.configs import ROOT, SMALL, small_config
+from tests.helpers.kill_and_resume import differences
 
 TERM, CTRL_C = signal.SIGTERM, signal.SIGINT
 

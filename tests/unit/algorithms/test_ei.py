@@ -20,6 +20,7 @@ from reasonrl.algorithms import ei
 from reasonrl.config.schema import TrainConfig
 from reasonrl.job import Job
 from reasonrl.learning.checkpoint import weights_hash
+from reasonrl.learning.optimization import Optimization
 from reasonrl.learning.supervised import Example
 from reasonrl.policy.policy import Policy, load_policy, save_policy
 from reasonrl.runs.folder import RunFolder
@@ -199,9 +200,11 @@ class Lab:
     ended: list[str] = field(default_factory=list)
     kill_at_step: int | None = None
 
-    def fit(self, model: Any, examples: Sequence[Example], *args: Any, **options: Any) -> None:
-        advance = options.pop("on_step")
-        step = options["first_step"]
+    def fit(
+        self, optimization: Optimization, examples: Sequence[Example], *args: Any, **options: Any
+    ) -> None:
+        advance, model = options.pop("on_step"), optimization.model
+        step = options["start"].step
 
         def on_step(n: int) -> None:
             nonlocal step
@@ -212,7 +215,7 @@ class Lab:
 
         self.learnt.append(list(examples))
         self.started.append(weights_hash(model))
-        self.real_fit(model, examples, *args, on_step=on_step, **options)
+        self.real_fit(optimization, examples, *args, on_step=on_step, **options)
         self.ended.append(weights_hash(model))
 
     real_fit = staticmethod(job_module.fit)

@@ -77,7 +77,9 @@ def given(
 ) -> Callable[..., tuple[list, list]]:
     """What orm.run gives to learn_reward_model: of each of ten problems one right, two wrong."""
     received: list[Any] = []
-    monkeypatch.setattr(orm, "learn_reward_model", lambda _, *both: received.append(both))
+    monkeypatch.setattr(
+        orm, "learn_reward_model", lambda _job, _settings, *both: received.append(both)
+    )
     rollouts = [
         r for p in MANY for r in sampled(tokenizer, p, [right(p), wrong(p), f" {p.answer}"])
     ]

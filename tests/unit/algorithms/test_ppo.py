@@ -223,7 +223,7 @@ def test_returns_are_the_rewards_from_the_token_on(
     options: list[str], expected: list[list[float]], lab: Lab
 ) -> None:
     ppo = lab.ppo(*[f"algorithm.{option}" for option in options])
-    experience = ppo.assess(ROLLOUTS)
+    experience = ppo.compute_advantages(ROLLOUTS)
     assert of_tokens(experience, "returns") == rows(expected)
     assert of_tokens(experience, "old_values") == rows([[0.0] * n for n in LENGTHS])
 
@@ -237,8 +237,8 @@ def test_the_score_is_every_sampled_token_s_return(lab: Lab, scripted: Callable)
         (0.0,) * (len(c.token_ids) - 1) + (scores[c.finish_reason],) for c in completions
     ]
     ppo.trainer.state.iteration = 1
-    rollouts = ppo.explore(1)
-    (experience,) = ppo.assess(rollouts)
+    rollouts = ppo.sample(1)
+    (experience,) = ppo.compute_advantages(rollouts)
     assert [r.completion.finish_reason for r in rollouts] == ["eos", "length", "stop", "eos"]
     lengths = [len(r.completion.token_ids) for r in rollouts]
     assert lengths[1] == 6  # dataset.max_new_tokens
@@ -263,7 +263,7 @@ def test_kl_is_taken_off_the_rewards(lab: Lab) -> None:
             [sum(one.rewards[t:]) - 0.5 * sum(gaps[t:]) for t in range(len(one.rewards))]
         )
     assert min(map(abs, kls)) > 0.1
-    experience = ppo.assess(ROLLOUTS)
+    experience = ppo.compute_advantages(ROLLOUTS)
     assert of_tokens(experience, "returns") == rows(expected)
     assert lab.metrics("ppo/kl") == [pytest.approx(sum(kls) / 4, abs=1e-5)]  # per completion
     # and is nowhere else
@@ -276,7 +276,7 @@ def test_kl_is_taken_off_the_rewards(lab: Lab) -> None:
 def test_or_added_to_the_loss(lab: Lab) -> None:
     ppo = lab.ppo("algorithm.kl_coef=7", "algorithm.kl_penalty=loss")
     move(ppo)
-    experience = ppo.assess(ROLLOUTS)
+    experience = ppo.compute_advantages(ROLLOUTS)
     assert of_tokens(experience, "returns") == rows(
         [[1.5, 1.0, 1.0], [-0.25] * 4, [0.0, 0.0], [2.0]]
     )
@@ -334,7 +334,7 @@ def test_kl_coef_follows_its_target(logprob: float, expected: float, lab: Lab) -
         replace(r, completion=replace(r.completion, logprobs=(logprob,) * len(r.rewards)))
         for r in ROLLOUTS
     ]
-    experience = ppo.assess(sampled)
+    experience = ppo.compute_advantages(sampled)
     assert lab.metrics("ppo/kl_coef") == [pytest.approx(expected)]
     assert ppo.trainer.state.kl_coef == pytest.approx(expected)
     # It is that coefficient by which the same rollouts' rewards are shaped.
@@ -376,17 +376,19 @@ def test_the_ids_learnt_from_are_the_ids_sampled(
     ppo.trainer.model.register_forward_pre_hook(lambda _, given: read.extend(given[0]))
     ppo.train()
     # Two questions an iteration, seen when assessed and in each epoch.
-    assert [answered.completion_ids for answered in read] == [(odd, odd)] * (2 * 2 * 3)
+    assert [group.completion_ids for group in read] == [(odd, odd)] * (2 * 2 * 3)
     asked = [prompt.token_ids for prompts, *_ in lab.sampler.calls for prompt in prompts]
-    assert {answered.prompt_ids for answered in read} <= set(asked)
+    assert {group.prompt_ids for group in read} <= set(asked)
 
 
 def test_old_logprobs_are_the_sampler_s_or_recomputed(lab: Lab) -> None:
     ppo = lab.ppo()
     recomputed = [logprobs(ppo.trainer.model.policy, one) for one in ROLLOUTS]
-    assert of_tokens(ppo.assess(ROLLOUTS), "old_logprobs") == rows(recomputed)
+    assert of_tokens(ppo.compute_advantages(ROLLOUTS), "old_logprobs") == rows(recomputed)
     ppo.config = replace(ppo.config, old_logprobs="sampler")
-    assert of_tokens(ppo.assess(ROLLOUTS), "old_logprobs") == [[-0.5] * n for n in LENGTHS]
+    assert of_tokens(ppo.compute_advantages(ROLLOUTS), "old_logprobs") == [
+        [-0.5] * n for n in LENGTHS
+    ]
     # how far they are apart is logged in both cases, per token
     gap = sum(abs(-0.5 - x) for of_completion in recomputed for x in of_completion) / 10
     assert lab.metrics("ppo/sampler_logprob_gap") == [pytest.approx(gap, abs=1e-5)] * 2
@@ -396,7 +398,7 @@ def test_temperature_one_logprobs(lab: Lab) -> None:
     options = ("algorithm.kl_coef=0", "algorithm.entropy_coef=1")
     ppo = lab.ppo("algorithm.compat.temperature_one_logprobs=true", *options)
     move(ppo)
-    experience = ppo.assess(ROLLOUTS)
+    experience = ppo.compute_advantages(ROLLOUTS)
     for name, model in (("old", ppo.trainer.model.policy), ("ref", ppo.trainer.reference)):
         at_one = [logprobs(model, one, temperature=1.0) for one in ROLLOUTS]
         assert of_tokens(experience, f"{name}_logprobs") == rows(at_one)
@@ -413,12 +415,12 @@ def test_unmasked_whitening(lab: Lab) -> None:
     ]
     ppo = lab.ppo()
     # mean 1/4, variance 3/16: 3/4 and -1/4 over √3/4
-    advantages = token_data(ppo.assess(rollouts))["advantages"]
+    advantages = token_data(ppo.compute_advantages(rollouts))["advantages"]
     assert advantages.tolist() == pytest.approx([3**0.5, *[-(3**-0.5)] * 3], abs=1e-5)
     # With two positions of padding: mean 1/6, variance 5/36: 5/6 and -1/6 over √5/6
     compat = CompatConfig(unmasked_whitening=True, temperature_one_logprobs=False)
     ppo.config = replace(ppo.config, compat=compat)
-    advantages = token_data(ppo.assess(rollouts))["advantages"]
+    advantages = token_data(ppo.compute_advantages(rollouts))["advantages"]
     assert advantages.tolist() == pytest.approx([5**0.5, *[-(5**-0.5)] * 3], abs=1e-5)
 
 
@@ -435,7 +437,7 @@ def test_what_other_frameworks_did_is_off_unless_asked_for(lab: Lab) -> None:
 def test_the_loss_by_hand(lab: Lab) -> None:
     """−ρA where nothing is clipped, ½ V² of returns, and an entropy bonus."""
     ppo = lab.ppo("algorithm.clip_range=0.99", "algorithm.value_coef=3")
-    experience = ppo.assess(ROLLOUTS)
+    experience = ppo.compute_advantages(ROLLOUTS)
     advantages, old = (of_tokens(experience, name) for name in ("advantages", "old_logprobs"))
     move(ppo, 0.003)
     ratios, policy_loss, nats = [], 0.0, 0.0
@@ -467,10 +469,10 @@ def test_more_entropy_is_less_loss(lab: Lab) -> None:
     """Down the gradient of the bonus entropy rises."""
     ppo = lab.ppo("algorithm.value_coef=0")
     still = [replace(r, rewards=(0.0,) * len(r.rewards)) for r in ROLLOUTS]  # nothing else to gain
-    experience = ppo.assess(still)
+    experience = ppo.compute_advantages(still)
     ppo.config = replace(ppo.config, entropy_coef=1.0)
     ppo.step(experience)
-    ppo.assess(still)
+    ppo.compute_advantages(still)
     before, after = lab.metrics("ppo/entropy")
     assert after > before + 0.01
 
@@ -480,7 +482,7 @@ def test_the_value_s_gradient_stops_where_it_is_told_to(detach: bool, lab: Lab) 
     ppo = lab.ppo(f"algorithm.detach_value={detach}")
     model = ppo.trainer.model
     torch.nn.init.ones_(model.value_head.weight)  # at 0 no gradient would pass
-    experience = ppo.assess(ROLLOUTS)
+    experience = ppo.compute_advantages(ROLLOUTS)
     found = []
     for value_coef in (0.0, 1.0):
         ppo.config = replace(ppo.config, value_coef=value_coef)
@@ -494,7 +496,7 @@ def test_the_value_s_gradient_stops_where_it_is_told_to(detach: bool, lab: Lab) 
 def iterate(ppo: PPO) -> None:
     ppo.trainer.state.iteration += 1
     ppo.trainer.state.taken = 0
-    ppo.learn(ppo.assess(ROLLOUTS))
+    ppo.update(ppo.compute_advantages(ROLLOUTS))
 
 
 def test_micro_batches_and_padding_change_nothing(make_lab: Callable[[str], Lab]) -> None:
@@ -532,7 +534,7 @@ def test_a_policy_that_moved_too_far_ends_the_iteration(
     real = Trainer.step
 
     def step(self: Trainer) -> dict[str, float]:
-        policy, value = self._optimizer.param_groups
+        policy, value = self.optimization._optimizer.param_groups
         used[limit].append((policy["lr"], value["lr"]))
         return real(self)
 
@@ -584,17 +586,17 @@ def test_iterations_go_through_the_stream(lab: Lab, scripted: Callable) -> None:
 
 def test_empty_completions_are_left_out(lab: Lab) -> None:
     rollouts = [*ROLLOUTS[:2], rollout("t1", (), (), "stop"), ROLLOUTS[3]]
-    first, second = lab.ppo().assess(rollouts)
-    assert first.answered.completion_ids == ((20, 21, 0), (30, 31, 32, 33))
-    assert second.answered.completion_ids == ((50,),)
+    first, second = lab.ppo().compute_advantages(rollouts)
+    assert first.group.completion_ids == ((20, 21, 0), (30, 31, 32, 33))
+    assert second.group.completion_ids == ((50,),)
     assert second.tokens.returns.tolist() == [2.0]
 
 
 def test_mask_truncated_learns_nothing_from_what_was_cut_off(lab: Lab) -> None:
     ppo = lab.ppo("algorithm.mask_truncated=true")
-    first, second = ppo.assess(ROLLOUTS)
-    assert first.answered.completion_ids == ((20, 21, 0),)
-    assert second.answered.completion_ids == ((40, 0), (50,))
+    first, second = ppo.compute_advantages(ROLLOUTS)
+    assert first.group.completion_ids == ((20, 21, 0),)
+    assert second.group.completion_ids == ((40, 0), (50,))
     # It counts among the rollouts still.
     assert lab.metrics("rollout/finish_length") == [0.25]
 
@@ -627,17 +629,18 @@ def test_an_iteration_with_nothing_to_learn_from_is_passed_over(
 @pytest.mark.parametrize("number", [math.nan, math.inf])
 def test_gradients_that_are_not_finite_are_refused(broken: str, number: float, lab: Lab) -> None:
     ppo = lab.ppo()
-    experience, model = ppo.assess(ROLLOUTS), ppo.trainer.model
+    experience, model = ppo.compute_advantages(ROLLOUTS), ppo.trainer.model
     before = weights_hash(model)
     ppo.loss(experience)[0].backward()
     parameters = model.policy_parameters() if broken == "policy" else model.value_parameters()
     assert parameters[-1].grad is not None
     parameters[-1].grad[0] = number
-    expected = rf"learning_rate=0.01 and value_.*=0.001 must keep gradients finite; got .*{broken}"
+    rate = {"policy": "learning_rate=0.01", "value": "value_learning_rate=0.001"}[broken]
+    expected = rf"^algorithm.{rate} must keep gradients finite; got a norm of {number} in step 1 of"
     with pytest.raises(UserError, match=expected):
         ppo.trainer.step()
     assert weights_hash(model) == before
-    assert ppo.trainer.state.steps == 0
+    assert ppo.trainer.steps == 0
 
 
 def test_policy_and_value_gradients_are_clipped_apart(lab: Lab) -> None:
@@ -654,7 +657,7 @@ def test_policy_and_value_gradients_are_clipped_apart(lab: Lab) -> None:
         for parameters in (policy, value):
             norms.append(torch.cat([p.grad.flatten() for p in parameters]).norm().item())  # type: ignore[union-attr]
 
-    trainer._optimizer.register_step_pre_hook(measure)
+    trainer.optimization._optimizer.register_step_pre_hook(measure)
     logged = trainer.step()
     # 30² + 40² = 50², clipped to 1; 0.3² + 0.4² = 0.5², as it is
     assert norms == pytest.approx([1.0, 0.5], abs=1e-4)
@@ -772,8 +775,8 @@ class Reaper:
     def pass_by(self, name: str) -> None:
         if self.ppo is None:
             return
-        state = self.ppo.trainer.state
-        place = (name, state.iteration, state.steps)
+        trainer = self.ppo.trainer
+        place = (name, trainer.state.iteration, trainer.steps)
         if place not in self.seen:
             self.seen.append(place)
             raise Killed

@@ -28,6 +28,7 @@ from reasonrl.config.algorithm.rcrl import RCRLConfig
 from reasonrl.config.schema import TrainConfig
 from reasonrl.job import Job
 from reasonrl.learning.checkpoint import weights_hash
+from reasonrl.learning.optimization import Optimization
 from reasonrl.learning.supervised import Example, collate
 from reasonrl.policy.policy import Policy, load_policy, save_policy
 from reasonrl.rewards.sparse import is_correct
@@ -442,7 +443,9 @@ class Lab:
     started: list[dict[str, Tensor]] = field(default_factory=list)
     kill_at_step: int | None = None
 
-    def fit(self, model: Any, examples: Sequence[Example], *args: Any, **options: Any) -> None:
+    def fit(
+        self, optimization: Optimization, examples: Sequence[Example], *args: Any, **options: Any
+    ) -> None:
         advance, step = options.pop("on_step"), 0
 
         def on_step(n: int) -> None:
@@ -453,8 +456,8 @@ class Lab:
                 raise Killed
 
         self.learnt.append(list(examples))
-        self.started.append({n: t.clone() for n, t in model.state_dict().items()})
-        self.real_fit(model, examples, *args, on_step=on_step, **options)
+        self.started.append({n: t.clone() for n, t in optimization.model.state_dict().items()})
+        self.real_fit(optimization, examples, *args, on_step=on_step, **options)
 
     real_fit = staticmethod(job_module.fit)
 

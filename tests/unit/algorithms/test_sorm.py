@@ -105,7 +105,9 @@ def given(
     blank one, which has none.
     """
     received: list[Any] = []
-    monkeypatch.setattr(sorm, "learn_reward_model", lambda _, *both: received.append(both))
+    monkeypatch.setattr(
+        sorm, "learn_reward_model", lambda _job, _settings, *both: received.append(both)
+    )
     texts = [" 2+2=4\n#### {0}", " 1+1=2\n#### {0}", " 3+3=6\n#### 6", "\n"]
     rollouts = [
         r for p in TRAIN for r in sampled(tokenizer, p, [t.format(p.answer) for t in texts])

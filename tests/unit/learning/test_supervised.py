@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from transformers import LlamaForCausalLM
 from reasonrl.config.learner import LearnerConfig
 from reasonrl.learning import supervised
 from reasonrl.learning.checkpoint import Checkpoints, weights_hash
+from reasonrl.learning.optimization import Group, Optimization
 from reasonrl.learning.supervised import (
     Example,
     Gradients,
@@ -25,6 +27,7 @@ from reasonrl.learning.supervised import (
     collate,
     fit,
     micro_batches,
+    num_steps,
     with_eos,
 )
 from reasonrl.runs.metrics_log import MetricsLog, read_metrics
@@ -172,6 +175,12 @@ def steps_taken(monkeypatch: pytest.MonkeyPatch) -> list[list[Example]]:
     return taken
 
 
+def learn(model: Any, examples: Sequence[Example]) -> float:
+    return supervised.accumulate_gradients(
+        model, examples, LEARNER.micro_batch_tokens, torch.float32
+    )
+
+
 class Killed(BaseException):
     pass
 
@@ -196,18 +205,22 @@ def run_fit(
             raise Killed
 
     with MetricsLog(folder / "metrics.jsonl") as log:
-        fit(
-            model,  # type: ignore[arg-type]
-            examples,
+        trained = [p for p in model.parameters() if p.requires_grad]
+        optimization = Optimization(
+            model,
+            [Group(trained, learner.learning_rate)],
             learner,
-            gradients=gradients,
-            seed=seed,
-            compute_dtype="float32",
+            num_steps(len(examples), learner),
+            name="sft",
             checkpoints=Checkpoints(folder / "checkpoints"),
             checkpoint_seconds=0,
             log=log,
-            log_prefix="sft",
-            log_start=0,
+        )
+        fit(
+            optimization,
+            examples,
+            gradients or partial(learn, model),
+            seed=seed,
             on_step=on_step,
         )
     return read_metrics(folder / "metrics.jsonl")
@@ -259,10 +272,7 @@ def test_fit_takes_other_gradients_and_leaves_frozen_parameters_alone(tmp_path: 
     model.frozen.grad = torch.ones(2)  # left from before it was frozen
     seen = []
 
-    def gradients(
-        learnt: nn.Module, examples: Sequence[str], max_tokens: int, compute_dtype: torch.dtype
-    ) -> float:
-        assert (learnt, max_tokens, compute_dtype) == (model, 40, torch.float32)
+    def gradients(examples: Sequence[str]) -> float:
         seen.append(sorted(examples))
         model.free.grad = torch.tensor([3.0, 4.0])
         return 0.25

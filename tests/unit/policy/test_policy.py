@@ -18,7 +18,6 @@ from reasonrl.policy.adapters import add_tokens
 from reasonrl.policy.policy import (
     Policy,
     context_of,
-    device_of,
     load_policy,
     load_tokenizer,
     save_policy,
@@ -156,14 +155,6 @@ def test_folders_that_are_no_model(tmp_path: Path, folder: Path):
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(UserError, match=re.escape(f"model.path={path} must be a folder or")):
             load_tokenizer(str(path))
-
-
-def test_devices():
-    assert device_of(described("x")) == CPU
-    assert device_of(described("x", device="auto")).type in ("cpu", "cuda")
-    for device in ("cuda:99", "tpu"):
-        with pytest.raises(UserError, match=f"model.device={device} must be a device of this"):
-            device_of(described("x", device=device))
 
 
 def test_folders_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -22,12 +22,11 @@ from transformers import (
 from reasonrl.config.algorithm.ppo import PPOConfig
 from reasonrl.config.schema import TrainConfig
 from reasonrl.learning.checkpoint import weights_hash
+from reasonrl.learning.packed import PromptGroup, completion_logits
 from reasonrl.learning.supervised import micro_batches
 from reasonrl.policy_gradient.actor_critic import (
     ActorCritic,
-    Answered,
-    Reading,
-    completion_logits,
+    TokenOutputs,
     freeze_below,
     top_layers,
 )
@@ -36,9 +35,9 @@ from reasonrl.util.errors import UserError
 EOS, PAD = 0, 1
 # Ragged, of one token too; pad and EOS stand anywhere; the second prompt has one completion.
 BATCH = [
-    Answered((5, 6, 7, 8, 9), ((10, 11, 12, 13), (20,), (30, 31, 32, 33, 34, 35, EOS))),
-    Answered((40,), ((EOS, PAD, PAD, EOS, 50),)),
-    Answered((PAD, EOS, 60, PAD), ((61, EOS), (EOS,), (62, PAD, 63))),
+    PromptGroup((5, 6, 7, 8, 9), ((10, 11, 12, 13), (20,), (30, 31, 32, 33, 34, 35, EOS))),
+    PromptGroup((40,), ((EOS, PAD, PAD, EOS, 50),)),
+    PromptGroup((PAD, EOS, 60, PAD), ((61, EOS), (EOS,), (62, PAD, 63))),
 ]
 
 Make = Callable[..., LlamaForCausalLM]
@@ -83,16 +82,16 @@ def randomise_adapters(model: ActorCritic) -> None:
             nn.init.normal_(parameter, std=0.3)
 
 
-def read(model: ActorCritic, batch: Sequence[Answered]) -> Reading:
+def read(model: ActorCritic, batch: Sequence[PromptGroup]) -> TokenOutputs:
     with torch.no_grad():
         return model(batch, torch.float32)
 
 
-def every_completion(batch: Sequence[Answered]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+def every_completion(batch: Sequence[PromptGroup]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     return [(one.prompt_ids, ids) for one in batch for ids in one.completion_ids]
 
 
-def plain_logits(model: Any, batch: Sequence[Answered]) -> Tensor:
+def plain_logits(model: Any, batch: Sequence[PromptGroup]) -> Tensor:
     """From passes over a prompt and one completion each: no padding, no mask."""
     return torch.cat(
         [
@@ -102,7 +101,7 @@ def plain_logits(model: Any, batch: Sequence[Answered]) -> Tensor:
     )
 
 
-def plain_values(model: ActorCritic, batch: Sequence[Answered]) -> Tensor:
+def plain_values(model: ActorCritic, batch: Sequence[PromptGroup]) -> Tensor:
     """From passes as above, through a whole model whose top layers are the value function's."""
     critic: Any = copy.deepcopy(model.policy.base_model)
     branch: Any = model.branch
@@ -178,7 +177,7 @@ def test_grouped_queries_and_tied_embeddings_are_read_too(make_model: Make) -> N
 @pytest.mark.parametrize("special", [EOS, PAD])
 def test_pad_and_eos_are_tokens_like_others(make_model: Make, special: int) -> None:
     model = critic_of(make_model, 1)
-    alike = [Answered((special,) * 3, ((special,) * 5, (special, 9, special))), BATCH[0]]
+    alike = [PromptGroup((special,) * 3, ((special,) * 5, (special, 9, special))), BATCH[0]]
     with torch.no_grad():
         close(read(model, alike).logits, plain_logits(model.policy, alike))
         close(read(model, alike).values, plain_values(model, alike))
@@ -193,7 +192,7 @@ def test_the_rest_of_a_batch_changes_nothing(
     model = critic_of(make_model, value_layers)
     of_completion: dict[Any, tuple[Tensor, Tensor]] = {}
 
-    def collect(batch: Sequence[Answered]) -> None:
+    def collect(batch: Sequence[PromptGroup]) -> None:
         reading, lengths = read(model, batch), [len(ids) for _, ids in every_completion(batch)]
         seen = zip(reading.logits.split(lengths), reading.values.split(lengths), strict=True)
         for completion, (logits, values) in zip(every_completion(batch), seen, strict=True):
@@ -202,7 +201,7 @@ def test_the_rest_of_a_batch_changes_nothing(
             close(values, before[1])
 
     collect(BATCH)
-    turned = [Answered(one.prompt_ids, one.completion_ids[::-1]) for one in BATCH[::-1]]
+    turned = [PromptGroup(one.prompt_ids, one.completion_ids[::-1]) for one in BATCH[::-1]]
     for batch in micro_batches(turned, max_tokens):
         collect(batch)
     assert len(of_completion) == 7
@@ -220,7 +219,7 @@ def test_a_completion_sees_no_other(make_model: Make, value_layers: int) -> None
     model = critic_of(make_model, value_layers)
     first, *rest = BATCH
     _, *others = first.completion_ids
-    changed = [Answered(first.prompt_ids, ((10, 99, 98, 97), *others)), *rest]
+    changed = [PromptGroup(first.prompt_ids, ((10, 99, 98, 97), *others)), *rest]
     before, after = read(model, BATCH), read(model, changed)
     differs = (after.logits - before.logits).abs().amax(dim=1) > 1e-6
     # of the changed completion itself: the two tokens after the first that changed
@@ -248,7 +247,7 @@ def test_gradients_are_the_sum_of_those_of_the_completions(
     weighted(reading.logits, reading.values, reading.token_ids, weights).backward()
     together = gradients(model)
 
-    singles = [Answered(prompt, (ids,)) for prompt, ids in every_completion(BATCH)]
+    singles = [PromptGroup(prompt, (ids,)) for prompt, ids in every_completion(BATCH)]
     parts = weights.split([len(one.completion_ids[0]) for one in singles])
     for one, part in zip(singles, parts, strict=True):
         reading = model([one], torch.float32)
@@ -285,7 +284,9 @@ def test_one_micro_batch_of_eight_and_eight_of_one_give_equal_gradients(
 ) -> None:
     model = critic_of(make_model, value_layers)
     questions = [
-        Answered(tuple(range(2, 3 + i)), tuple(tuple(range(9, 10 + j)) for j in range(i % 3 + 1)))
+        PromptGroup(
+            tuple(range(2, 3 + i)), tuple(tuple(range(9, 10 + j)) for j in range(i % 3 + 1))
+        )
         for i in range(8)
     ]
     num_tokens = sum(len(ids) for _, ids in every_completion(questions))

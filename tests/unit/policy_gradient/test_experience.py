@@ -18,8 +18,9 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 from reasonrl.config.algorithm.ppo import PPOConfig
 from reasonrl.config.schema import TrainConfig
 from reasonrl.learning.functional import token_logprobs
+from reasonrl.learning.packed import PromptGroup
 from reasonrl.learning.supervised import micro_batches
-from reasonrl.policy_gradient.actor_critic import ActorCritic, Answered
+from reasonrl.policy_gradient.actor_critic import ActorCritic
 from reasonrl.policy_gradient.experience import (
     Annotations,
     Moments,
@@ -27,9 +28,9 @@ from reasonrl.policy_gradient.experience import (
     by_question,
     experience_statistics,
     experiences,
-    learnt_from,
     shaped_rewards,
     token_data,
+    trainable,
 )
 from reasonrl.sampling import SamplingParams, TransformersEngine
 from reasonrl.types import Completion, FinishReason, Prompt, Rollout
@@ -73,9 +74,9 @@ ROLLOUTS = [
 ]
 LENGTHS = [4, 1, 2, 3, 2, 5]
 QUESTIONS = [
-    Answered((5, 6, 7), ((10, 11, 12, 0), (20,), (30, 31))),
-    Answered((5, 6, 7), ((1, 0, 1),)),
-    Answered((1,), ((61, 0), (62, 1, 63, 64, 65))),
+    PromptGroup((5, 6, 7), ((10, 11, 12, 0), (20,), (30, 31))),
+    PromptGroup((5, 6, 7), ((1, 0, 1),)),
+    PromptGroup((1,), ((61, 0), (62, 1, 63, 64, 65))),
 ]
 
 
@@ -92,7 +93,7 @@ def test_experiences_cut_what_token_data_joins() -> None:
     names = ["old_logprobs", "ref_logprobs", "old_values", "advantages", "returns"]
     tokens = {name: torch.arange(17.0) + 100 * i for i, name in enumerate(names)}
     cut = experiences(ROLLOUTS, tokens)
-    assert [one.answered for one in cut] == QUESTIONS
+    assert [one.group for one in cut] == QUESTIONS
     assert [one.num_tokens for one in cut] == [7, 3, 7]
     # 3 + (4 - 1) + 0 + 1, 3 + 2, 1 + 1 + 4: a completion's last token isn't read
     assert [len(one) for one in cut] == [7, 5, 6]
@@ -109,8 +110,8 @@ def test_what_is_learnt_from() -> None:
     ended, stopped = rollout([1.0]), rollout([0.0, 0.5], "stop")
     cut_off, empty = rollout([0.0], "length"), rollout([], "stop")
     everything = [ended, empty, cut_off, stopped]
-    assert learnt_from(everything, mask_truncated=False) == [ended, cut_off, stopped]
-    assert learnt_from(everything, mask_truncated=True) == [ended, stopped]
+    assert trainable(everything, mask_truncated=False) == [ended, cut_off, stopped]
+    assert trainable(everything, mask_truncated=True) == [ended, stopped]
 
 
 # Rewards
@@ -325,7 +326,7 @@ def test_the_ratio_is_one_before_anything_is_learnt_in_spite_of_dropout(
     for max_tokens in (1, 100):
         for batch in micro_batches(cut[::-1], max_tokens):
             was = token_data(batch)
-            reading = model([one.answered for one in batch], torch.float32)
+            reading = model([one.group for one in batch], torch.float32)
             logprobs = token_logprobs(reading.logits, reading.token_ids, 0.7)
             for old in (was["old_logprobs"], was["ref_logprobs"]):
                 ratio = (logprobs - old).exp()
@@ -359,7 +360,7 @@ def test_statistics_by_hand() -> None:
         ),
     )
     advantages = torch.tensor([[1.0, -1.0], [1.0, 9.0], [-1.0, 1.0], [-1.0, 9.0], [7.0, 9.0]])
-    found = experience_statistics(rollouts, 2, now, advantages, now.values + advantages)
+    found = experience_statistics(rollouts, 2, now, advantages, now.values + advantages, "ppo")
     assert found == {
         "rollout/correct": pytest.approx(2 / 6),
         "rollout/score": pytest.approx(4 / 6),  # 1, 0, 1/2, 1/2, 0, 2

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from reasonrl import job as job_module
 from reasonrl.config.schema import TrainConfig
 from reasonrl.reward_models import learning as reward_learning
 from reasonrl.reward_models.learning import held_out_questions, judge, learn_reward_model
@@ -109,7 +110,12 @@ def test_labels_of_one_kind_teach_nothing(
     one = Labelled((5,), (7, 8), (1.0 if kind is right else 0.0, None))
     with job_of(configure("algorithm=orm"), random_policy, tmp_path / "run", tmp_path) as job:
         with pytest.raises(UserError, match=f"must have good and bad labels .* {counts}"):
-            learn_reward_model(job, [one, one], [(row, (0.0,) * len(row.completion.token_ids))])
+            learn_reward_model(
+                job,
+                job.config.algorithm,
+                [one, one],
+                [(row, (0.0,) * len(row.completion.token_ids))],
+            )
         assert not job.run.reward_model.exists()
         assert not job.work.exists()
 
@@ -125,7 +131,7 @@ def test_there_must_be_labels_to_calibrate_on(
     with job_of(configure("algorithm=sorm"), random_policy, tmp_path / "run", tmp_path) as job:
         for held_out in ([], [(row, (None,))]):
             with pytest.raises(UserError, match=r"held_out=0.1 must leave labels to calibrate on"):
-                learn_reward_model(job, learnt, held_out)
+                learn_reward_model(job, job.config.algorithm, learnt, held_out)
         assert not job.run.reward_model.exists()
 
 
@@ -152,7 +158,7 @@ def test_a_reward_model_is_learnt_calibrated_saved_and_judged(
     monkeypatch.setattr(reward_learning, "calibrate", recording)
     config = configure("algorithm=orm", "algorithm.batch_size=2", "algorithm.epochs=3")
     with job_of(config, random_policy, tmp_path / "run", rollouts) as job:
-        learn_reward_model(job, learnt, held_out)
+        learn_reward_model(job, job.config.algorithm, learnt, held_out)
         logged = read_metrics(job.run.metrics)
         # Four completions in batches of two, three times; then the calibration.
         assert [m["step"] for m in logged] == [1, 2, 3, 4, 5, 6, 6]
@@ -174,8 +180,9 @@ def test_a_reward_model_is_learnt_calibrated_saved_and_judged(
         folder = job.run.evaluation / "validation"
         assert pq.read_table(folder / "verdicts.parquet").num_rows == 4
         (folder / "verdicts.parquet").unlink()
-        monkeypatch.setattr(reward_learning, "fit", refuse)
-        learn_reward_model(job, learnt, held_out)  # as after a kill in the report
+        monkeypatch.setattr(job_module, "fit", refuse)
+        # As after a kill in the report.
+        learn_reward_model(job, job.config.algorithm, learnt, held_out)
         assert pq.read_table(folder / "verdicts.parquet").num_rows == 4
 
 

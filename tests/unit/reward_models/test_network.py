@@ -19,6 +19,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from reasonrl.config.learner import LearnerConfig
 from reasonrl.learning.checkpoint import Checkpoints, weights_hash
+from reasonrl.learning.optimization import Group, Optimization
 from reasonrl.learning.supervised import fit, micro_batches
 from reasonrl.policy.policy import Policy, save_policy
 from reasonrl.reward_models import network as reward_network
@@ -260,18 +261,21 @@ def run_fit(
         micro_batch_tokens=40,
     )
     with MetricsLog(folder / "metrics.jsonl") as log:
-        fit(
+        optimization = Optimization(
             network,
-            ragged_labelled(10),
+            [Group([p for p in network.parameters() if p.requires_grad], 1e-2)],
             learner,
-            gradients=label_gradients,
-            seed=3,
-            compute_dtype="float32",
+            total_steps=6,
+            name="orm",
             checkpoints=Checkpoints(folder / "checkpoints"),
             checkpoint_seconds=0,
             log=log,
-            log_prefix="orm",
-            log_start=0,
+        )
+        fit(
+            optimization,
+            ragged_labelled(10),
+            lambda batch: label_gradients(network, batch, 40, torch.float32),
+            seed=3,
             on_step=on_step,
         )
     return read_metrics(folder / "metrics.jsonl")

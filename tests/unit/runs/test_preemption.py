@@ -24,11 +24,11 @@ from reasonrl.runs.preemption import (
     SIGNALS,
     Preempted,
     boundary,
-    heeding,
     listening,
     received,
     requested,
     saving,
+    with_boundary,
 )
 from reasonrl.sampling import SamplingParams, TransformersEngine, rollouts
 from reasonrl.types import Completion, Prompt
@@ -48,14 +48,12 @@ def test_handlers_are_there_inside_alone() -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
     with listening():
         inside = [signal.getsignal(number) for number in SIGNALS]
-        interrupt = signal.getsignal(signal.SIGINT)
-    assert before == [signal.SIG_DFL, signal.SIG_DFL]
+    assert before == [signal.SIG_DFL, signal.SIG_DFL, signal.default_int_handler]
     assert not set(inside) & set(before)
-    assert interrupt is signal.default_int_handler
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_noted_until_the_listening_ends(number: signal.Signals) -> None:
     with listening():
         assert (requested(), received()) == (False, None)
@@ -71,6 +69,42 @@ def test_of_two_signals_the_first_counts() -> None:
         tell(signal.SIGUSR2)
         tell(signal.SIGTERM)
         assert received() == signal.SIGUSR2
+
+
+@pytest.mark.parametrize("first", [signal.SIGUSR2, signal.SIGTERM, signal.SIGINT])
+def test_ctrl_c_after_another_signal_ends_at_once(
+    first: signal.Signals, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said = "\nsaving at the next opportunity. Ctrl-C again ends at once, without.\n"
+    with listening():
+        tell(first)
+        tell(signal.SIGTERM)  # says the same again
+        assert received() == first
+        with pytest.raises(KeyboardInterrupt):
+            tell(signal.SIGINT)
+    assert capfd.readouterr().err == (said if first == signal.SIGINT else "")
+
+
+def test_listening_within_listening_changes_nothing() -> None:
+    with listening():
+        with listening():
+            tell(signal.SIGTERM)
+        assert received() == signal.SIGTERM
+        with pytest.raises(Preempted), listening():
+            boundary()
+    assert not requested()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_who_was_started_to_ignore_ctrl_c_ignores_it() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with listening():
+            tell(signal.SIGINT)
+            assert not requested()
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_listening_ends_with_an_exception_too() -> None:
@@ -123,7 +157,7 @@ def test_saving_is_for_what_is_preempted(error: type[Exception], saves: int) -> 
 
 def test_progress_is_counted_before_it_is_heeded() -> None:
     counted: list[int] = []
-    advance = heeding(counted.append)
+    advance = with_boundary(counted.append)
     advance(3)
     with listening():
         tell()

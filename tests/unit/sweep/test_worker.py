@@ -17,7 +17,6 @@ from reasonrl.runs.folder import (
     write_status,
 )
 from reasonrl.runs.preemption import Preempted
-from reasonrl.runs.process import usable_cores
 from reasonrl.runs.provenance import now
 from reasonrl.sweep.worker import work
 from reasonrl.util.errors import UserError
@@ -107,17 +106,6 @@ def test_of_an_array_only_its_own_task_goes_back(
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     asked = ASK.replace("=17", "=17_3")
     assert as_job(run, "echo RUNNING") == [asked, "scontrol requeue 17_3"]
-
-
-@pytest.mark.parametrize(("asked", "cores"), [(None, 8), ("3", 3), ("16", 8)])
-def test_a_job_uses_the_cores_it_has_asked_for(
-    monkeypatch: pytest.MonkeyPatch, asked: str | None, cores: int
-) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
-    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
-    if asked:
-        monkeypatch.setenv("SLURM_CPUS_PER_TASK", asked)
-    assert usable_cores() == cores
 
 
 def test_a_job_has_its_own_service_of_w_and_b(
