@@ -449,6 +449,7 @@ def dies_at(problem_id: str, visit: int, texts: Callable) -> Callable[[str, int]
     return dying
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "killed_in",
     ["validation 0", "sampling 1", "learning 1", "validation 1", "learning 2", "sampling 3"],

@@ -793,6 +793,7 @@ class Reaper:
         self.ppo = None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "second"),
     [
@@ -944,6 +945,7 @@ def test_the_token_that_is_paid_for_becomes_likely(bandit: Callable[..., Bandit]
     assert played.kl[-1] > 2.0
 
 
+@pytest.mark.slow
 def test_kl_holds_the_policy_at_its_optimum(bandit: Callable[..., Bandit]) -> None:
     """Which is π_ref exp(reward / β), normalised."""
     played = bandit(0.25, "algorithm.final_learning_rate=1e-4", iterations=16)

@@ -346,6 +346,7 @@ def test_a_write_that_safetensors_fails_at_is_a_user_error_too(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_kill_9_while_saving_always_leaves_a_verified_checkpoint(tmp_path):
     script = (
         "import sys, itertools, torch; from pathlib import Path\n"

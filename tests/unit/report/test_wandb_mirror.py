@@ -135,6 +135,7 @@ def test_the_folder_is_the_runs_wherever_w_and_bs_service_began(
     assert history(other) == [{"step": 1, "sft/loss": 0.5}]
 
 
+@pytest.mark.slow
 @needs_wandb
 def test_killed_three_times_a_step_is_in_the_folder_once(tracked: Any) -> None:
     run, config = tracked()
@@ -155,6 +156,7 @@ def test_killed_three_times_a_step_is_in_the_folder_once(tracked: Any) -> None:
     assert len(list(run.path.glob("wandb/*run-*"))) == 1
 
 
+@pytest.mark.slow
 @needs_wandb
 def test_a_server_gets_no_line_twice(tracked: Any, server: Server) -> None:
     run, config = tracked("tracking.mode=online")
@@ -244,6 +246,7 @@ def test_home_is_not_shown(
     assert without_home({"a": [text, 7]}) == {"a": [text if shown is None else shown, 7]}
 
 
+@pytest.mark.slow
 @needs_wandb
 def test_media_of_a_finished_run(tracked: Any) -> None:
     run, config = tracked()
@@ -354,6 +357,7 @@ def test_a_machine_without_network_goes_on_offline(tracked: Any) -> None:
     assert history(run) == read_metrics(run.metrics)
 
 
+@pytest.mark.slow
 @needs_wandb
 def test_a_network_that_fails_on_the_way_stops_nothing(tracked: Any, server: Server) -> None:
     run, config = tracked("tracking.timeout_seconds=2", "tracking.mode=online")
@@ -387,6 +391,7 @@ def test_w_and_b_breaking_stops_nothing(
     assert json.loads(run.status.read_text())["state"] == "done"
 
 
+@pytest.mark.slow
 @needs_wandb
 def test_its_service_killed_stops_nothing(tracked: Any) -> None:
     run, _ = tracked()

@@ -329,6 +329,7 @@ def check(planned: Plan, straight: Straight, attempts: int) -> None:
     assert losses == sorted(set(losses))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_told_to_stop_everywhere_a_run_ends_as_if_left_alone(
     name: str, straight: Straight, watch: Watch, tmp_path: Path
@@ -359,6 +360,7 @@ def test_told_to_stop_everywhere_a_run_ends_as_if_left_alone(
     check(planned, straight, attempts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_told_to_stop_at_any_moment_a_run_ends_as_if_left_alone(
     name: str, straight: Straight, watch: Watch, tmp_path: Path
@@ -373,6 +375,7 @@ def test_told_to_stop_at_any_moment_a_run_ends_as_if_left_alone(
     check(planned, straight, attempts=2)
 
 
+@pytest.mark.slow
 def test_told_to_stop_while_sampling_ppo_keeps_its_steps(
     straight: Straight, watch: Watch, tmp_path: Path
 ) -> None:

@@ -77,6 +77,7 @@ def plain(config: DictConfig) -> object:
     return values
 
 
+@pytest.mark.slow
 def test_a_point_is_as_hydra_composes_it(loader: ConfigLoader) -> None:
     config = master(loader, "hydra.launcher.timeout_min=9")
     compose = composer(loader, config)

@@ -105,6 +105,7 @@ def test_points_that_are_the_same_run_are_one(
     assert [len(sweep.runs) for sweep, _ in submitted] == [1]
 
 
+@pytest.mark.slow
 def test_wandb_groups_by_sweep_and_runs_side_by_side_share_the_cores(
     points: Callable[..., list[Point]],
     submitted: list[Any],
