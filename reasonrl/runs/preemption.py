@@ -72,7 +72,7 @@ def listening() -> Iterator[None]:
 
 
 def _note(number: int, _: FrameType | None) -> None:
-    """Nothing else: it may run between any two instructions, in the midst of a log line too."""
+    """Leaves a note. It may run between any two instructions, in the midst of a log line too."""
     global _received
     if number == signal.SIGINT:
         if _received is not None:
