@@ -14,7 +14,7 @@ from rich.console import Console
 
 from reasonrl.config.schema import TrainConfig
 from reasonrl.config.tracking.wandb import WandbConfig
-from reasonrl.runs.folder import RunFolder, Status, read_config, read_status, write_status
+from reasonrl.runs.folder import GAIN, RunFolder, Status, read_config, read_status, write_status
 from reasonrl.sweep import launch as launching
 from reasonrl.sweep import local
 from reasonrl.sweep.launch import Point, launch, point, sweep_name
@@ -22,6 +22,7 @@ from reasonrl.sweep.manifest import Member, Submission, Submitted, Sweep
 from reasonrl.sweep.options import LauncherOptions, cluster_of, job_options, read_options
 from reasonrl.sweep.slurm import SlurmError
 from reasonrl.sweep.submit import submit
+from reasonrl.util.atomic import write_json
 from reasonrl.util.errors import UserError
 from tests.helpers.configs import ROOT, SMALL
 
@@ -51,8 +52,11 @@ def submitted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Sweep, Mapping[str,
     def record(sweep: Sweep, configs: Mapping[str, TrainConfig]) -> list[str]:
         calls.append((sweep, configs))
         for member in sweep.runs:
-            sweep.run(member.name).path.mkdir(parents=True, exist_ok=True)
-            write_status(sweep.run(member.name), Status.here("done", 1))
+            run = sweep.run(member.name)
+            run.path.mkdir(parents=True, exist_ok=True)
+            write_status(run, Status.here("done", 1))
+            if run.protocol is not None:
+                write_json(run.evaluated(run.protocol) / GAIN, {"estimates": {}})
         return [member.name for member in sweep.runs]
 
     monkeypatch.setattr(launching, "submit", record)
