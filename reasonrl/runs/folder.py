@@ -7,7 +7,6 @@ it: what a cluster's scheduler reports is wrong in both directions.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -15,16 +14,16 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from reasonrl.config.identity import decisive, readable_name
+from reasonrl.config.identity import decisive, identity, readable_name
 from reasonrl.config.resolve import resolve
 from reasonrl.config.schema import TrainConfig
 from reasonrl.runs.preemption import Preempted, boundary
@@ -131,16 +130,6 @@ class Status:
         """A status written now by this process."""
         time = now()
         return cls(state, attempt, socket.gethostname(), os.getpid(), started=time, heartbeat=time)
-
-
-def identity(decisive: Mapping[str, Any]) -> str:
-    """8 hex digits of SHA-256 over the canonical JSON of what decides a run's result.
-
-    The order of keys doesn't matter; 1 and 1.0 differ; floats count to the last bit. Raises
-    TypeError for a value that isn't plain.
-    """
-    canonical = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
 
 def run_folder(config: TrainConfig) -> RunFolder:

@@ -51,6 +51,7 @@ DATA = Path(os.environ.get("REASONRL_DATA", ROOT.parent / "shared" / "data"))
 
 # Fine-tuned just so far that some of what is sampled is right.
 SIZES = ["dataset.train_size=24", "dataset.reward_train_size=24", "dataset.num_references=24"]
+PROTOCOL = "test-n4-k2-t0.7"
 SIZES += ["dataset.validation_size=6", "dataset.test_size=4", "evaluation.num_samples_per_prompt=2"]
 SIZES += ["init.sft.batch_size=4", "init.sft.epochs=8", "dataset.max_new_tokens=32"]
 
@@ -185,15 +186,16 @@ def test_a_run_leaves_its_record(finished: Finished) -> None:
         "policy/tokenizer.json",
         "evaluation/validation/label-0.parquet",
         "evaluation/validation/label-1.parquet",
-        *(f"evaluation/{when}/greedy.parquet" for when in ("after", "worst")),
-        *(f"evaluation/{when}/samples.parquet" for when in ("after", "worst")),
-        *(f"evaluation/{when}/metrics.json" for when in ("after", "worst")),
+        *(f"evaluation/{PROTOCOL}/{when}/greedy.parquet" for when in ("after", "worst")),
+        *(f"evaluation/{PROTOCOL}/{when}/samples.parquet" for when in ("after", "worst")),
+        *(f"evaluation/{PROTOCOL}/{when}/metrics.json" for when in ("after", "worst")),
         "learning_curve.png",
         "metrics.jsonl",
     }
     # Before is the after of the run that it starts from; what it learns from is others'.
-    assert {path.name for path in run.evaluation.iterdir()} == {
-        *("after", "worst", "validation", "gain.json", "conditioning_gap.json")
+    assert {path.name for path in run.evaluation.iterdir()} == {PROTOCOL, "validation"}
+    assert {path.name for path in run.evaluated(PROTOCOL).iterdir()} == {
+        *("after", "worst", "gain.json", "conditioning_gap.json")
     }
     assert {path.name for path in run.rollouts.iterdir()} == {"labels.parquet"}
     assert not (run.path / "work").exists()
@@ -225,7 +227,7 @@ def test_its_labels_are_those_of_the_sampled_steps(finished: Finished) -> None:
 
 
 def test_the_conditioning_gap_is_the_best_less_the_worst(finished: Finished) -> None:
-    folder = finished.run.evaluation
+    folder = finished.run.evaluated(PROTOCOL)
     best, worst, gap = (
         read_estimates(folder / name)
         for name in ("after/metrics.json", "worst/metrics.json", "conditioning_gap.json")
@@ -273,9 +275,7 @@ def test_the_worst_label_is_asked_for_in_the_same_way(
     planned = plan(
         finished.configure(*SIZES, *OVERRIDES["rcrl"], f"runtime.outputs={outputs}"),
     )
-    shutil.rmtree(planned.run.evaluation / "after")
-    shutil.rmtree(planned.run.evaluation / "worst")
-    (planned.run.evaluation / "conditioning_gap.json").unlink()
+    shutil.rmtree(planned.run.evaluated(PROTOCOL))
     status = planned.run.path / "status.json"
     status.write_text(status.read_text().replace('"done"', '"failed"'))
 
@@ -295,14 +295,16 @@ def test_the_worst_label_is_asked_for_in_the_same_way(
     ]
 
 
-def test_evaluate_py_asks_for_the_best(finished: Finished) -> None:
+def test_evaluate_py_asks_for_the_best(finished: Finished, tmp_path: Path) -> None:
+    copied = RunFolder(tmp_path / finished.run.path.name)
+    shutil.copytree(finished.run.path, copied.path)
+    own, repeated = (run.evaluated(PROTOCOL) / "after" for run in (finished.run, copied))
+    shutil.rmtree(repeated)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        overrides = [f"run={finished.run.path}", "evaluation.num_samples_per_prompt=2"]
+        overrides = [f"run={copied.path}", "evaluation.num_samples_per_prompt=2"]
         evaluate_py(compose("evaluate", [*overrides, "runtime.threads=1"]))
-    own, repeated = (finished.run.evaluation / name for name in ("after", "test-k2-t0.7"))
     for name in ("greedy.parquet", "samples.parquet", "metrics.json"):
         assert (repeated / name).read_bytes() == (own / name).read_bytes()
-    shutil.rmtree(repeated)  # others look at the run's record
 
 
 def test_a_policy_that_is_asked_with_labels_is_no_start(finished: Finished) -> None:

@@ -33,6 +33,7 @@ from tests.helpers.configs import ROOT, small_config
 from tests.helpers.kill_and_resume import differences, snapshot
 from tests.helpers.scripted import opening
 
+PROTOCOL = "test-n10-k4-t0.7"
 SIZES = ["dataset.train_size=24", "dataset.reward_train_size=30"]
 SIZES += ["init.sft.batch_size=8", "init.sft.epochs=4"]
 EI = ["rounds=1", "num_samples_per_prompt=[4]", "batch_size=8", "epochs=1"]
@@ -198,7 +199,11 @@ def test_a_reward_model_is_named_by_its_run(
     assert planned.run != finished.planned.run
     ensure_done(planned, Progress())
     # It is the same reward model, and so the same run.
-    for file in ("rollouts/round-1.parquet", "rounds.json", "evaluation/after/samples.parquet"):
+    for file in (
+        "rollouts/round-1.parquet",
+        "rounds.json",
+        f"evaluation/{PROTOCOL}/after/samples.parquet",
+    ):
         made, own = finished.planned.run.path / file, planned.run.path / file
         assert own.read_bytes() == made.read_bytes()
 
@@ -241,11 +246,12 @@ def test_evaluate_py_chooses_by_a_reward_model(
 ) -> None:
     run, orm = finished.runs["sft"], finished.runs["orm"]
     asked = (f"run={run.path}", f"reward_model={orm.path}")
+    folder = run.evaluated(PROTOCOL) / "after"
+    own = (folder / "metrics.json").read_bytes()
     first = evaluate(*asked)
     for metric in ("maj@4", "pass@4", "rerank@4", "weighted_maj@4"):
         assert metric in first
     assert "by the reward model, against maj@4" in first
-    folder = run.evaluation / "test-k4-t0.7"
     table = pq.read_table(folder / f"rerank-{orm.path.name}.parquet")
     assert table.column_names == ["problem_id", "sample_index", "probability"]
     samples = pq.read_table(folder / "samples.parquet")
@@ -254,8 +260,7 @@ def test_evaluate_py_chooses_by_a_reward_model(
         for row in samples.select(table.column_names[:2]).to_pylist()
     ]
     # Evaluated without a reward model, the run has the same record.
-    metrics = (folder / "metrics.json").read_bytes()
-    assert metrics == (run.evaluation / "after" / "metrics.json").read_bytes()
+    assert (folder / "metrics.json").read_bytes() == own
 
     monkeypatch.setattr(RewardModel, "token_logits", refuse)
     monkeypatch.setitem(ENGINES, "transformers", opening(refuse))

@@ -14,7 +14,6 @@ import torch
 from hydra import compose, initialize_config_dir
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from reasonrl import job
 from reasonrl.cli.evaluate import evaluate as evaluate_py
 from reasonrl.config.schema import TrainConfig
 from reasonrl.evaluation.policy import read_estimates
@@ -24,7 +23,7 @@ from reasonrl.pipeline.results import result_of
 from reasonrl.runs.folder import RunFolder, read_config, read_status
 from reasonrl.runs.metrics_log import read_metrics
 from reasonrl.runs.result import read_result
-from reasonrl.sampling import ENGINES
+from reasonrl.sampling import ENGINES, transformers
 from reasonrl.util.progress import Progress
 from tests.helpers.configs import ROOT, small_config
 from tests.helpers.jobs import refuse
@@ -33,6 +32,7 @@ from tests.helpers.scripted import opening
 
 LEARNER = ["algorithm.batch_size=8", "algorithm.epochs=2"]
 LEARNER += ["init.sft.batch_size=8", "init.sft.epochs=4"]
+PROTOCOL = "test-n10-k4-t0.7"
 EI = [*LEARNER, "dataset.train_size=24", "algorithm.num_samples_per_prompt=[4]"]
 
 
@@ -75,9 +75,9 @@ def test_a_run_leaves_its_record(finished: Finished) -> None:
         "policy/model.safetensors",
         "policy/tokenizer.json",
         "evaluation/validation/round-2.parquet",
-        "evaluation/after/greedy.parquet",
-        "evaluation/after/samples.parquet",
-        "evaluation/after/metrics.json",
+        f"evaluation/{PROTOCOL}/after/greedy.parquet",
+        f"evaluation/{PROTOCOL}/after/samples.parquet",
+        f"evaluation/{PROTOCOL}/after/metrics.json",
         "learning_curve.png",
         "train.log",
     }
@@ -107,8 +107,10 @@ def test_its_policy_is_a_model_of_transformers(finished: Finished) -> None:
 def test_the_prerequisite_is_a_run_of_its_own(finished: Finished) -> None:
     sft = finished.planned.prerequisites["init"]
     assert sft.run.path.name.startswith("sft-tiny-pretrained-stories-s0-")
-    assert (sft.run.evaluation / "before" / "metrics.json").exists()
-    assert not (finished.run.evaluation / "before").exists()  # it is the prerequisite's after
+    assert (sft.run.evaluated(PROTOCOL) / "before" / "metrics.json").exists()
+    assert not (
+        finished.run.evaluated(PROTOCOL) / "before"
+    ).exists()  # it is the prerequisite's after
     result = result_of(finished.planned, Progress())
     before, after = result.before, result.after
     assert before.problem_ids == after.problem_ids
@@ -119,11 +121,11 @@ def test_what_it_gained_is_kept(finished: Finished) -> None:
     """Which W&B and reports read; it is what is printed."""
     result = result_of(finished.planned, Progress())
     before, after = result.before.estimates(), result.after.estimates()
-    gain = read_estimates(finished.run.evaluation / "gain.json")
+    gain = read_estimates(finished.run.evaluated(PROTOCOL) / "gain.json")
     assert gain.keys() == after.keys() == {*("maj@1", "maj@4"), *("pass@1", "pass@2", "pass@4")}
     for metric, estimate in gain.items():
         assert estimate.value == pytest.approx(after[metric].value - before[metric].value)
-    sft = finished.planned.prerequisites["init"].run.evaluation
+    sft = finished.planned.prerequisites["init"].run.evaluated(PROTOCOL)
     kept = [read_estimates(sft / name) for name in ("gain.json", "after/metrics.json")]
     own = read_estimates(sft / "before" / "metrics.json")["maj@1"].value
     assert kept[0]["maj@1"].value == pytest.approx(kept[1]["maj@1"].value - own)
@@ -140,11 +142,16 @@ def test_the_same_plan_again_does_nothing(finished: Finished) -> None:
     assert snapshot(outputs) == before
 
 
-def test_evaluate_py_reproduces_the_run_s_own_evaluation(finished: Finished) -> None:
+def test_evaluate_py_reproduces_the_run_s_own_evaluation(
+    finished: Finished, tmp_path: Path
+) -> None:
+    copied = RunFolder(tmp_path / finished.run.path.name)
+    shutil.copytree(finished.run.path, copied.path)
+    own, repeated = (run.evaluated(PROTOCOL) / "after" for run in (finished.run, copied))
+    shutil.rmtree(repeated)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        overrides = [f"run={finished.run.path}", "evaluation.num_samples_per_prompt=4"]
+        overrides = [f"run={copied.path}", "evaluation.num_samples_per_prompt=4"]
         evaluate_py(compose("evaluate", [*overrides, "runtime.threads=1"]))
-    own, repeated = (finished.run.evaluation / name for name in ("after", "test-k4-t0.7"))
     for name in ("greedy.parquet", "samples.parquet", "metrics.json"):
         assert (repeated / name).read_bytes() == (own / name).read_bytes()
 
@@ -153,7 +160,8 @@ def test_a_run_starts_from_an_earlier_one(finished: Finished) -> None:
     overrides = ("algorithm=sft", "init=run", f"init.run={finished.run.path}")
     planned = plan(finished.configure("dataset.train_size=24", *overrides, "algorithm.epochs=1"))
     ensure_done(planned, Progress())
-    before, after = planned.run.evaluation / "before", finished.run.evaluation / "after"
+    before = planned.run.evaluated(PROTOCOL) / "before"
+    after = finished.run.evaluated(PROTOCOL) / "after"
     for name in ("greedy.parquet", "samples.parquet"):
         assert (before / name).read_bytes() == (after / name).read_bytes()
     assert read_result(planned.run).path != read_result(finished.run).path
@@ -168,9 +176,9 @@ def test_runs_share_a_prerequisite_that_is_built_once(
     shared = other.prerequisites["init"].run
     before = snapshot(shared.path)
     started_from: list[str] = []
-    load_policy = job.load_policy
+    load_policy = transformers.load_policy
     monkeypatch.setattr(
-        job,
+        transformers,
         "load_policy",
         lambda path, *rest: started_from.append(path) or load_policy(path, *rest),
     )

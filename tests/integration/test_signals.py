@@ -144,7 +144,7 @@ def test_a_run_that_is_stopped_in_every_phase_ends_as_if_left_alone(tmp_path: Pa
     assert steps == loop["state"]["taken"] == lines(ppo, "ppo/approx_kl") < 96
 
     # In its evaluation.
-    after = ppo.evaluation / "after"
+    after = ppo.evaluated("test-n60-k8-t0.7") / "after"
     until(CTRL_C, after.exists)
     assert told(ppo) == "preempted"
     assert not (after / "metrics.json").exists()
