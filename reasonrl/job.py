@@ -49,33 +49,33 @@ class Job:
     run: RunFolder
     device: torch.device
     base: str  # the pretrained model's folder or hub id
-    init: str  # the starting policy's
+    init: str  # the starting policy's folder or hub id
     few_shot: bool  # whether the starting policy is asked with the exemplars
-    grader: Grader  # the dataset's
-    tokenizer: PreTrainedTokenizerBase  # the base's; every policy of the run has the same
+    grader: Grader  # the dataset's grader
+    tokenizer: PreTrainedTokenizerBase  # the base model's; every policy of the run has the same one
     train: list[Problem]
     validation: list[Problem]
     exemplars: list[Problem]  # solved validation problems of a few-shot prompt
     log: MetricsLog
     progress: Progress
-    # None where the algorithm or the reward has none:
+    # Each of these three is None where neither the algorithm nor the reward reads it.
     rollouts: Path | None = None  # the folder of sampled completions to learn from
-    steps: Path | None = None  # the file of what becomes of their steps
-    # Loads a learned reward's, to compute in a dtype on a device.
+    steps: Path | None = None  # the file of what becomes of the steps of these completions
+    # Loads the reward model of a learned reward; takes the dtype to compute in and the device.
     reward_model: Callable[[str, torch.device], RewardModel] | None = None
     process: Process = ALONE  # one of those that make the run together
 
     @property
     def work(self) -> Path:
-        """What is there until the run's result is: checkpoints, and policies on the way."""
+        """The folder of what is kept until the run is done: checkpoints, and interim policies."""
         return self.run.work
 
     def learner(self, path: str) -> Policy:
-        """A policy to train: its weights are float32, whatever it computes in."""
+        """A policy to train: its weights are float32, whatever dtype it computes in."""
         return load_policy(path, "float32", self.device)
 
     def sampler(self, source: str | Policy) -> Engine:
-        """The run's engine, of the policy in a folder or of one in memory."""
+        """The run's engine, opened on the policy in a folder or on one in memory."""
         return open_engine(source, self.config, self.device)
 
     def prompts(self, problems: Sequence[Problem], *, few_shot: bool) -> list[Prompt]:
@@ -98,8 +98,8 @@ class Job:
     def samples(self, split: str, num_solutions_per_prompt: int | None = None) -> list[Rollout]:
         """The sampled completions of the questions of a split (train, validation), empty ones too.
 
-        With prompts of the question alone, whatever the policy was asked. Of each question the
-        first ``num_solutions_per_prompt``, or all.
+        Their prompts hold the question alone, whatever the policy was asked when it sampled them.
+        Each question gives its first ``num_solutions_per_prompt`` completions; None: all.
         """
         assert self.rollouts is not None
         problems = self.train if split == "train" else self.validation
@@ -109,7 +109,10 @@ class Job:
         return [r for r in rollouts if r.completion.sample_index < limit]
 
     def reward(self, *, num_continuations: int = 0) -> Reward:
-        """The run's reward at work. num_continuations: of each step, where they are continued."""
+        """The run's reward, ready to score.
+
+        num_continuations: how many completions continue each step, where steps are continued.
+        """
         materials = Materials(
             self.tokenizer,
             self.grader,
@@ -120,7 +123,7 @@ class Job:
         return REWARDS[self.config.reward.name](self.config.reward, materials)
 
     def _load_reward_model(self) -> RewardModel | None:
-        """That of a learned reward; None of any other."""
+        """The reward model of a learned reward; None for any other reward."""
         if self.reward_model is None:
             return None
         return self.reward_model(self.config.model.compute_dtype, self.device)
@@ -169,7 +172,10 @@ class Job:
         total_steps: int,
         checkpoints: str,
     ) -> Optimization:
-        """What a learner takes its steps with. checkpoints: their folder's name, in ``work``."""
+        """The optimizer with its schedule and checkpoints, for a learner to take its steps with.
+
+        checkpoints: the name of the checkpoints' folder in ``work``.
+        """
         return Optimization(
             model,
             groups,
@@ -194,11 +200,12 @@ class Job:
         checkpoints: str,
         start: Position = BEGINNING,
     ) -> int:
-        """Fits what trains of a model to the examples, in place; returns the steps it took.
+        """Fits the model's trainable parameters, in place; returns the number of optimizer steps.
 
-        gradients: of the model, the examples of an optimizer step, the most tokens of a micro-batch
-            and the dtype to compute in; see ``accumulate_gradients``.
-        checkpoints: the name of their folder.
+        gradients: the function that accumulates gradients. It takes the model, the examples of an
+            optimizer step, the most tokens of a micro-batch and the dtype to compute in; see
+            ``accumulate_gradients``.
+        checkpoints: the name of the checkpoints' folder in ``work``.
         """
         trained = [p for p in model.parameters() if p.requires_grad]
         steps = num_steps(len(examples), settings)

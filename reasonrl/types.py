@@ -1,4 +1,4 @@
-"""The nouns of the project. One word for one thing, everywhere.
+"""The nouns of the project: each thing has one name everywhere.
 
 A *problem* is asked as a *prompt*, answered by *completions*; a completion with its score is a
 *rollout*. Token ids travel unchanged from the sampler to the learner; text is for graders and
@@ -17,17 +17,12 @@ FinishReason = Literal["eos", "stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A question with its gold answer.
+    """A question with its gold answer."""
 
-    id: unique within a dataset, stable across machines, e.g. ``gsm8k-train-17``.
-    answer: the gold answer in canonical form (see ``answers.canonical_number``).
-    solution: the reference solution in GSM8K's format, its last line ``#### <answer>``.
-    """
-
-    id: str
+    id: str  # unique within a dataset, stable across machines, e.g. ``gsm8k-train-17``
     question: str
-    answer: str
-    solution: str
+    answer: str  # the gold answer in canonical form (see ``answers.canonical_number``)
+    solution: str  # the reference solution in GSM8K's format; it ends in a line ``#### <answer>``
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,42 +35,33 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One sampled answer.
-
-    token_ids: exactly the sampled ids. Ends with the EOS id if finish_reason is ``eos``. Where a
-        stop string ended it, holds only the tokens that lie wholly before the stop string.
-    logprobs: of each token in ``token_ids``, at the sampling temperature: log_softmax(logits / T)
-        (greedy: log_softmax(logits)).
-    finish_reason: ``eos`` or ``stop`` (a stop string) ended it, or ``length``: it was cut off.
-    text: ``token_ids`` decoded without special tokens, for graders and people only.
-    """
+    """One sampled answer."""
 
     problem_id: str
     sample_index: int
+    # Exactly the sampled ids. They end with the EOS id if finish_reason is ``eos``. Where a stop
+    # string ended the completion, they are only the tokens that lie wholly before the stop string.
     token_ids: tuple[int, ...]
+    # One for each token, at the sampling temperature T: log_softmax(logits / T), or
+    # log_softmax(logits) where decoding is greedy.
     logprobs: tuple[float, ...]
-    finish_reason: FinishReason
-    text: str
+    finish_reason: FinishReason  # what ended it: EOS, a stop string, or ``length``: it was cut off
+    text: str  # ``token_ids`` decoded without special tokens, for graders and people only
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """A prompt, a completion and its verdict.
-
-    answer: the answer read from the completion, in canonical form; None if it could not be parsed.
-    correct: whether that is the gold answer, whatever the reward.
-    rewards: one per token of the completion; their sum is its score.
-    """
+    """A prompt, a completion and its verdict."""
 
     prompt: Prompt
     completion: Completion
-    answer: str | None
-    correct: bool
-    rewards: tuple[float, ...]
+    answer: str | None  # read from the completion, in canonical form; None if it can't be parsed
+    correct: bool  # whether ``answer`` is the gold answer, whatever the reward
+    rewards: tuple[float, ...]  # one for each token of the completion
 
     @property
     def score(self) -> float:
-        """One number per completion; under the sparse reward 1.0 for a right answer, else 0.0."""
+        """The sum of the rewards: under the sparse reward 1.0 for a right answer, else 0.0."""
         return math.fsum(self.rewards)
 
 
@@ -85,15 +71,15 @@ class SavedPolicy:
 
     path: str  # a folder or hub id
     few_shot: bool  # whether it is asked with exemplars
-    # It is asked with one of these before each step: the ids of each, from the worst to the best.
-    # Where there are none, it is asked without.
+    # The token ids of each return label, from the worst label to the best. The policy is asked with
+    # the best label before each step; where there are no labels, it is asked without one.
     labels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def step_label(self) -> tuple[int, ...]:
-        """The ids of the best label; () without labels."""
+        """The token ids of the best label; () without labels."""
         return tuple(list(self.labels.values())[-1]) if self.labels else ()
 
     def under_the_worst(self) -> SavedPolicy:
-        """Asked with the worst label instead."""
+        """The same policy, asked with the worst label instead of the best."""
         return replace(self, labels=dict(list(self.labels.items())[:1]))

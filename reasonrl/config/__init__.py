@@ -1,1 +1,1 @@
-"""What a run is made of: one file for each option, by the groups and names of conf/."""
+"""The settings of a run: one file for each option, by the groups and names of conf/."""

@@ -1,5 +1,7 @@
-"""What all settings are made of: checks that name a key and its remedy, and marks of
-fields that say how they count in a run's identity.
+"""What all settings share.
+
+There are checks, whose errors name a key and a remedy, and marks of fields, which say how a field
+counts in a run's identity.
 """
 
 from __future__ import annotations
@@ -11,9 +13,9 @@ from typing import Any
 
 from reasonrl.util.errors import UserError
 
-# Marks of a field, for its metadata: how it counts in a run's identity. An unmarked one counts.
+# Marks for a field's metadata, which say how it counts in an identity. An unmarked one counts.
 IMMATERIAL = {"immaterial": True}  # no result depends on it
-RUN_NAME = {"run name": True}  # it holds a run's folder, whose name counts, not its place
+RUN_NAME = {"run name": True}  # the field holds a run's folder, of which only the name counts
 
 
 def unless(other: str) -> dict[str, str]:
@@ -22,7 +24,7 @@ def unless(other: str) -> dict[str, str]:
 
 
 def decisive_values(settings: Any) -> dict[str, Any]:
-    """What of a settings object decides a result, as plain values, by the marks of its fields."""
+    """The plain values of a settings object that decide a result, by the marks of its fields."""
     values = {}
     for field in dataclasses.fields(settings):
         value, marks = getattr(settings, field.name), field.metadata

@@ -26,9 +26,10 @@ def identity(decisive: Mapping[str, Any]) -> str:
 
 
 def decisive(config: EvaluateConfig) -> dict[str, Any]:
-    """What decides a run's or an evaluation's result, as plain values: its identity's input.
+    """The plain values that decide a run's or an evaluation's result: the input of ``identity``.
 
-    Marks of the fields say what doesn't (``config.base``), and the algorithm what it never reads.
+    The marks of fields say what doesn't count (``config.base``). What the run's algorithm never
+    reads of the reward and the dataset is left out too.
     """
     values = decisive_values(config)
     if isinstance(config, TrainConfig):
@@ -57,7 +58,10 @@ def training_set(config: TrainConfig) -> DatasetConfig:
 
 
 def readable_name(config: TrainConfig) -> str:
-    """``ei-sparse-tiny-sft-stories-s0``; with no reward where the algorithm reads none."""
+    """A run's name without its identity, as ``ei-sparse-tiny-sft-stories-s0``.
+
+    The name has no reward in it where the algorithm reads none.
+    """
     parts = [
         config.algorithm.name,
         *([] if config.algorithm.reads_reward == "nothing" else [config.reward.name]),
@@ -70,10 +74,12 @@ def readable_name(config: TrainConfig) -> str:
 
 
 def prerequisites(config: TrainConfig) -> dict[str, TrainConfig]:
-    """The runs that must be there first, by what they give.
+    """The runs that must be done before this one, by what they give.
 
-    init: the starting policy, where a run makes it. rollouts: completions to learn from. steps:
-    what becomes of their steps. reward: the reward model of a learned reward.
+    init: the starting policy, where a run makes it.
+    rollouts: completions to learn from.
+    steps: what becomes of the steps of completions.
+    reward: the reward model of a learned reward.
     """
     first = _starting_policy(config) | config.algorithm.needs(config)
     if config.algorithm.reads_reward != "nothing":

@@ -14,19 +14,23 @@ INITS = ("pretrained", "sft", "ei", "run")
 
 @dataclass(frozen=True)
 class InitConfig:
-    """The starting policy. init=ei is the policy of an Expert Iteration run, which itself starts
-    from ``run`` or ``sft`` where one of them is set, else from the pretrained model.
+    """The starting policy.
+
+    With init=ei an Expert Iteration run makes it, which itself starts from ``run`` or ``sft`` where
+    one of them is set, else from the pretrained model.
     """
 
-    name: str
-    sft: SFTConfig | None = None  # the run that makes the starting policy
-    ei: EIConfig | None = None
-    run: str | None = field(
-        default=None, metadata=RUN_NAME
-    )  # any earlier run's folder; its name counts, not its place
+    name: str  # one of INITS
+    sft: SFTConfig | None = None  # the fine-tuning run that makes the policy
+    ei: EIConfig | None = None  # the Expert Iteration run that makes the policy
+    # The folder of any earlier run; the folder's name counts in an identity, not its place.
+    run: str | None = field(default=None, metadata=RUN_NAME)
 
     def improved_by(self, policy: EIConfig | None) -> InitConfig:
-        """The policy that an Expert Iteration run makes from this one; None: this one itself."""
+        """The policy that an Expert Iteration run makes from this one.
+
+        policy: the settings of that run; None: there is no such run, and this policy is returned.
+        """
         if policy is None:
             return self
         return dataclasses.replace(self, name="ei", ei=policy)

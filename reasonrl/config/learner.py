@@ -12,16 +12,15 @@ from reasonrl.config.base import IMMATERIAL, require
 class LearnerConfig:
     """The optimizer and its schedule: see ``reasonrl.learning.optimization``."""
 
-    epochs: int
+    epochs: int  # passes over the examples
     batch_size: int  # completions per optimizer step
     learning_rate: float  # at its peak, after the warm-up
-    final_learning_rate: float
-    warmup_fraction: float  # of all optimizer steps
+    final_learning_rate: float  # at the end
+    warmup_fraction: float  # share of all optimizer steps
     weight_decay: float
-    max_grad_norm: float
-    micro_batch_tokens: int = field(
-        metadata=IMMATERIAL
-    )  # read at a time; gradients are summed to batch_size
+    max_grad_norm: float  # the norm to which larger gradients are clipped
+    # Tokens read at a time; their gradients are summed until batch_size completions are read.
+    micro_batch_tokens: int = field(metadata=IMMATERIAL)
 
     def check(self, key: str) -> None:
         """Raises UserError for a value out of range; ``key`` is where the settings stand."""

@@ -1,4 +1,4 @@
-"""The settings of a model: which weights they are, and what a run of theirs asks a cluster for."""
+"""The settings of a model: which weights it has, and what its runs ask a cluster for."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ COMPUTE_DTYPES = ("float32", "bfloat16")
 
 @dataclass(frozen=True)
 class ResourcesConfig:
-    """What a cluster is asked for, for one run. It says nothing about a run that isn't on one."""
+    """What one run asks a cluster for. A run that isn't on a cluster ignores it."""
 
     gpus: int
     cpus: int
     memory_gb: int  # of the machine, not of its GPUs
-    hours: float
+    hours: float  # the time limit
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,10 @@ class ModelConfig:
     name: str
     path: str  # folder, hub id, .gguf file, or package:NAME for the .gguf inside a Python package
     compute_dtype: str  # of sampling, and of the learner's matrix products; weights stay float32
-    device: str = field(
-        metadata=IMMATERIAL
-    )  # its kind changes the last bits all the same: see RuntimeConfig
-    num_parameters: int | None = field(
-        default=None, metadata=IMMATERIAL
-    )  # for a plan without weights; None: not known
+    # The kind of device changes the last bits all the same: see RuntimeConfig.
+    device: str = field(metadata=IMMATERIAL)
+    # For a plan that is made without the weights; None: the number isn't known.
+    num_parameters: int | None = field(default=None, metadata=IMMATERIAL)
     resources: ResourcesConfig = field(
         default=ResourcesConfig(gpus=1, cpus=8, memory_gb=64, hours=24.0), metadata=IMMATERIAL
     )

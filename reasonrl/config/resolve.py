@@ -23,7 +23,7 @@ from reasonrl.config.schema import EvaluateConfig, EvaluationConfig, RuntimeConf
 from reasonrl.config.tracking import TRACKERS
 from reasonrl.util.errors import UserError
 
-# By the name of an option; groups of which any name will do are below.
+# Settings classes of each group, by the name of the option. Groups that take any name are below.
 OPTIONS: dict[str, Mapping[str, type]] = {
     "init": dict.fromkeys(INITS, InitConfig),
     "algorithm": ALGORITHMS,
@@ -37,7 +37,7 @@ ANY_NAME: dict[str, type] = {
     "evaluation": EvaluationConfig,
     "runtime": RuntimeConfig,
 }
-OF_ENTRY_POINTS = {"dry_run", "run", "reward_model", "predictions"}  # what a run isn't made of
+OF_ENTRY_POINTS = {"dry_run", "run", "reward_model", "predictions"}  # keys that aren't settings
 
 
 def resolve(config: DictConfig) -> TrainConfig:
@@ -127,6 +127,6 @@ def _typed(schema: type, node: DictConfig, key: str) -> Any:
 
 
 def _dataclass_in(hint: Any) -> type | None:
-    """The dataclass of a hint ``X`` or ``X | None``; None where there is none."""
+    """The dataclass X of a type hint ``X`` or ``X | None``; None where X is no dataclass."""
     options = [t for t in (hint, *get_args(hint)) if isinstance(t, type)]
     return next((t for t in options if dataclasses.is_dataclass(t)), None)

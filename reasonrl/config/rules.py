@@ -1,4 +1,4 @@
-"""What a configuration's values must be together; each group's own rules stand in its file."""
+"""What must hold between the groups of a configuration; a group's own rules are in its file."""
 
 from __future__ import annotations
 

@@ -20,12 +20,12 @@ from reasonrl.config.tracking.none import NoTrackingConfig
 class EvaluationConfig:
     """The protocol by which a policy is judged, beside its dataset."""
 
-    split: str
+    split: str  # one of the dataset's ``splits``
     num_samples_per_prompt: int  # K of maj@K and pass@K
-    temperature: float  # of these samples; maj@1 is greedy whatever it is
+    temperature: float  # of these samples; maj@1 is greedy, whatever the temperature
 
     def check(self, dataset: DatasetConfig) -> None:
-        """Raises UserError for a value out of range, or a split that the dataset hasn't."""
+        """Raises UserError for a value out of range, or a split that the dataset doesn't have."""
         require(
             self.split in dataset.splits,
             f"evaluation.split={self.split} must be one of {', '.join(dataset.splits)}; got "
@@ -52,14 +52,14 @@ class EvaluationConfig:
 class RuntimeConfig:
     """Where and how a run is carried out.
 
-    None of it is part of what a run is. But the number of threads, like the kind of device, changes
-    the last bits of sums, and so in time the samples: provenance.json records both, and the
-    comparison of runs says where they differ.
+    None of it counts in a run's identity. But the number of threads and the kind of device change
+    the last bits of sums, and in time the samples: provenance.json records both, and the comparison
+    of runs says where they differ.
     """
 
     outputs: str  # the folder of all runs and sweeps
     threads: int | None  # None: one for each core
-    checkpoint_seconds: float  # at most so much work is lost to a kill
+    checkpoint_seconds: float  # between checkpoints: a kill loses at most so much work
 
     def check(self) -> None:
         """Raises UserError for a value out of range."""
@@ -82,9 +82,9 @@ class EvaluateConfig:
 
     @property
     def protocol(self) -> str:
-        """How policies are evaluated, as the name of a folder: ``test-n500-k16-t0.7``.
+        """The way policies are evaluated, as the name of a folder: ``test-n500-k16-t0.7``.
 
-        n is the number of problems, where a setting limits it.
+        The part n is the number of problems; it is there only where a setting limits that number.
         """
         evaluation, dataset = self.evaluation, self.dataset
         size = getattr(dataset, f"{evaluation.split}_size", dataset.test_size)
@@ -99,12 +99,11 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class TrainConfig(EvaluateConfig):
-    """What decides a run. How its policy is evaluated isn't part of it: see ``protocol``."""
+    """What decides a run. The way its policy is evaluated doesn't count: see ``protocol``."""
 
     evaluation: EvaluationConfig = field(metadata=IMMATERIAL)
     init: InitConfig
     algorithm: Algorithm
     reward: RewardConfig
-    tracking: TrackingConfig = field(
-        default=NoTrackingConfig("none"), metadata=IMMATERIAL
-    )  # older runs have none
+    # The default is for older runs, whose configuration has no tracking.
+    tracking: TrackingConfig = field(default=NoTrackingConfig("none"), metadata=IMMATERIAL)

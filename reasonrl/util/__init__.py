@@ -1,1 +1,1 @@
-"""What any part of the project may use. No torch."""
+"""What any part of the project may use. Nothing here imports torch."""

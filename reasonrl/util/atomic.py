@@ -61,19 +61,20 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """As write_bytes, in UTF-8."""
+    """Writes or replaces a text file in UTF-8, as ``write_bytes`` does."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """As write_bytes, in the format of json_text."""
+    """Writes or replaces a JSON file in the format of ``json_text``, as ``write_bytes`` does."""
     write_text(path, json_text(value))
 
 
 def json_text(value: Any) -> str:
-    """Indented JSON. Floats round-trip exactly; NaN and Infinity are written as Python reads them.
+    """The value as indented JSON.
 
-    NumPy scalars and arrays become numbers and lists.
+    Floats round-trip exactly; NaN and Infinity are written as Python reads them. NumPy scalars and
+    arrays become numbers and lists.
     """
     return json.dumps(value, indent=2, ensure_ascii=False, default=_to_python) + "\n"
 
@@ -83,7 +84,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Yields an empty folder to fill, which becomes `path` once the block succeeds.
 
     If the block raises, `path` is as before. A folder already at `path` is replaced; only between
-    those two renames does a kill leave neither. An OSError in the block or in here is a UserError.
+    those two renames does a kill leave neither. An OSError, in the block too, becomes a UserError.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +124,7 @@ def _clear_abandoned(folder: Path) -> None:
         match = _TEMPORARY.fullmatch(entry.name)
         if match is None or not _is_abandoned(entry, match["host"], int(match["pid"])):
             continue
-        # Another writer may be clearing the same leftover: gone is all that matters.
+        # Another writer may be clearing the same leftover: all that matters is that it is gone.
         if entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)
         else:

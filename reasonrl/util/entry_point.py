@@ -21,7 +21,7 @@ from reasonrl.util.progress import console
 
 
 def run_app(main: Callable[[], None]) -> None:
-    """Runs a Hydra entry point, with `one_line_errors` for what Hydra itself raises."""
+    """Runs a Hydra entry point; ``one_line_errors`` handles what Hydra itself raises."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises instead of printing
     set_up_logging()
     OmegaConf.register_new_resolver("group_options", _group_options, replace=True)
@@ -33,7 +33,8 @@ def run_app(main: Callable[[], None]) -> None:
 def one_line_errors() -> Iterator[None]:
     """A mistake of the user's is one line on stderr and exit code 2; a bug keeps its traceback.
 
-    Inside the task function too: what leaves it, Hydra reports in its own way first.
+    It belongs inside the task function too, for Hydra first reports in its own way whatever leaves
+    that function.
     """
     try:
         yield
@@ -66,8 +67,8 @@ def set_up_logging() -> None:
 def _group_options(*, _root_: DictConfig) -> str:
     """The groups of this command's defaults list, each with its options, as ``--help`` shows them.
 
-    Hydra's own list has every folder of conf/ in it: also those that other files are made of, and
-    those of the other command.
+    Hydra's own list shows every folder of conf/, also those that only other files use and those of
+    the other command.
     """
     loader = GlobalHydra.instance().config_loader()
     groups = [g for g in _root_.hydra.runtime.choices if "@" not in g and "/" not in g]
@@ -77,7 +78,7 @@ def _group_options(*, _root_: DictConfig) -> str:
 
 
 def _explain(error: Exception) -> str:
-    """Hydra's message as one line; for an unknown key or option, with those that there are."""
+    """Hydra's message as one line, which lists the known keys or options where one is unknown."""
     if isinstance(error, MissingConfigException) and error.options:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         return f"{group}={option} must be one of {', '.join(error.options)}."

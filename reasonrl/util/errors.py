@@ -2,7 +2,7 @@
 
 
 class UserError(ValueError):
-    """Something the user can put right: printed as one line, without a traceback.
+    """An error that the user can put right: it is printed as one line, without a traceback.
 
     Its message reads ``<key>=<value> must <rule>; got <other key>=<value>. <Remedy>.``
     """

@@ -16,12 +16,12 @@ from rich.text import Text
 Advance = Callable[[int], None]
 
 LOG_SECONDS = 60.0
-WIDTH = 100  # of what goes into a file
+WIDTH = 100  # columns of what goes into a file
 
 console = Console(stderr=True)
 if not console.is_terminal and "COLUMNS" not in os.environ:
     console.width = WIDTH
-logger = logging.getLogger("reasonrl.progress")  # as sweep/status finds its lines in a log
+logger = logging.getLogger("reasonrl.progress")  # sweep/status finds the lines in a log by it
 
 
 class _RateColumn(TextColumn):
@@ -36,11 +36,12 @@ class _RateColumn(TextColumn):
 class Progress:
     """Progress bars with counts, rates and the time left, on the terminal's error stream.
 
-    Where that is no terminal, as in a cluster's log, a line at most every LOG_SECONDS instead.
+    Where that stream is no terminal, as in a cluster's log, a line is logged instead, at most every
+    LOG_SECONDS.
     """
 
     def __init__(self, *, shown: bool = True) -> None:
-        """shown: whether this process is the one, of those that work together, to say it."""
+        """shown: whether this process shows its progress; of several on one run, only one does."""
         self._shown = shown
         self._bars = Bars(
             TextColumn("{task.description}"),
@@ -54,7 +55,10 @@ class Progress:
 
     @contextmanager
     def task(self, description: str, total: int) -> Iterator[Advance]:
-        """A bar for ``total`` pieces of work; call what it gives with how many were just done."""
+        """Shows a bar for ``total`` pieces of work.
+
+        Yields a function to call with the number of pieces that were just done.
+        """
         task = self._bars.add_task(description, total=total)
         started = logged = time.monotonic()
         done = 0

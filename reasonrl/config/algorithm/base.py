@@ -1,4 +1,7 @@
-"""What every algorithm declares of itself, so that no other file has to know it. No torch here."""
+"""What every algorithm declares of itself, so that no other file has to know it.
+
+Nothing here imports torch.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from reasonrl.config.base import undeclared
 if TYPE_CHECKING:
     from reasonrl.config.schema import TrainConfig
 
-# Bytes of a parameter.
+# Bytes for each parameter of a model.
 FLOAT32 = 4
 LEARNT = 4 * FLOAT32  # the weight, its gradient, and Adam's two moments
 
@@ -27,9 +30,9 @@ Over = Literal["step", "rollouts", "label"]
 class Work:
     """How much a run does; works of several runs add up."""
 
-    completions: int = 0  # sampled
-    examples: int = 0  # learnt from, each as often as there are epochs
-    readings: int = 0  # completions that a model reads without learning, as often as it does
+    completions: int = 0  # completions that are sampled
+    examples: int = 0  # examples that are learnt from, each counted once an epoch
+    readings: int = 0  # completions that a model reads without learning, counted at each reading
 
     def __add__(self, other: Work) -> Work:
         return Work(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
@@ -40,10 +43,10 @@ class Sizes:
     """What the work of a run depends on beside its algorithm's own settings."""
 
     train: int  # training problems
-    references: int  # of these, those whose reference solution may be learnt from
+    references: int  # training problems whose reference solution may be learnt from
     validation: int  # validation problems
     evaluation: int  # completions of one evaluation on the test problems, greedy ones included
-    steps_per_solution: float  # of the reference solutions, mean, without the last step
+    steps_per_solution: float  # mean steps of a reference solution, its last step not counted
     starts_from_references: bool  # whether the starting policy has learnt the reference solutions
 
 
@@ -53,9 +56,9 @@ class Panel:
 
     title: str
     ylabel: str
-    lines: Mapping[str, str]  # metric to its text in the legend; over labels it ends in ``*``
+    lines: Mapping[str, str]  # each metric's text in the legend; over labels a metric ends in ``*``
     over: Over  # the x axis: optimizer steps, rollouts so far, or the labels that ``*`` stands for
-    markers: str = "."  # matplotlib's, of the points of each line; none: the line alone
+    markers: str = "."  # matplotlib's markers, one for each line in turn; "": no line has any
     ylim: tuple[float, float] | None = None
     zero: bool = False  # whether a dashed line marks 0, on every axis that may choose its limits
     right: tuple[str, str] | None = None  # one more metric, on an axis of its own, and its ylabel
@@ -69,11 +72,11 @@ class Panel:
 
 @dataclass(frozen=True)
 class Panels:
-    """What there is to see of an algorithm's runs while they are made, and over what."""
+    """What is shown of an algorithm's runs while they are made."""
 
     rollouts: str | None  # the metric that counts the rollouts so far, where there is one
     charts: tuple[Panel, ...]  # the learning curve; without any there is no picture
-    more: tuple[str, ...] = ()  # metrics that no chart has, and W&B's workspace shows all the same
+    more: tuple[str, ...] = ()  # metrics without a chart that W&B's workspace shows all the same
 
     def __post_init__(self) -> None:
         if self.rollouts is None and any(panel.over == "rollouts" for panel in self.charts):
@@ -83,29 +86,29 @@ class Panels:
 
 
 def learning_panel(prefix: str) -> Panel:
-    """The loss of each optimizer step, of metrics with this prefix."""
+    """The chart of the loss at each optimizer step; the metric's name begins with ``prefix``."""
     return Panel("learning", "loss per token", {f"{prefix}/loss": ""}, over="step", markers="")
 
 
 def validation_panel(over: Over, metric: str = VALIDATION) -> Panel:
-    """The greedy accuracy on the validation problems."""
+    """The chart of the greedy accuracy on the validation problems."""
     return Panel("validation, greedy", "maj@1", {metric: ""}, over=over, markers="o", ylim=(0, 1))
 
 
 class Algorithm:
     """The base of all algorithms' settings. A subclass is a frozen dataclass of its keys.
 
-    Every concrete subclass declares all that stands here: there are no defaults, and what is
-    missing raises TypeError when the subclass is defined. ``abstract=True`` exempts a class that
-    only others derive from.
+    Every concrete subclass declares all that stands here: there are no defaults, and a missing
+    declaration raises TypeError when the subclass is defined. ``abstract=True`` exempts a class
+    that only others derive from.
     """
 
     name: str
 
-    makes: ClassVar[Makes]  # what a run of it ends with; only a policy is evaluated
-    reads_reward: ClassVar[ReadsReward]  # what of the reward it reads, and so depends on
-    questions: ClassVar[Questions]  # the key of ``dataset`` that says how many it learns from
-    panels: ClassVar[Panels]  # what its learning curve shows
+    makes: ClassVar[Makes]  # what a run ends with; only a policy is evaluated
+    reads_reward: ClassVar[ReadsReward]  # which part of the reward a run reads, and so depends on
+    questions: ClassVar[Questions]  # the key of ``dataset`` with the number of training questions
+    panels: ClassVar[Panels]  # what the learning curve shows
 
     def __init_subclass__(cls, *, abstract: bool = False, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -120,36 +123,40 @@ class Algorithm:
     def needs(self, run: TrainConfig) -> dict[str, TrainConfig]:
         """The runs that a run of this algorithm learns from, by what they give.
 
-        rollouts: completions. steps: what becomes of the steps of completions. The starting policy
-        and the reward model aren't among them: ``identity.prerequisites`` adds these for all.
+        rollouts: completions.
+        steps: what becomes of the steps of completions.
+
+        The runs that make the starting policy and the reward model aren't among them:
+        ``identity.prerequisites`` adds these for all algorithms.
         """
         raise NotImplementedError
 
     def outline(self, run: TrainConfig) -> str:
-        """What a run of it does, for the plan."""
+        """What a run of this algorithm does, in one line for the plan."""
         raise NotImplementedError
 
     def work(self, sizes: Sizes) -> Work:
-        """What a run of it does without the evaluations that every policy gets."""
+        """How much a run does, without the evaluations that every policy gets."""
         raise NotImplementedError
 
     def bytes_per_parameter(self, compute: int) -> int:
-        """What a run of it holds of the model in GPU memory at the same time, at least.
+        """The bytes of GPU memory that a run needs at least for each parameter of the model.
 
-        Activations, value layers, adapters and a reward model's head are left out. ``compute``: the
-        bytes of a number of the dtype that the model computes in.
+        Activations, value layers, adapters and a reward model's head are left out.
+
+        compute: the bytes of a number in the dtype that the model computes in.
         """
         raise NotImplementedError
 
     def layers(self) -> dict[str, int]:
-        """By key, the settings that may be at most the model's number of layers."""
+        """The settings that may be at most the model's number of layers, by key."""
         raise NotImplementedError
 
     def longest(self, max_new_tokens: int, count_tokens: Callable[[list[str]], list[int]]) -> int:
-        """How many tokens may follow a prompt of it.
+        """The most tokens that may follow a prompt in a run of this algorithm.
 
-        count_tokens: the number of tokens of each of some texts; it raises UserError for a text
-        that the model's tokenizer doesn't know.
+        count_tokens: gives the number of tokens of each text; it raises UserError for a text that
+            the model's tokenizer doesn't know.
         """
         raise NotImplementedError
 

@@ -34,9 +34,10 @@ class EIConfig(LearnerConfig, Algorithm):
     rounds: int
     num_samples_per_prompt: list[int]  # one number a round; the last also serves later rounds
     temperature: float
-    top_per_problem: int | None  # of a round's good solutions of a problem, so many of the best
-    max_per_problem: int | None
-    restart: bool  # each round from the base weights; false: from the last round's policy
+    # How many of a round's good solutions of a problem are kept, those that score best; None: all.
+    top_per_problem: int | None
+    max_per_problem: int | None  # the most solutions of a problem to learn from; None: all
+    restart: bool  # whether a round starts from the base weights; false: from the last policy
     patience: int | None  # stop after so many rounds without a better validation maj@1
 
     makes: ClassVar[Makes] = "policy"
@@ -49,7 +50,7 @@ class EIConfig(LearnerConfig, Algorithm):
     )
 
     def samples_in_round(self, number: int) -> int:
-        """K of round ``number`` (from 1): the last entry also serves the rounds after it."""
+        """The samples per prompt, K, of round ``number``, which counts from 1."""
         samples = self.num_samples_per_prompt
         return samples[min(number, len(samples)) - 1]
 
@@ -85,8 +86,10 @@ class EIConfig(LearnerConfig, Algorithm):
         )
 
     def work(self, sizes: Sizes) -> Work:
-        """What is learnt from depends on what is found: one new solution of each problem a round
-        is counted.
+        """See ``Algorithm.work``.
+
+        The number of examples depends on what is found: it counts one new solution of each problem
+        in each round.
         """
         total = Work(completions=sizes.validation)
         known = sizes.references if sizes.starts_from_references else 0

@@ -19,7 +19,7 @@ TARGETS = ("tokens", "final")
 class ORMConfig(RewardModelConfig):
     """An outcome reward model: its labels are those of whole completions."""
 
-    targets: str
+    targets: str  # final: only the last token of a completion has the label; tokens: every one
 
     panels: ClassVar[Panels] = Panels(rollouts=None, charts=(learning_panel("orm"),))
 

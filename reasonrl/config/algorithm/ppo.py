@@ -34,10 +34,11 @@ OLD_LOGPROBS = ("recomputed", "sampler")
 
 @dataclass(frozen=True)
 class CompatConfig:
-    """What PPO frameworks of the paper's time did otherwise, to measure what it does."""
+    """What PPO frameworks of the paper's time did otherwise, as settings to measure its effect."""
 
-    unmasked_whitening: bool  # padding counts when advantages are whitened
-    temperature_one_logprobs: bool  # log-probabilities at temperature 1, whatever was sampled at
+    unmasked_whitening: bool  # whether padding counts when advantages are whitened
+    # Whether log-probabilities are those at temperature 1, whatever the sampling temperature.
+    temperature_one_logprobs: bool
 
 
 @dataclass(frozen=True)
@@ -60,18 +61,18 @@ class PPOConfig(LearnerConfig, Algorithm):
     entropy_coef: float
     kl_coef: float
     kl_penalty: str
-    kl_target: float | None  # nats per completion, to which kl_coef adapts
-    kl_horizon: int  # rollouts over which it does
-    max_approx_kl: float | None  # nats per token from old to new policy that end an iteration
+    kl_target: float | None  # nats per completion to which kl_coef adapts; None: it stays
+    kl_horizon: int  # rollouts over which kl_coef adapts
+    max_approx_kl: float | None  # nats per token, from old to new policy, that end an iteration
     scale_scores: bool
     score_clip: float | None
     truncation_penalty: float  # taken off the score of a completion that was cut off
-    mask_truncated: bool  # nothing is learnt from such a completion
+    mask_truncated: bool  # whether nothing is learnt from a completion that was cut off
     old_logprobs: str
     trainable: str
-    trainable_layers: int  # trainable=top
-    lora_rank: int  # trainable=lora
-    validate_every: int  # iterations
+    trainable_layers: int  # how many top layers train, with trainable=top
+    lora_rank: int  # the adapters' rank, with trainable=lora
+    validate_every: int  # iterations between validations
     compat: CompatConfig
 
     makes: ClassVar[Makes] = "policy"
@@ -211,13 +212,13 @@ class PPOConfig(LearnerConfig, Algorithm):
         return Work(
             completions=rollouts + validations * sizes.validation,
             examples=self.epochs * rollouts,
-            readings=2 * rollouts,  # by the policy and by the reference
+            readings=2 * rollouts,  # each is read by the policy and by the reference
         )
 
     def bytes_per_parameter(self, compute: int) -> int:
         if self.trainable == "all":
-            return LEARNT + FLOAT32  # the reference
-        return 2 * FLOAT32  # to sample, a copy
+            return LEARNT + FLOAT32  # of the policy, and of the reference
+        return 2 * FLOAT32  # of the policy, and of the copy that samples
 
     def layers(self) -> dict[str, int]:
         return {name: getattr(self, name) for name in ("value_layers", "trainable_layers")}

@@ -41,18 +41,19 @@ class RCRLConfig(LearnerConfig, Algorithm):
     """Return-Conditioned RL."""
 
     name: str
-    policy: EIConfig | None  # whose completions are learnt from; None: the starting policy's
-    sample: SampleConfig  # these completions
-    num_solutions_per_prompt: int  # of them, so many are learnt from
+    # The run that makes the policy whose completions are learnt from; None: the starting policy.
+    policy: EIConfig | None
+    sample: SampleConfig  # the run that samples these completions
+    num_solutions_per_prompt: int  # completions of each question that are learnt from
     num_continuations: int  # of each step's prefix, where these say how good the step is
     returns: str
     labels: list[str] | None  # from the worst; None: the return itself, rounded to a tenth
-    thresholds: list[float]  # from this return on the second label is given, and so on
+    thresholds: list[float]  # the lowest return of the second label, of the third, and so on
     label_tokens: str
     solution_ratio: float | None  # right solutions for each wrong one; None: as sampled
     step_ratio: float | None  # steps with the best label for each with another; None: as they are
     shuffle_labels: bool
-    restart: bool  # from the base weights; false: from the starting policy
+    restart: bool  # whether training starts from the base weights; false: from the starting policy
 
     makes: ClassVar[Makes] = "policy"
     reads_reward: ClassVar[ReadsReward] = "scores"
@@ -69,7 +70,7 @@ class RCRLConfig(LearnerConfig, Algorithm):
         return self.labels or [f"[{tenth / TENTHS:.1f}]" for tenth in range(TENTHS + 1)]
 
     def label_number(self, value: float) -> int:
-        """Of ``label_texts``, the one that a return between 0 and 1 is given."""
+        """The place, in ``label_texts``, of the label for a return between 0 and 1."""
         if self.labels is None:
             return round(TENTHS * value)
         return bisect_right(self.thresholds, value)
@@ -111,7 +112,10 @@ class RCRLConfig(LearnerConfig, Algorithm):
             )
 
     def needs(self, run: TrainConfig) -> dict[str, TrainConfig]:
-        """A dense or learned reward judges a step by itself; the sparse one by continuations."""
+        """See ``Algorithm.needs``.
+
+        A dense or learned reward judges a step by itself; the sparse one needs its continuations.
+        """
         sampled = dataclasses.replace(run, init=run.init.improved_by(self.policy))
         first = {"rollouts": dataclasses.replace(sampled, algorithm=self.sample)}
         if self.returns == "value" and run.reward.judges_steps_by == "continuations":
@@ -135,7 +139,7 @@ class RCRLConfig(LearnerConfig, Algorithm):
     def work(self, sizes: Sizes) -> Work:
         labels = len(self.label_texts)
         return Work(
-            # Validated under each label, and tested under the worst one too.
+            # The policy is validated under each label, and tested under the worst one too.
             completions=labels * sizes.validation + sizes.evaluation,
             examples=self.epochs * self.num_solutions_per_prompt * sizes.train,
         )

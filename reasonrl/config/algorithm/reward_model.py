@@ -24,12 +24,12 @@ class RewardModelConfig(LearnerConfig, Algorithm, abstract=True):
     """A reward model of the starting policy's completions."""
 
     name: str
-    sample: SampleConfig  # the completions it learns from
+    sample: SampleConfig  # the run that samples the completions to learn from
     likelihood: bool  # whether the head reads the log-probability of the completion so far
     trainable: str
-    lora_rank: int  # trainable=lora
-    balanced: bool  # right and wrong weigh the same, whatever their numbers
-    held_out: float  # share of the training questions that it is calibrated on
+    lora_rank: int  # the adapters' rank, with trainable=lora
+    balanced: bool  # whether right and wrong labels weigh the same, whatever their numbers
+    held_out: float  # share of the training questions to calibrate on, not to learn from
 
     makes: ClassVar[Makes] = "reward model"
     reads_reward: ClassVar[ReadsReward] = "nothing"

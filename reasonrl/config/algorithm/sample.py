@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SampleConfig(Algorithm):
-    """Completions for others to learn from."""
+    """Sampling of completions for other runs to learn from."""
 
     name: str
     num_samples_per_prompt: int

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class SORMConfig(RewardModelConfig):
     """A stepwise outcome reward model: its labels are those of steps."""
 
-    num_solutions_per_prompt: int  # of the sampled completions, so many are labelled
-    num_continuations: int  # of each step's prefix
+    num_solutions_per_prompt: int  # sampled completions of each question that are labelled
+    num_continuations: int  # completions that continue each step's prefix
 
     panels: ClassVar[Panels] = Panels(rollouts=None, charts=(learning_panel("sorm"),))
 

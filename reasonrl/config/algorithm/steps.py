@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StepsConfig(Algorithm):
-    """What becomes of the steps of sampled completions."""
+    """Continuation of the steps of sampled completions, to see what becomes of them."""
 
     name: str
-    sample: SampleConfig
-    num_solutions_per_prompt: int  # of the sampled completions, the steps of so many
-    num_continuations: int  # of each step's prefix
+    sample: SampleConfig  # the run that samples the completions
+    num_solutions_per_prompt: int  # completions of each question whose steps are continued
+    num_continuations: int  # completions that continue each step's prefix
 
     makes: ClassVar[Makes] = "completions"
     reads_reward: ClassVar[ReadsReward] = "nothing"
@@ -51,7 +51,7 @@ class StepsConfig(Algorithm):
         )
 
     def work(self, sizes: Sizes) -> Work:
-        """Beginnings that are continued are counted as if no two were the same."""
+        """See ``Algorithm.work``. Every step's prefix counts, as if no two were the same."""
         solutions = sizes.train * self.num_solutions_per_prompt
         return Work(
             completions=round(solutions * sizes.steps_per_solution * self.num_continuations)
@@ -64,7 +64,7 @@ class StepsConfig(Algorithm):
         return {}
 
     def longest(self, max_new_tokens: int, count_tokens: Callable[[list[str]], list[int]]) -> int:
-        return 2 * max_new_tokens  # completions that continue almost whole ones
+        return 2 * max_new_tokens  # a completion may continue one that is almost whole
 
 
 def check_continuations(

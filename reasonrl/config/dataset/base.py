@@ -12,24 +12,25 @@ from reasonrl.config.base import IMMATERIAL, require, undeclared
 class DatasetConfig:
     """The base of all datasets' settings.
 
-    Every concrete subclass declares ``splits``, ``grader`` and ``local``: what is missing raises
+    Every concrete subclass declares ``splits``, ``grader`` and ``local``; a missing one raises
     TypeError when the subclass is defined.
     """
 
     name: str
-    train_size: int | None  # None: the whole split
-    validation_size: int | None
-    # Of the splits that are only evaluated on; an evaluation's protocol names it.
+    train_size: int | None  # training problems; None: the whole split
+    validation_size: int | None  # validation problems; None: the whole split
+    # Problems of each split that is only evaluated on; an evaluation's protocol names the number.
     test_size: int | None = field(metadata=IMMATERIAL)
-    reward_train_size: int | None  # of reward models, PPO and RCRL; None: train_size
+    # Training problems of reward models, PPO and RCRL; None: train_size.
+    reward_train_size: int | None
     num_references: int | None  # training problems whose solution may be learnt from; None: all
-    prompt: str
-    stop: list[str]
-    max_new_tokens: int
-    num_exemplars: int  # of a few-shot prompt, for a pretrained policy
+    prompt: str  # the template of a prompt, with ``{question}`` in it
+    stop: list[str]  # strings that end a completion
+    max_new_tokens: int  # the most tokens of a completion
+    num_exemplars: int  # solved problems in a few-shot prompt, for a pretrained policy
 
     splits: ClassVar[tuple[str, ...]]  # those that may be evaluated on
-    grader: ClassVar[str]  # who reads and compares its answers: a name of ``grading.GRADERS``
+    grader: ClassVar[str]  # what reads and compares its answers: a name in ``grading.GRADERS``
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

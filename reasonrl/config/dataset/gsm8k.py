@@ -13,11 +13,10 @@ from reasonrl.config.dataset.base import DatasetConfig
 class GSM8KConfig(DatasetConfig):
     """Grade-school word problems (Cobbe et al., 2021)."""
 
-    annotations: bool  # keep <<48/2=24>> in the reference solutions
-    hub: str  # its id on the Hugging Face hub
-    path: str | None = field(
-        metadata=IMMATERIAL
-    )  # the folder of its files; None: they come from the hub
+    annotations: bool  # whether the reference solutions keep <<48/2=24>>
+    hub: str  # the dataset's id on the Hugging Face hub
+    # The folder of the dataset's files; None: they come from the hub.
+    path: str | None = field(metadata=IMMATERIAL)
 
     splits: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
     grader: ClassVar[str] = "strict"

@@ -13,8 +13,8 @@ from reasonrl.config.dataset.base import DatasetConfig
 class StoriesConfig(DatasetConfig):
     """Generated word problems; ``ood`` has other wordings and longer chains."""
 
-    min_steps: int  # calculations of a problem
-    max_steps: int
+    min_steps: int  # the fewest calculations of a problem
+    max_steps: int  # the most calculations of a problem
 
     splits: ClassVar[tuple[str, ...]] = ("train", "validation", "test", "ood")
     grader: ClassVar[str] = "strict"

@@ -13,10 +13,9 @@ from reasonrl.config.dataset.base import DatasetConfig
 class SVAMPConfig(DatasetConfig):
     """Short word problems (Patel et al., 2021)."""
 
-    hub: str  # its id on the Hugging Face hub
-    path: str | None = field(
-        metadata=IMMATERIAL
-    )  # the folder of its files; None: they come from the hub
+    hub: str  # the dataset's id on the Hugging Face hub
+    # The folder of the dataset's files; None: they come from the hub.
+    path: str | None = field(metadata=IMMATERIAL)
 
     splits: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
     grader: ClassVar[str] = "strict"

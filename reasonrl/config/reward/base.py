@@ -18,14 +18,15 @@ JudgesStepsBy = Literal["continuations", "reward model", "reference solution"]
 class RewardConfig:
     """The base of all rewards' settings. Keys that end in ``_weight`` weigh the parts of a score.
 
-    Every concrete subclass declares what ``DECLARATIONS`` names; what is missing raises TypeError
-    when it is defined. ``abstract=True`` exempts a class that only others derive from.
+    Every concrete subclass declares what ``DECLARATIONS`` names; a missing declaration raises
+    TypeError when the subclass is defined. ``abstract=True`` exempts a class that only others
+    derive from.
     """
 
     name: str
     threshold: float  # a completion that scores at least this is good: Expert Iteration keeps it
 
-    judges_steps_by: ClassVar[JudgesStepsBy]  # how it says how good a step of a completion is
+    judges_steps_by: ClassVar[JudgesStepsBy]  # what says how good a step of a completion is
 
     def __init_subclass__(cls, *, abstract: bool = False, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -34,16 +35,16 @@ class RewardConfig:
             raise TypeError(f"reward {cls.__name__} must declare {', '.join(missing)}")
 
     def needs(self, run: TrainConfig) -> dict[str, TrainConfig]:
-        """The runs that must be there before a run can be paid by it, by what they give."""
+        """The runs that must be done before ``run`` can use this reward, by what they give."""
         raise NotImplementedError
 
     def finished_run(self) -> str | None:
-        """The folder of the finished run whose reward model it takes, where it names one."""
+        """The folder of the finished run whose reward model this reward uses, if it names one."""
         raise NotImplementedError
 
     @property
     def best(self) -> float:
-        """The highest score there is."""
+        """The highest score that a completion can have."""
         weights = self._weights().values()
         return sum(weights) if weights else 1.0
 

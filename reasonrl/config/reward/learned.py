@@ -21,13 +21,13 @@ AT = ("end", "steps", "differences")
 class LearnedConfig(RewardConfig, abstract=True):
     """A reward model's verdict, beside the true outcome.
 
-    Without ``run`` the reward model is made: by the subclass's ``model``, on completions of the
-    policy that ``policy`` makes from the same init.
+    Without ``run`` a run of the subclass's ``model`` makes the reward model first, on completions
+    of the policy that ``policy`` makes from the same init.
     """
 
     outcome_weight: float  # for the right final answer
     model_weight: float  # for the reward model's verdict
-    at: str
+    at: str  # where the verdict is paid; see ``rewards.learned.Learned``
     run: str | None = field(metadata=RUN_NAME)  # a finished reward-model run's folder
     policy: EIConfig | None = field(metadata=unless("run"))  # None: the starting policy itself
 
@@ -35,7 +35,7 @@ class LearnedConfig(RewardConfig, abstract=True):
 
     @property
     def reward_model(self) -> RewardModelConfig:
-        """How the reward model is made where there is none yet."""
+        """The settings of the run that makes the reward model, where there is none yet."""
         raise NotImplementedError
 
     def check(self) -> None:

@@ -24,4 +24,4 @@ class SparseConfig(RewardConfig):
         return None
 
 
-SPARSE = SparseConfig(name="sparse", threshold=1.0)  # of runs that others need first
+SPARSE = SparseConfig(name="sparse", threshold=1.0)  # the reward of runs that others need first

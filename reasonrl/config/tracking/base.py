@@ -12,7 +12,7 @@ class TrackingConfig:
     name: str
 
     def grouped(self, sweep: str) -> TrackingConfig:
-        """These settings for a run of the sweep of this name."""
+        """The settings for a run of the sweep whose name is ``sweep``."""
         raise NotImplementedError
 
     def check(self) -> None:

@@ -9,7 +9,7 @@ from reasonrl.config.tracking.base import TrackingConfig
 
 @dataclass(frozen=True)
 class NoTrackingConfig(TrackingConfig):
-    """Nothing but the run's own folder."""
+    """A run is shown nowhere but in its own folder."""
 
     def grouped(self, sweep: str) -> NoTrackingConfig:
         return self

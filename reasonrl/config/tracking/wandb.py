@@ -20,7 +20,7 @@ class WandbConfig(TrackingConfig):
     entity: str | None
     group: str | None  # None: the sweep's name
     tags: list[str]
-    timeout_seconds: float  # for the network, at a run's start and at its end
+    timeout_seconds: float  # how long a run waits for the network at its start and at its end
 
     def grouped(self, sweep: str) -> WandbConfig:
         return self if self.group is not None else replace(self, group=sweep)
