@@ -18,9 +18,9 @@ GRADERS: dict[str, type[Grader]] = {"strict": Strict}  # by the name that a data
 
 
 def grader_of(dataset: DatasetConfig) -> Grader:
-    """The grader that the dataset names, for its prompt.
+    """The grader that the dataset names, made for the dataset's prompt.
 
-    Raises UserError if there is none of that name.
+    Raises UserError if there is no grader of that name.
     """
     grader = GRADERS.get(dataset.grader)
     if grader is None:
@@ -32,9 +32,9 @@ def grader_of(dataset: DatasetConfig) -> Grader:
 
 
 def next_question(prompt: str) -> str:
-    """What a question begins with under a prompt template, in its line; "" where nothing does.
+    """The text before a question in its own line of a prompt; "" where there is none.
 
-    It is the last line of what stands before ``{question}``, without space around it.
+    It is the last line of what the prompt template has before ``{question}``, without space around.
     """
     before = prompt.partition("{question}")[0].strip()
     return before.rpartition("\n")[2].strip()

@@ -16,9 +16,9 @@ from itertools import pairwise
 
 from reasonrl.grading.base import Calculation
 
-# [0-9], not \d: Python's \d and int() also take other scripts' digits. The bounds keep canonical
-# forms short, and closed under canonical_number: a denominator of 9 digits divides 10**30 if it
-# divides a power of ten at all.
+# A digit is [0-9], not \d, for Python's \d and int() also take other scripts' digits. The bounds
+# keep canonical forms short, and closed under canonical_number: a denominator of 9 digits divides
+# 10**30 if it divides a power of ten at all.
 _NUMBER = re.compile(
     r"""
     (?P<sign> [-+]?[$€£]? | [$€£][-+] ) \s*
@@ -35,17 +35,18 @@ _MULTIPLIERS = {"hundred", "thousand", "million", "billion", "trillion", "dozen"
 def canonical_number(text: str) -> str | None:
     """The canonical form of the one number that ``text`` consists of, or None if it is not one.
 
-    Canonical: an integer, else the shortest exact decimal, else p/q in lowest terms. So ``1,800``,
-    ``$1800`` and ``1800.0`` are ``"1800"``; ``-0`` is ``"0"``; ``1/2``, ``.50`` are ``"0.5"``.
+    The canonical form is an integer, else the shortest exact decimal, else p/q in lowest terms. So
+    ``1,800``, ``$1800`` and ``1800.0`` are ``"1800"``; ``-0`` is ``"0"``; ``1/2``, ``.50`` are
+    ``"0.5"``.
 
-    Ignored: surrounding space, a leading ``+``, a currency sign (``$ € £``) before the number, and
-    after it one ``%`` or one word, with or without a full stop (``18 dollars.``). Two words are
-    refused, for they may hedge (``18 or nineteen``), and so is a multiplier (``18 thousand``).
-    The minus sign may be Unicode's (U+2212), the digits may not.
+    The function ignores surrounding space, a leading ``+``, a currency sign (``$ € £``) before the
+    number, and after it one ``%`` or one word, with or without a full stop (``18 dollars.``). Two
+    words are refused, for they may hedge (``18 or nineteen``), and so is a multiplier (``18
+    thousand``). The minus sign may be Unicode's (U+2212), the digits may not.
 
-    Also None: exponents (``1e3``), times (``18:30``), mixed numbers (``1 1/2``), commas that do not
-    group by three (``1,80``), fractions not in lowest terms (``36/2`` is a calculation left undone)
-    and more than 30 digits on one side of the point.
+    These are refused too: exponents (``1e3``), times (``18:30``), mixed numbers (``1 1/2``), commas
+    that do not group by three (``1,80``), fractions not in lowest terms (``36/2`` is a calculation
+    left undone) and more than 30 digits on one side of the point.
     """
     if len(text) <= 30 and text.isascii() and text.isdigit():  # nearly all, and ten times as fast
         return str(int(text))
@@ -81,7 +82,7 @@ def answers_equal(answer: str | None, gold: str) -> bool:
 
 
 _ANNOTATION = re.compile(r"<<([^<>\n]*)>>")
-# One character for one, so that offsets stay true.
+# Each character is replaced by one, so that offsets stay true.
 _SIGNS = str.maketrans({"−": "-", "–": "-", "×": "*", "÷": "/"} | dict.fromkeys("$€£%", " "))
 _SPACE = re.compile(r"\s")
 _TIMES = re.compile(r"(?<=[0-9) ])[xX](?= *[0-9.(])")  # 2 x 3, not 2x = 6 or 2 xylophones
@@ -89,8 +90,8 @@ _NUMERAL = re.compile(r"[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?|\.[0-9]+")
 _ARITHMETIC = re.compile(rf"(?:{_NUMERAL.pattern}|[-+*/=() ])+")
 _SPACED_OPERATOR = re.compile(r" ?([-+*/()]) ?")
 _ENCLOSED = re.compile(r"^\(([^()]*)\)$")
-# Numbers joined by operators, or by juxtaposition with a parenthesis: 40(0.1). Possessive
-# repetition (*+, ++), so that no input makes it backtrack.
+# Numbers are joined by operators, or by juxtaposition with a parenthesis: 40(0.1). Repetition is
+# possessive (*+, ++), so that no input makes it backtrack.
 _DECIMAL = r"[0-9]++(?:\.[0-9]++)?+"
 _EXPRESSION = re.compile(
     rf"[-(]*+{_DECIMAL}(?:\)*+(?:[-+*/]|(?<=\))|(?=\())[-(]*+{_DECIMAL})++\)*+"
@@ -101,10 +102,10 @@ def line_calculations(line: str, offset: int) -> list[Calculation]:
     """Every calculation of a line that begins at ``offset``, in order.
 
     A line whose calculator annotations (``<<48/2=24>>``) calculate something is read from these
-    alone, any other from its plain equations (``48 / 2 = $24``), so that both spellings give the
-    same. A chain ``a + b = c = d`` gives ``a + b = c``. A copy (``<<24=24>>``), algebra
-    (``2x = 6``) and plain operands with units (``48 eggs / 2 = 24``) are not calculations. One ends
-    after the ``>>`` of its annotation, or after the last digit of its result.
+    alone, any other is read from its plain equations (``48 / 2 = $24``), so that both spellings
+    give the same. A chain ``a + b = c = d`` gives ``a + b = c``. A copy (``<<24=24>>``), algebra
+    (``2x = 6``) and plain operands with units (``48 eggs / 2 = 24``) are not calculations. A
+    calculation ends after the ``>>`` of its annotation, or after the last digit of its result.
     """
     annotated = [
         replace(calculation, end=offset + match.end())
@@ -138,7 +139,7 @@ def _equations(text: str, offset: int) -> Iterator[Calculation]:
 
 
 def _normalised(side: str) -> str:
-    """A side of an equation; a space that is left in it parts two numbers (1 1/2)."""
+    """A side of an equation, normalised; a space left in it parts two numbers (1 1/2)."""
     side = _NUMERAL.sub(lambda match: canonical_number(match[0]) or "?", side)
     return _SPACED_OPERATOR.sub(r"\1", " ".join(side.split())).strip()
 
@@ -146,8 +147,8 @@ def _normalised(side: str) -> str:
 def numerals(text: str) -> list[str]:
     """The numbers written in digits, in canonical form and without their signs, in order.
 
-    Of an expression these are its operands. A fraction counts as two numbers; what has more than
-    30 digits on one side of the point, as none.
+    In an expression these are its operands. A fraction counts as two numbers; a number with more
+    than 30 digits on one side of the point doesn't count.
     """
     numbers = map(canonical_number, _NUMERAL.findall(text))
     return [number for number in numbers if number is not None]
@@ -163,10 +164,10 @@ _LONGEST_EXPRESSION = 200  # characters: neither deep recursion nor long arithme
 
 
 def value_of(expression: str) -> Fraction | None:
-    """What a calculation's ``expression`` equals, exactly.
+    """What a calculation's ``expression`` equals, exactly; None where it has no value.
 
-    None where it has no value: a division by zero, parentheses that don't match, or more than 200
-    characters. A product by juxtaposition is a product like others: ``1/2(20)`` is 10.
+    It has none where it divides by zero, where its parentheses don't match, or where it is longer
+    than 200 characters. A product by juxtaposition is a product like others: ``1/2(20)`` is 10.
     """
     if len(expression) > _LONGEST_EXPRESSION:
         return None

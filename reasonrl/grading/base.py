@@ -1,4 +1,4 @@
-"""What a grader says of a text. A dataset names the one that reads its completions."""
+"""What a grader says of a text. A dataset names the grader that reads its completions."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from reasonrl.config.base import undeclared
 
 @dataclass(frozen=True, slots=True)
 class Calculation:
-    """One equation of a text, as written: its arithmetic may be wrong."""
+    """One equation of a text, as it is written: its arithmetic may be wrong."""
 
     # An operation on two or more numbers, normalised: numbers in canonical form, ``* /`` for
     # ``× x ÷``, no space, currency, percent sign or enclosing parentheses.
     expression: str
-    result: str  # what it is said to equal, in canonical form
-    end: int = field(compare=False)  # the offset in the text just after it
+    result: str  # what the expression is said to equal, in canonical form
+    end: int = field(compare=False)  # the offset in the text just after the calculation
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +33,12 @@ class Claim:
 class Grader:
     """The base of all graders.
 
-    Every concrete subclass declares what ``DECLARATIONS`` names; what is missing raises TypeError
-    when it is defined. All methods are total (any text, no exception), and none reads further than
-    the model's own next question (``own_lines``).
+    Every concrete subclass declares what ``DECLARATIONS`` names; a missing declaration raises
+    TypeError when the subclass is defined. All methods are total (any text, no exception), and none
+    reads further than the model's own next question (``own_lines``).
     """
 
-    next_question: str  # what the line of the model's own next question begins with; "": nothing
+    next_question: str  # how the line of the model's own next question begins; "": no line does
 
     step_delimiter: ClassVar[str]  # what ends a step of a completion as soon as it is sampled
 
@@ -49,7 +49,7 @@ class Grader:
             raise TypeError(f"grader {cls.__name__} must declare {', '.join(missing)}")
 
     def answer(self, text: str) -> str | None:
-        """The answer that the text gives, in canonical form; None: it can't be read."""
+        """The answer that the text gives, in canonical form; None if it can't be read."""
         raise NotImplementedError
 
     def equal(self, answer: str | None, gold: str) -> bool:
@@ -61,15 +61,15 @@ class Grader:
         raise NotImplementedError
 
     def calculations(self, text: str) -> list[Calculation]:
-        """Every calculation of the text, in order; always [] of a grader that reads none."""
+        """Every calculation of the text, in order; a grader that reads none gives []."""
         raise NotImplementedError
 
     def trace(self, text: str) -> tuple[str, ...]:
-        """What makes two solutions the same: they are if they share it."""
+        """The trace of the text: two solutions with the same trace count as the same."""
         raise NotImplementedError
 
     def step_ends(self, text: str) -> list[int]:
-        """The offset just after each step, ascending; [] of a text without one."""
+        """The offset just after each step, ascending; a text without a step gives []."""
         raise NotImplementedError
 
     def own_lines(self, text: str) -> Iterator[tuple[int, str]]:

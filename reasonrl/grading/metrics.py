@@ -1,10 +1,10 @@
-"""What a set of sampled completions says about a policy or a reward model. Pure functions.
+"""What a set of sampled completions says about a policy or a reward model. All functions are pure.
 
 Arrays are problems × samples; every metric of a policy is returned per problem, so that the same
-problems can be compared between runs (``paired_difference``). Those that judge a reward model's
+problems can be compared between runs (``paired_difference``). The metrics of a reward model's
 probabilities (``auroc``, ``expected_calibration_error``) pool completions; their interval still
 comes from resampling problems (``bootstrap_clusters``). Answers are in canonical form
-(``Grader.answer``), None where a completion has none.
+(``Grader.answer``); an answer is None where a completion has none.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _TIE = 1e-9
 def pass_at_k(correct: np.ndarray, k: int) -> np.ndarray:
     """The probability that k of the n samples, drawn without replacement, hold a correct one.
 
-    1 − C(n − c, k) / C(n, k) with c of n correct (Chen et al. 2021, eq. 1): unbiased, and as a
-    product of ratios free of overflow. Takes bool (problems, n), returns float (problems,).
-    Raises UserError unless 1 <= k <= n.
+    With c of n correct it is 1 − C(n − c, k) / C(n, k) (Chen et al. 2021, eq. 1), which is unbiased
+    and, as a product of ratios, free of overflow. Takes bool (problems, n), returns float
+    (problems,). Raises UserError unless 1 <= k <= n.
     """
     num_samples = correct.shape[1]
     _check_k(k, num_samples)
@@ -60,10 +60,10 @@ def weighted_vote(
 ) -> np.ndarray:
     """``majority_vote`` where a sample counts as much as its weight, as float (problems,).
 
-    The answer with the largest total of, say, a reward model's probabilities. Totals within 1e-9 of
-    the largest, relatively, tie with it. Equal weights give ``majority_vote``; a weight of 0 never
-    votes. Raises UserError unless there are as many golds as problems, as many weights as samples
-    and no weight is negative or not finite.
+    The answer with the largest total weight wins; weights may be a reward model's probabilities.
+    Totals within 1e-9 of the largest, relatively, tie with it. Equal weights give
+    ``majority_vote``; a sample of weight 0 never votes. Raises UserError unless there are as many
+    golds as problems, as many weights as samples and no weight is negative or not finite.
     """
     _check_same_problems(golds=golds, answers=answers)
     _check_same_samples(weights=weights, answers=answers)
@@ -89,9 +89,9 @@ def majority_vote_at_k(
 ) -> np.ndarray:
     """maj@k: ``majority_vote`` among k of the n samples, per problem, as float (problems,).
 
-    Estimated without bias by the mean over ``num_subsets`` random k-subsets, drawn without
-    replacement and afresh for each problem; exact where k = n. Raises UserError unless
-    1 <= k <= n for every problem and there are as many golds as problems.
+    It is estimated without bias by the mean over ``num_subsets`` random k-subsets, which are drawn
+    without replacement and afresh for each problem; it is exact where k = n. Raises UserError
+    unless 1 <= k <= n for every problem and there are as many golds as problems.
     """
     _check_same_problems(golds=golds, answers=answers)
     rng = np.random.default_rng(seed)
@@ -131,8 +131,8 @@ def best_of_n(correct: np.ndarray, scores: np.ndarray) -> np.ndarray:
 def unique_fraction(traces: Sequence[Sequence[Hashable]]) -> np.ndarray:
     """Diversity: distinct traces / samples, per problem, as float (problems,).
 
-    With ``Strict.trace`` as traces it is the paper's measure. All samples without a
-    calculation share one trace, the empty one. Every problem must have a sample.
+    With ``Strict.trace`` as traces it is the paper's measure. All samples without a calculation
+    share one trace, the empty one. Every problem must have a sample.
     """
     return np.array([len(set(row)) / len(row) for row in traces], dtype=float)
 
@@ -156,9 +156,9 @@ def unique_correct(traces: Sequence[Sequence[Hashable]], correct: np.ndarray) ->
 def auroc(labels: np.ndarray, scores: np.ndarray) -> float:
     """The probability that a right completion scores above a wrong one, ties counting ½.
 
-    The area under the ROC curve as the Mann–Whitney statistic U / (n₁ n₀), by ranks. Takes bool
-    (completions,) and float (completions,). Raises UserError unless both are of one length, the
-    scores finite, the labels 0 or 1 and of both kinds.
+    It is the area under the ROC curve, computed by ranks as the Mann–Whitney statistic U / (n₁ n₀).
+    Takes bool (completions,) and float (completions,). Raises UserError unless both are of one
+    length, the scores finite, the labels 0 or 1 and of both kinds.
     """
     labels, scores = _check_labelled(labels, scores)
     positives = int(labels.sum())
@@ -170,15 +170,11 @@ def auroc(labels: np.ndarray, scores: np.ndarray) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ReliabilityBins:
-    """Of each bin that holds a completion, in rising order, as arrays of one length.
+    """The bins that hold a completion, in rising order, as arrays with an entry for each bin."""
 
-    mean_probability: of its completions. fraction_positive: of them, how many are right.
-    count: the number of its completions.
-    """
-
-    mean_probability: np.ndarray
-    fraction_positive: np.ndarray
-    count: np.ndarray
+    mean_probability: np.ndarray  # of the bin's completions
+    fraction_positive: np.ndarray  # the share of the bin's completions that are right
+    count: np.ndarray  # the number of the bin's completions
 
 
 def reliability_bins(
@@ -186,10 +182,10 @@ def reliability_bins(
 ) -> ReliabilityBins:
     """Completions grouped by probability into M bins of equal width, (m−1)/M < p <= m/M.
 
-    A probability of 0 falls into the first. Guo et al. 2017, section 2, with the probability of
-    being right in place of the confidence in the predicted class. Takes bool (completions,) and
-    float (completions,). Raises UserError unless both are of one length and not empty, the labels
-    0 or 1, the probabilities in [0, 1] and num_bins >= 1.
+    A probability of 0 falls into the first bin. The bins are those of Guo et al. 2017, section 2,
+    with the probability of being right in place of the confidence in the predicted class. Takes
+    bool (completions,) and float (completions,). Raises UserError unless both are of one length and
+    not empty, the labels 0 or 1, the probabilities in [0, 1] and num_bins >= 1.
     """
     labels, probabilities = _check_labelled(labels, probabilities)
     if num_bins < 1:
@@ -216,8 +212,8 @@ def expected_calibration_error(
 ) -> float:
     """Σ count/N · |fraction_positive − mean_probability| over ``reliability_bins``.
 
-    Guo et al. 2017, eq. 3. Biased upwards where bins hold few completions. Raises UserError as
-    ``reliability_bins``.
+    This is eq. 3 of Guo et al. 2017. It is biased upwards where bins hold few completions. Raises
+    UserError where ``reliability_bins`` does.
     """
     bins = reliability_bins(labels, probabilities, num_bins)
     gaps = np.abs(bins.fraction_positive - bins.mean_probability)
@@ -229,16 +225,16 @@ class Estimate:
     """A mean or a statistic of n problems with its confidence interval, all as fractions."""
 
     value: float
-    low: float
-    high: float
-    n: int
+    low: float  # the interval's lower end
+    high: float  # the interval's upper end
+    n: int  # the number of problems
 
     def __str__(self) -> str:
-        """In percent: ``47.1% [44.2, 50.0]``."""
+        """The estimate in percent, as ``47.1% [44.2, 50.0]``."""
         return f"{100 * self.value:z.1f}% [{100 * self.low:z.1f}, {100 * self.high:z.1f}]"
 
     def excludes_zero(self) -> bool:
-        """Whether a difference is established. Never by one problem, which shows no spread."""
+        """Whether a difference is established. One problem, without spread, establishes none."""
         return self.n > 1 and (self.low > 0 or self.high < 0)
 
 
@@ -248,8 +244,8 @@ def bootstrap_mean(
     """The mean of per-problem values with its percentile bootstrap interval over problems.
 
     Equal values (so also a single one) give an interval of width 0: the bootstrap sees no spread.
-    Deterministic in ``seed``. Raises UserError where values is empty, not one-dimensional or not
-    finite.
+    The interval is deterministic in ``seed``. Raises UserError where values is empty, not
+    one-dimensional or not finite.
     """
     values = np.asarray(values, dtype=float)
     if values.ndim != 1 or values.size == 0 or not np.isfinite(values).all():
@@ -280,7 +276,7 @@ def paired_difference(
     num_resamples: int = 10_000,
     confidence: float = 0.95,
 ) -> Estimate:
-    """``bootstrap_mean`` of b − a over the same problems: what b gains on a.
+    """The gain of b on a over the same problems: ``bootstrap_mean`` of b − a.
 
     Pairing removes the spread between easy and hard problems, so it separates runs that two
     unpaired intervals do not. Raises UserError unless a and b are of one length.
@@ -303,8 +299,8 @@ def bootstrap_clusters(
 
     Completions of one problem are alike, so whole problems are drawn with replacement, and
     ``statistic(labels, scores)`` (``auroc``, ``expected_calibration_error``) is taken of all
-    completions of the drawn ones. A draw with right or wrong completions only is left out, and
-    another taken. Labels and scores are given as one array per problem, of any lengths.
+    completions of the drawn ones. A draw with right or wrong completions only is replaced by
+    another. Labels and scores are given as one array per problem, of any lengths.
     The calibration error of a resample is biased upwards once more, so its interval may lie above
     its value. Raises UserError where the lengths differ, or all labels are of one kind.
     """
@@ -365,7 +361,7 @@ def _check_finite(scores: np.ndarray) -> None:
 
 
 def _check_labelled(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both of shape (completions,), the labels as bool."""
+    """Both as arrays of shape (completions,), the labels as bool."""
     labels, scores = np.asarray(labels), np.asarray(scores, dtype=float)
     if labels.ndim != 1 or labels.shape != scores.shape:
         raise UserError(

@@ -20,9 +20,10 @@ def closing_tokens(
 ) -> list[int]:
     """For each offset of the decoded text, the index of the token that completes what precedes it.
 
-    The first token up to which the ids decode to that many characters, one in part not counted;
-    the last token if none does. Found by bisection, without encoding any text: the text needn't
-    encode to the ids that were sampled. ``token_ids`` must not be empty if ``ends`` isn't.
+    It is the first token up to which the ids decode to that many characters, where a character that
+    is there only in part doesn't count; it is the last token if no token does so. It is found by
+    bisection, without encoding any text, for the text needn't encode to the ids that were sampled.
+    ``token_ids`` must not be empty if ``ends`` isn't.
     """
 
     @cache
@@ -37,7 +38,7 @@ def step_tokens(
 ) -> list[int]:
     """The index of the last token of each step, ascending, each once: one token may end two steps.
 
-    A step that ends with the text ends with the last token, be that EOS.
+    A step that ends with the text ends with the last token, even if that token is EOS.
     """
     ends = grader.step_ends(completion.text)
     closing = closing_tokens(tokenizer, completion.token_ids, ends)
@@ -49,8 +50,8 @@ def step_tokens(
 def ends_step(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], delimiter: str) -> bool:
     """Whether a step that began with the first of ``token_ids`` has ended with the last of them.
 
-    It has once something that isn't blank is followed by the delimiter of steps, which is known as
-    soon as that is sampled.
+    The step has ended once text that isn't blank is followed by ``delimiter``, so its end is known
+    as soon as the delimiter is sampled.
     """
     return delimiter in decode(tokenizer, token_ids).lstrip()
 
@@ -60,9 +61,10 @@ def step_starts(
 ) -> list[tuple[int, int]]:
     """Where a policy that acts step by step begins one: (index of the token, number of the step).
 
-    It begins one with the first token, and after each that ends one (``ends_step``). The number, in
-    the order of ``step_tokens``, is of the step that the next text belongs to; what comes after the
-    last step counts to it. A completion without a step gives [].
+    The policy begins a step with the first token, and after each token that ends a step
+    (``ends_step``). The number, in the order of ``step_tokens``, is that of the step to which the
+    next text belongs; text after the last step counts to the last step. A completion without a step
+    gives [].
     """
     closing, ids = step_tokens(tokenizer, completion, grader), completion.token_ids
     starts = [0] if closing else []

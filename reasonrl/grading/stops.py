@@ -22,16 +22,14 @@ def decode(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
 
 
 class Stops:
-    """Stop strings of one tokenizer.
-
-    may_end: (V,) bool, the ids that can be the last of a stop string; only after these need a row
-    be decoded. A token counts if its text holds a stop string or begins with the end of one.
-    """
+    """Stop strings, for the tokens of one tokenizer."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, stop: tuple[str, ...], vocab_size: int
     ) -> None:
         self._tokenizer, self._stop = tokenizer, stop
+        # (V,) bool: the ids that can be the last of a stop string. Only after these need a row be
+        # decoded. A token counts if its text holds a stop string or begins with the end of one.
         self.may_end = np.zeros(vocab_size, dtype=bool)
         if stop:
             self.may_end[:] = [self._ends_one(text) for text in self._token_texts(vocab_size)]
@@ -56,7 +54,7 @@ class Stops:
         )
 
     def _token_texts(self, vocab_size: int) -> list[str]:
-        """The text each token adds after another: alone, some tokenizers strip its space."""
+        """The text that each token adds after another; some tokenizers strip a lone one's space."""
         first = next(
             token for token in range(vocab_size) if decode(self._tokenizer, [token]).isalnum()
         )

@@ -22,7 +22,7 @@ class Strict(Grader):
     step_delimiter: ClassVar[str] = "\n"
 
     def answer(self, text: str) -> str | None:
-        """The answer a completion gives, in canonical form, or None: unparsed.
+        """The answer that a completion gives, in canonical form, or None if it can't be parsed.
 
         An answer is a line of ``####`` and one number (see ``canonical_number``); prose does not
         count (``The answer is 18.``). Every ``####`` in the completion is held to it: if one does
@@ -39,7 +39,7 @@ class Strict(Grader):
         return answers_equal(answer, gold)
 
     def claims(self, text: str) -> list[Claim]:
-        """From each line with ``####``: the first of these and what follows it."""
+        """One claim for each line with ``####``: the first of these and what follows it."""
         claims = []
         for offset, line in self.own_lines(text):
             before, marker, after = line.partition("####")

@@ -13,8 +13,9 @@ from reasonrl.policy.policy import Policy
 def add_lora(model: PreTrainedModel, rank: int, seed: int) -> Any:
     """Puts LoRA adapters on the model's linear layers, in place, and freezes all the rest.
 
-    They change nothing at first. The scale α / r is 2; ``seed`` decides their random half. Returns
-    peft's model around it, whose ``merge_and_unload`` makes them part of the weights.
+    The adapters change nothing at first. Their scale α / r is 2; ``seed`` decides their random
+    half. Returns peft's model around ``model``; its ``merge_and_unload`` makes the adapters part of
+    the weights.
     """
     from peft import LoraConfig, TaskType, get_peft_model  # takes a second that few runs need
 
@@ -30,11 +31,11 @@ def add_tokens(policy: Policy, count: int, seed: int) -> list[int]:
 
     The tokenizer doesn't know them: no text encodes to them. They are never sampled
     (``suppress_tokens`` of the policy's generation config). Their embeddings are drawn apart from
-    each other, with the mean and the standard deviation, by dimension, of those there are.
+    each other, with the mean and the standard deviation, by dimension, of the old embeddings.
     """
     model: Any = policy.model
     first = len(model.get_input_embeddings().weight)
-    torch.manual_seed(seed)  # of the output's rows too, where they are others than the embeddings
+    torch.manual_seed(seed)  # it also decides the output's rows, where these aren't the embeddings
     rows = model.resize_token_embeddings(first + count, mean_resizing=False).weight
     with torch.no_grad():
         known = rows[:first]

@@ -110,7 +110,7 @@ def _other_weights(path: str, what: str) -> UserError:
 
 
 def autocast(device: torch.device, compute_dtype: torch.dtype) -> torch.autocast:
-    """In which matrix products of float32 weights are computed in ``compute_dtype``."""
+    """A context in which matrix products of float32 weights are computed in ``compute_dtype``."""
     return torch.autocast(device.type, compute_dtype, enabled=compute_dtype != torch.float32)
 
 
@@ -126,7 +126,7 @@ def reason(error: Exception) -> str:
 
 
 def save_policy(policy: Policy, folder: Path, dtype: str = "float32") -> None:
-    """A folder that transformers loads by itself (safetensors), whole or not at all.
+    """Writes a folder that transformers loads by itself (safetensors), whole or not at all.
 
     Converts the policy in place to ``dtype``, in which it will be used.
     """

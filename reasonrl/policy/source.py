@@ -30,9 +30,9 @@ HUB_TIMEOUT_SECONDS = 5.0
 
 
 def find_folder(model: ModelConfig, models: Path) -> str | None:
-    """``local_folder``, if it is on this machine already; never asks the network.
+    """The folder of ``local_folder`` if it is on this machine already; the network isn't asked.
 
-    Raises UserError for a path that is no hub id, so must be a folder, and isn't there.
+    Raises UserError for a path that is neither a hub id nor a folder that is there.
     """
     if _is_gguf(model.path):
         folder = models / model.name
@@ -51,9 +51,10 @@ def find_folder(model: ModelConfig, models: Path) -> str | None:
 def local_folder(model: ModelConfig, models: Path) -> str:
     """The folder from which transformers loads the model by itself.
 
-    A hub id's is in the hub's cache, downloaded where it isn't there or is out of date: by folder
-    nothing asks the hub again, as transformers does for every file, retrying without a network.
-    A GGUF file is converted once, into ``models / model.name``: reading one takes a minute.
+    The folder of a hub id is in the hub's cache; it is downloaded where it isn't there or is out of
+    date. Given a folder, transformers doesn't ask the hub again; given a hub id, it would ask for
+    every file, and retry without a network. A GGUF file is converted once, into
+    ``models / model.name``, for reading one takes a minute.
 
     Raises UserError if there is no such model.
     """

@@ -10,8 +10,8 @@ from reasonrl.problems import gsm8k, stories, svamp
 from reasonrl.types import Problem
 from reasonrl.util.errors import UserError
 
-# By the name of the option. Each takes the dataset's settings, a split and how many problems are
-# wanted of it (None: all), and returns that many or more.
+# The readers of datasets, by the name of the option. Each takes the dataset's settings, a split and
+# how many problems are wanted of it (None: all), and returns that many or more.
 PROBLEMS: dict[str, Callable[[Any, str, int | None], list[Problem]]] = {
     "stories": stories.read,
     "gsm8k": gsm8k.read,
@@ -22,7 +22,7 @@ PROBLEMS: dict[str, Callable[[Any, str, int | None], list[Problem]]] = {
 def load_problems(dataset: DatasetConfig, split: str) -> list[Problem]:
     """The problems of one split, at most ``dataset.<split>_size`` of them, in a fixed order.
 
-    split: one of ``dataset.splits``; of one without a size of its own, test_size problems.
+    split: one of ``dataset.splits``; where it has no size of its own, test_size is its size.
     Raises UserError for a missing or malformed file (with its line) and for an empty split.
     """
     size: int | None = getattr(dataset, f"{split}_size", dataset.test_size)

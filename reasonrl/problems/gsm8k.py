@@ -9,8 +9,8 @@ from reasonrl.problems.sources import Row, hub_rows, json_lines, local_file
 from reasonrl.types import Problem
 from reasonrl.util.errors import UserError
 
-GOLD = Strict(next_question="")  # who reads the files' own solutions
-VALIDATION_SIZE = 256  # the last of the training file, as in the paper's first author's code
+GOLD = Strict(next_question="")  # the grader that reads the files' own solutions
+VALIDATION_SIZE = 256  # the last of the training file, as in the code of the paper's first author
 
 
 def read(dataset: GSM8KConfig, split: str, size: int | None) -> list[Problem]:  # noqa: ARG001
@@ -19,10 +19,12 @@ def read(dataset: GSM8KConfig, split: str, size: int | None) -> list[Problem]:  
 
 
 def load(split: str, *, path: str | None, hub: str, annotations: bool) -> list[Problem]:
-    """train (all but the last 256 of the training file), validation (those 256), or test (1,319).
+    """The problems of a split.
 
+    split: train (all but the last 256 of the training file), validation (those 256) or test
+        (1,319).
     path: a folder with train.jsonl and test.jsonl; None reads ``hub``.
-    annotations: keep the calculator annotations ``<<48/2=24>>`` in the reference solutions.
+    annotations: whether the reference solutions keep the calculator annotations ``<<48/2=24>>``.
     """
     source = "test" if split == "test" else "train"
     rows = (

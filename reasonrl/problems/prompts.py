@@ -74,7 +74,7 @@ def encode_completions(
 def label_ids(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, tuple[int, ...]]:
-    """Return labels as plain text: the ids of each. Raises UserError if a word isn't known."""
+    """The token ids of each return label, as plain text. Raises UserError for an unknown word."""
     encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     for text, ids in zip(texts, encoded, strict=True):
         check_known(ids, tokenizer, f"the label {text}")

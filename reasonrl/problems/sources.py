@@ -13,10 +13,10 @@ from reasonrl.util.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One example, and where it stands, for error messages."""
+    """One example of a dataset."""
 
     values: dict[str, Any]
-    place: str
+    place: str  # where it stands, for error messages
 
     def text(self, key: str) -> str:
         """A value as text. Raises UserError if it is missing or empty."""
@@ -47,9 +47,9 @@ def _parse(text: str, place: str) -> dict[str, Any]:
 
 
 def json_lines(file: Path) -> Iterator[Row]:
-    """One JSON object a line. Raises UserError with file and line."""
+    """The rows of a file with one JSON object a line. Raises UserError with file and line."""
     try:
-        # Not splitlines: a JSON string may hold U+2028 and other line ends of Unicode as they are.
+        # splitlines would also split at U+2028 and other line ends that a JSON string may hold.
         lines = file.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: must be readable as UTF-8 text; {error}.") from None
@@ -60,7 +60,7 @@ def json_lines(file: Path) -> Iterator[Row]:
 
 
 def json_array(file: Path) -> list[Row]:
-    """A file that is one JSON array of objects. Raises UserError with file and line."""
+    """The rows of a file that is one JSON array of objects. Raises UserError with file and line."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:

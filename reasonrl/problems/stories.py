@@ -1,12 +1,12 @@
 """Stories: an unlimited, seeded supply of GSM8K-style word problems, small enough for a laptop.
 
 A story follows one person's belongings through two to five calculations on integers; its reference
-solution has GSM8K's format, one calculation a line and ``#### answer`` at the end. About 50 prompt
-and 35 completion tokens in the word-and-digit tokenizer of the models made for it.
+solution has GSM8K's format, one calculation a line and ``#### answer`` at the end. It takes about
+50 prompt and 35 completion tokens in the word-and-digit tokenizer of the models made for stories.
 
 Which split a question belongs to is a function of its text (``split_of``), so no two splits can
-share a question, however many problems are drawn and with whatever seed. The split
-``ood`` asks in wordings that no other split contains, about longer chains.
+share a question, however many problems are drawn and with whatever seed. The split ``ood`` asks in
+wordings that no other split contains, and its chains are longer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ITEMS = ["apples", "coins", "cards", "books", "shells", "stamps", "pencils", "ma
 ITEMS += ["stickers", "beads", "balloons", "buttons", "candles", "flowers", "stones"]
 CONTAINERS = ["boxes", "bags", "packs", "jars", "baskets", "trays"]
 
-# One calculation or two for each event. `x` is what the person has, `b` and `c` are the numbers
+# Each event has one calculation or two. `x` is what the person has, `b` and `c` are the numbers
 # named in the text. The last wording of each kind is kept for the split `ood`.
 EVENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "gain": (
@@ -258,8 +258,8 @@ def split_of(question: str) -> str:
 def generate(split: str, *, seed: int, min_steps: int, max_steps: int) -> Iterator[Story]:
     """An endless stream of distinct stories of one split: train, validation, test, pretrain or ood.
 
-    min_steps, max_steps: calculations in a story. The split ``ood`` has other wordings, and chains
-    OOD_EXTRA_STEPS longer.
+    min_steps, max_steps: the fewest and the most calculations in a story. The split ``ood`` has
+        other wordings, and chains that are OOD_EXTRA_STEPS longer.
     """
     rng = random.Random(f"stories/{split}/{seed}")
     ood = split == "ood"

@@ -33,7 +33,10 @@ def read(dataset: SVAMPConfig, split: str, size: int | None) -> list[Problem]:  
 
 
 def load(split: str, *, path: str | None, hub: str) -> list[Problem]:
-    """path: a folder with SVAMP.json; None reads ``hub``, whose own split is undone."""
+    """The problems of a split.
+
+    path: a folder with SVAMP.json; None reads ``hub``, whose own split is undone.
+    """
     if path is None:
         rows = sorted([*hub_rows(hub, "train"), *hub_rows(hub, "test")], key=_place_in_file)
     else:

@@ -22,11 +22,10 @@ class Reward(Protocol):
     def __call__(
         self, completions: Sequence[Completion], problems: Sequence[Problem]
     ) -> list[TokenRewards]:
-        """The rewards of each completion's tokens; ``problems[i]`` is what ``completions[i]``
-        answers.
+        """The rewards of each completion's tokens; ``completions[i]`` answers ``problems[i]``.
 
-        Aligned with the sampled ids, never by encoding text again. A completion without tokens has
-        no rewards, and so a score of 0.
+        Rewards are aligned with the sampled ids, never by encoding text again. A completion without
+        tokens has no rewards, and so a score of 0.
         """
         ...
 
@@ -49,16 +48,16 @@ class Materials:
 
     tokenizer: PreTrainedTokenizerBase
     grader: Grader
-    reward_model: RewardModel | None  # of a learned reward
-    steps: Path | None  # the file of labelled steps, where they are continued
-    num_continuations: int  # of each of these steps
+    reward_model: RewardModel | None  # the reward model of a learned reward
+    steps: Path | None  # the file of labelled steps, where steps are continued
+    num_continuations: int  # completions that continue each of these steps
 
 
 @dataclass(frozen=True)
 class Sum:
-    """Several rewards at once, token by token. The last one judges steps."""
+    """The sum of several rewards, token by token."""
 
-    parts: tuple[Reward, ...]
+    parts: tuple[Reward, ...]  # the last one judges steps
 
     def judge_steps(
         self,

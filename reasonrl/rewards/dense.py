@@ -94,8 +94,8 @@ def step_fractions(
 ) -> list[tuple[int, float]]:
     """The offset just after each calculation that pays, and its share of the reference.
 
-    Each is worth one over the number of distinct intermediate results of the reference, so that
-    the reference itself gets 1 and nothing more.
+    Each calculation is worth one over the number of distinct intermediate results of the reference,
+    so that the reference itself gets 1 and nothing more.
     """
     paid = paid_calculations(text, problem, grader, ordered=ordered)
     count = len({calculation.result for calculation in _reference(problem, grader)})
@@ -105,11 +105,11 @@ def step_fractions(
 def wrong_places(text: str, problem: Problem, grader: Grader) -> list[int]:
     """The offset just after each thing that is wrong by the reference, in no order.
 
-    Wrong is a calculation that doesn't pay (in any order; to repeat one that did is right), or a
-    claim of another answer than the gold; calculations after the first claim aren't looked at.
+    A calculation is wrong if it doesn't pay (in any order; to repeat one that did is right), and a
+    claim if its answer isn't the gold answer; calculations after the first claim aren't looked at.
 
-    This is for datasets whose problems have essentially one right trace: to another right way of
-    solving the problem it does wrong.
+    This is for datasets whose problems have essentially one right trace: it calls another right way
+    of solving the problem wrong.
     """
     judged = _judged(text, problem, grader, ordered=False)
     wrong = [calculation.end for calculation, verdict in judged if verdict == "pays nothing"]
@@ -121,8 +121,8 @@ def wrong_places(text: str, problem: Problem, grader: Grader) -> list[int]:
 def first_wrong_step(text: str, problem: Problem, grader: Grader) -> int | None:
     """The number, in the order of ``step_ends``, of the first step with something wrong in it.
 
-    See ``wrong_places``. If nothing is wrong but the answer never comes, it is the last step, 0 if
-    there is none. None: nothing is wrong and the answer is right.
+    What is wrong is said by ``wrong_places``. If nothing is wrong but the answer never comes, it is
+    the last step, or 0 if there is no step. It is None if nothing is wrong and the answer is right.
     """
     wrong, ends = wrong_places(text, problem, grader), grader.step_ends(text)
     if wrong:
@@ -134,13 +134,13 @@ def first_wrong_step(text: str, problem: Problem, grader: Grader) -> int | None:
 class ReferenceSteps:
     """``weight`` times the share of the reference's intermediate results that are calculated.
 
-    Of each calculation that pays (``step_fractions``) the token that closes it gets the reward.
+    The reward of a calculation that pays (``step_fractions``) is on the token that closes it.
     """
 
     tokenizer: PreTrainedTokenizerBase
     grader: Grader
     weight: float
-    ordered: bool
+    ordered: bool  # whether results pay only in the reference's order
 
     def __call__(
         self, completions: Sequence[Completion], problems: Sequence[Problem]

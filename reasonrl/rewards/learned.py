@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 class Learned:
     """``weight`` times the probability of a right answer, paid as ``at`` says.
 
-    end: p(a) on the last token (the paper's sparse ORM).
-    steps: p(a_1..i) / n on the last token of each of the n steps (dense ORM). The paper doesn't say
-        how its steps are weighted; divided by n, no completion gains by having more of them.
-    differences: p(a_1..i) − p(a_1..i−1) there, with p = 0 before the first: the sum is p(a).
-
-    So a completion's score is between 0 and ``weight``.
+    A completion's score is between 0 and ``weight``.
     """
 
     model: RewardModel
     weight: float
+    # end: p(a) on the last token (the paper's sparse ORM).
+    # steps: p(a_1..i) / n on the last token of each of the n steps (dense ORM). The paper doesn't
+    #     say how its steps are weighted; divided by n, no completion gains by having more steps.
+    # differences: p(a_1..i) − p(a_1..i−1) on the same tokens, with p = 0 before the first step; the
+    #     sum is p(a).
     at: str
     grader: Grader
 

@@ -1,7 +1,6 @@
 """How good each step of a sampled completion is, as a number between 0 and 1.
 
-A step's return is what comes of it. The run's reward says who judges (paper, the RCRL section,
-which has the first two; a precursor has the last):
+The return of a step is what comes of the step. The run's reward decides what judges the step:
 
 - ``sparse``: the policy itself, by the share of completions that continue from the step and are
   right;
@@ -9,7 +8,8 @@ which has the first two; a precursor has the last):
 - ``dense``: the reference solution, 1 if nothing in the step is wrong by it, else 0;
 - any of them with ``returns=solution``: the completion's score, the same for all of its steps.
 
-A completion's last step is judged by its answer, whoever judges the others.
+The paper's section on RCRL has the first two; a precursor of its method has the last. With the
+first three, a completion's last step is judged by the completion's answer.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ def solution_returns(
 def keep_ratio(
     positive: Sequence[bool] | np.ndarray, ratio: float | None, rng: np.random.Generator
 ) -> np.ndarray:
-    """Which to keep for ``ratio`` positive ones to each negative one, as bool of their length.
+    """Which entries to keep for ``ratio`` positive ones to each negative one, as an array of bool.
 
-    As many as there can be; those that are too many go at random. None: all are kept; inf: the
-    positive ones alone.
+    As many entries are kept as the ratio allows; those that are too many are dropped at random.
+    With ``ratio`` None all are kept, with inf the positive ones alone.
     """
     flags = np.array(positive, dtype=bool)
     if ratio is None:
@@ -80,5 +80,5 @@ def keep_ratio(
 
 
 def _floor(x: float) -> int:
-    """Forgiving what rounding took off: 0.7 * 90 is 62.99999999999999."""
+    """The floor of x, which forgives what rounding took off: 0.7 * 90 is 62.99999999999999."""
     return int(x + 1e-9)

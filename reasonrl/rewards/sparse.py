@@ -33,8 +33,8 @@ class Outcome:
 
     grader: Grader
     weight: float = 1.0
-    steps: Path | None = None  # the file of labelled steps, by which it judges steps
-    num_continuations: int = 0  # of each of these steps
+    steps: Path | None = None  # the file of labelled steps, by which steps are judged
+    num_continuations: int = 0  # completions that continue each of these steps
 
     def __call__(
         self, completions: Sequence[Completion], problems: Sequence[Problem]
@@ -50,7 +50,7 @@ class Outcome:
         problems: Sequence[Problem],  # noqa: ARG002 (the counts know)
         on_progress: Callable[[int], None] | None = None,
     ) -> list[list[float]]:
-        """The share of right ones among the completions that continue from each step."""
+        """The share of right completions among those that continue from each step."""
         if self.steps is None:
             raise ValueError("the sparse reward judges steps by how they are continued")
         judged = [

@@ -31,9 +31,9 @@ class Step:
     """A step of a completion (``grading.steps``), labelled."""
 
     number: int  # from 0
-    token: int  # the index of its last token
+    token: int  # the index of the step's last token
     correct: int | None  # right continuations; None for a last step, which its answer labels
-    verifying: int | None  # of these, those that also use what the step calculates
+    verifying: int | None  # right continuations that also use what the step calculates
     good: bool  # the label
 
 

@@ -1,8 +1,9 @@
-"""A run's identity, its folder, its status, and the right to work in it. Imports no torch.
+"""A run's identity, its folder, its status, and the right to work in it.
 
 The configuration determines the identity and the identity the folder, so the same command run again
-resumes what is unfinished and skips what is done. The status a run itself writes is the truth about
-it: what a cluster's scheduler reports is wrong in both directions.
+resumes what is unfinished and skips what is done. The status that a run itself writes is the truth
+about the run: what a cluster's scheduler reports is wrong in both directions. This module imports
+no torch.
 """
 
 from __future__ import annotations
@@ -38,17 +39,18 @@ State = Literal["running", "preempted", "failed", "done"]
 
 HEARTBEAT_SECONDS = 10.0
 NOTICE_SECONDS = 60.0
-# In the folder of a protocol's evaluations, written last: after against before, paired.
+# This file has the paired difference between after and before. It is the last that is written to
+# the folder of a protocol's evaluations.
 GAIN = "gain.json"
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where everything a run reads about itself and writes lives."""
+    """The folder of everything that a run reads about itself and writes."""
 
     path: Path
-    # How its policy is asked to be evaluated (``EvaluateConfig.protocol``): it isn't done before it
-    # is. None: it makes no policy, or nobody asks.
+    # The protocol by which the run's policy is to be evaluated (``EvaluateConfig.protocol``); the
+    # run isn't done before that. None: the run makes no policy, or nobody asks for an evaluation.
     protocol: str | None = None
 
     @property
@@ -73,7 +75,7 @@ class RunFolder:
 
     @property
     def work(self) -> Path:
-        """Checkpoints and the like, while it isn't done."""
+        """The folder of checkpoints and the like, while the run isn't done."""
         return self.path / "work"
 
     @property
@@ -109,21 +111,15 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class Status:
-    """Contents of status.json.
-
-    attempt: 1 for the first start, one more for each later one; 0 while never started.
-    host, pid: of the process that wrote it.
-    started, heartbeat: UTC, ISO 8601, to the second; the heartbeat is the last sign of life.
-    error: one line, only if failed.
-    """
+    """Contents of status.json."""
 
     state: State
-    attempt: int
-    host: str
-    pid: int
-    started: str
-    heartbeat: str
-    error: str | None = None
+    attempt: int  # 1 for the first start, one more for each later one; 0 while never started
+    host: str  # of the process that wrote the status
+    pid: int  # of the same process
+    started: str  # UTC, ISO 8601, to the second
+    heartbeat: str  # the last sign of life, in the same format
+    error: str | None = None  # one line, only if the run failed
 
     @classmethod
     def here(cls, state: State, attempt: int) -> Status:
@@ -153,7 +149,7 @@ def read_config(run: RunFolder) -> TrainConfig:
 
 
 def read_status(run: RunFolder) -> Status | None:
-    """None if there is no readable status: the run was never started, or its file is damaged."""
+    """The run's status; None if the run was never started, or its file is damaged."""
     try:
         status = Status(**json.loads(run.status.read_bytes()))
     except (OSError, ValueError, TypeError):
@@ -166,7 +162,7 @@ def write_status(run: RunFolder, status: Status) -> None:
 
 
 def is_done(run: RunFolder) -> bool:
-    """Whether its last word is that it is done, and it is evaluated as ``run.protocol`` asks."""
+    """Whether the run's status is done, and its policy is evaluated as ``run.protocol`` asks."""
     status = read_status(run)
     if status is None or status.state != "done":
         return False
@@ -186,18 +182,18 @@ def running(
                 train()
 
     Yields False, and leaves the folder alone, if the run is already done, also where the process
-    that this one waited for finished it. Otherwise the status is ``running`` inside the block, and
-    after it ``done``, or ``preempted`` after a `Preempted`, or ``failed`` after another exception;
-    the exception goes on to the caller.
+    that this one waited for finished it. Otherwise the status is ``running`` inside the block.
+    After the block it is ``done``, or ``preempted`` after a `Preempted`, or ``failed`` after
+    another exception; the exception goes on to the caller.
 
     A lock of the operating system makes the ownership exclusive, on one host and on file systems
     that share locks between hosts. It ends with its process, so kill -9 blocks nobody. But a lock
-    tells nothing, so a thread also refreshes ``heartbeat`` in the status every ten seconds: by it,
-    people and other hosts tell a run that works from one that died.
+    tells nothing, so a thread also refreshes ``heartbeat`` in the status every ten seconds: by the
+    heartbeat, people and other hosts tell a run that works from one that died.
 
     wait: whether to wait for another owner (a prerequisite), with a log line now and then, looking
-        every `poll` seconds, or to raise UserError that names it.
-    process: one of those that make the run together. The main one owns it for all of them.
+        every `poll` seconds, or to raise UserError that names the owner.
+    process: one of the processes that make the run together. The main one owns the run for all.
     """
     if process.is_main:
         with _owning(run, wait=wait, poll=poll) as todo:
@@ -230,7 +226,7 @@ def _owning(run: RunFolder, *, wait: bool, poll: float) -> Iterator[bool]:
 def note_failure(run: RunFolder) -> Iterator[None]:
     """Keeps in the status what goes wrong before `running`, or between two attempts, and raises it.
 
-    So that the run says itself what became of it, whatever that was.
+    With this the run itself says what became of it, whatever that was.
     """
     before = read_status(run)
     try:
@@ -238,7 +234,7 @@ def note_failure(run: RunFolder) -> Iterator[None]:
     except Preempted:
         raise
     except BaseException as error:
-        # If nobody has said anything since, and there is anything left to do.
+        # The failure is kept only if the status is unchanged and there is anything left to do.
         if read_status(run) == before and not is_done(run):
             _write_end(run, Status.here("failed", before.attempt + 1 if before else 1), error)
         raise

@@ -39,7 +39,7 @@ class MetricsLog:
 
         on_line: called after each line. Loops rewind when they begin, before they log anything; so
             what the file holds then is there to stay, as long as this process lives.
-        process: one of those that make the run together. Lines of the main one alone are written.
+        process: one of the processes that make the run together. Only the main one writes lines.
         """
         self.path = path
         self._on_line = on_line
@@ -48,7 +48,7 @@ class MetricsLog:
             return
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Unbuffered: after a failed write nothing is left behind to be written later.
+            # It is unbuffered, so that a failed write leaves nothing behind to be written later.
             self._file = open(path, "ab", buffering=0)  # noqa: SIM115
             self._file.truncate(len(_whole_lines(path)))
 
@@ -74,7 +74,10 @@ class MetricsLog:
             self._on_line()
 
     def position(self) -> int:
-        """Bytes logged so far, all of them on the disk: what a checkpoint refers to outlives it."""
+        """The bytes logged so far.
+
+        All of them are on the disk then, so that no checkpoint refers to lines that are lost.
+        """
         if self._file is None:
             return 0
         with writing(self.path):
@@ -84,7 +87,7 @@ class MetricsLog:
     def rewind(self, position: int) -> None:
         """Forgets what was logged after `position()` returned this value.
 
-        Raises UserError if the file has no line ending there: it isn't the file of that checkpoint.
+        Raises UserError if no line of the file ends there: the checkpoint is of another file.
         """
         if self._file is None:
             return

@@ -2,21 +2,21 @@
 
 Clusters announce the end of a job's time by a signal: SIGUSR2 (a time limit ahead) or SIGTERM
 (a preemption, or scancel); a person presses Ctrl-C (SIGINT). Inside ``listening``, which is around
-every run and every evaluation, these only leave a note. Loops look at it at their boundaries, where
-all they have done can be kept:
+every run and every evaluation, these signals only leave a note. Loops look at the note at their
+boundaries, where all they have done can be kept:
 
-- learning, after each optimizer step: a checkpoint is written, however young the last one is;
-- sampling, whenever completions finish: all whole shards are on disk (``rollouts.SHARD_SIZE``), the
-  shard in work is given up;
-- a reward model's judging, after each forward pass, which starts over.
+- learning looks after each optimizer step, and writes a checkpoint, however young the last one is;
+- sampling looks whenever completions finish: all whole shards are on disk
+  (``rollouts.SHARD_SIZE``), and the shard in work is given up;
+- a reward model's judging looks after each forward pass, and starts over at the next attempt.
 
-So from the signal to the exit it takes as long as one optimizer step, or the sampling until a
-completion ends, or PPO's assessment of an iteration's rollouts; then a checkpoint; and what W&B's
-mirror takes to close. Lost are at most the shard in work and, where sampling or judging that
+From the signal to the exit it takes as long as one optimizer step, or as sampling until a
+completion ends, or as PPO's assessment of an iteration's rollouts; then a checkpoint is written and
+W&B's mirror is closed. A run loses at most the shard in work and, where sampling or judging that
 follows a fit is interrupted, the fit's steps since its last periodic checkpoint.
 
-Who doesn't want to wait presses Ctrl-C again. That ends the run at once, as a failure: its status
-says ``interrupted``, and the next attempt goes on from the last periodic checkpoint.
+A person who doesn't want to wait presses Ctrl-C again. That ends the run at once, as a failure: its
+status says ``interrupted``, and the next attempt goes on from the last periodic checkpoint.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from reasonrl.runs.process import ALONE, Process
 logger = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
-STOPPED = 75  # exit status of what has saved: EX_TEMPFAIL of sysexits.h, it will go on another time
+STOPPED = 75  # the exit status of a run that has saved: EX_TEMPFAIL of sysexits.h ("try later")
 STDERR = 2
 PATIENCE = b"\nsaving at the next opportunity. Ctrl-C again ends at once, without.\n"
 
@@ -49,11 +49,11 @@ class Preempted(Exception):
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Inside, SIGNALS ask to stop; after, they do what they did before.
+    """Inside the block SIGNALS ask to stop; after it they do what they did before.
 
     Within another ``listening`` it changes nothing. A process that was started to ignore Ctrl-C, as
-    shells start what is in the background, ignores it inside too. It is for the main thread: Python
-    has no signal handlers elsewhere (ValueError).
+    shells start what is in the background, ignores Ctrl-C inside too. Only the main thread may use
+    it: Python has no signal handlers elsewhere (ValueError).
     """
     global _received, _listening
     if _listening:
@@ -83,7 +83,7 @@ def _note(number: int, _: FrameType | None) -> None:
 
 
 def received() -> signal.Signals | None:
-    """The signal that asked to stop; of several the first."""
+    """The signal that asked to stop: the first, if several did; None if none did."""
     return _received
 
 
@@ -95,12 +95,12 @@ def requested() -> bool:
 def boundary(
     save: Callable[[], None] | None = None, *, due: bool = False, process: Process = ALONE
 ) -> None:
-    """Where a loop can stop. Raises Preempted if that was asked for.
+    """A place where a loop can stop. Raises Preempted if a signal asked to stop.
 
-    save: keeps what was done so far; called before that, and also if it is ``due``.
-    process: one of those that all come to this boundary, and stop if any of them was told to.
+    save: keeps what was done so far; called before the loop stops, and also if saving is ``due``.
+    process: one of the processes that all come to this boundary; all stop if any was told to.
     """
-    # Once: a signal that comes while saving is for the next boundary.
+    # The note is read once: a signal that comes while saving is for the next boundary.
     stop, due = process.agree(stop=requested(), due=due)
     if save and (stop or due):
         save()
@@ -112,9 +112,10 @@ def boundary(
 
 @contextmanager
 def at_own_pace(process: Process) -> Iterator[None]:
-    """Around what the processes of a run do without waiting for each other, boundaries in it too.
+    """Surrounds what the processes of a run do without waiting for each other.
 
-    One that is told to stop leaves it. Then all meet, and stop if any of them was told to.
+    A process that is told to stop leaves the block at a boundary. Then all processes meet, and stop
+    if any of them was told to.
     """
     told: Preempted | None = None
     try:
@@ -128,7 +129,7 @@ def at_own_pace(process: Process) -> Iterator[None]:
 
 @contextmanager
 def saving(save: Callable[[], None]) -> Iterator[None]:
-    """Around boundaries that don't keep what was done before them: ``save`` does if one stops."""
+    """Calls ``save`` if a boundary inside stops, for boundaries that keep nothing themselves."""
     try:
         yield
     except Preempted:
@@ -137,7 +138,7 @@ def saving(save: Callable[[], None]) -> Iterator[None]:
 
 
 def with_boundary(on_progress: Callable[[int], None]) -> Callable[[int], None]:
-    """``on_progress``, and a boundary after it."""
+    """A function that calls ``on_progress`` and then comes to a boundary."""
 
     def call(n: int) -> None:
         on_progress(n)

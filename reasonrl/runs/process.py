@@ -1,8 +1,9 @@
-"""The process that a run is made in, as one of those that make it together. Imports no torch.
+"""The process that a run is made in, as one of the processes that make it together.
 
-So far a run has one process: ``ALONE``. Everything that would differ between several asks the
+So far a run has one process: ``ALONE``. Code that would differ between several processes asks the
 process it is given: who writes, who samples what, on which device, and when all stop. What several
-processes do otherwise is then said in a subclass of ``Process``, and nowhere else.
+processes do otherwise is then said in a subclass of ``Process``, and nowhere else. This module
+imports torch only to find a device.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ T = TypeVar("T")
 class Process:
     """One of the processes of a run, and what it does together with the others."""
 
-    rank: int = 0  # its number
-    size: int = 1  # how many there are
+    rank: int = 0  # the process's number, from 0
+    size: int = 1  # the number of processes of the run
 
     @property
     def is_main(self) -> bool:
-        """Whether it is the one that writes what is of the run as a whole."""
+        """Whether this process is the one that writes what belongs to the run as a whole."""
         return self.rank == 0
 
     def device(self, wanted: str) -> torch.device:
@@ -53,19 +54,19 @@ class Process:
         return device
 
     def shard(self, items: Sequence[T]) -> Sequence[T]:
-        """Its share of what is dealt out to all."""
+        """This process's share of items that are dealt out to all."""
         return items[self.rank :: self.size]
 
     def agree(self, *, stop: bool, due: bool) -> tuple[bool, bool]:
-        """What all go by: whether any of them was told to stop, and what the main one finds due."""
+        """What all processes do: stop if any was told to, and save if the main one finds it due."""
         return stop, due
 
     def broadcast(self, value: T) -> T:
-        """The main process's value."""
+        """The main process's value, in every process."""
         return value
 
     def barrier(self) -> None:
-        """Returns when all have come here."""
+        """Returns when all processes have come here."""
 
 
 ALONE = Process()
@@ -74,7 +75,7 @@ ALONE = Process()
 def usable_cores() -> int:
     """The cores this process may use, which may be fewer than the machine has.
 
-    Not every cluster binds a job to those it has asked for.
+    Not every cluster binds a job to the cores it has asked for.
     """
     bound = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

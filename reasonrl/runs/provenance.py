@@ -1,4 +1,7 @@
-"""Which code, packages and machine made a run, and where runs differ in it. Imports no torch."""
+"""Which code, packages and machine made a run, and where runs differ in them.
+
+This module imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +32,14 @@ PACKAGES = (
     "vllm",
 )
 PACKAGE = Path(__file__).parents[1]
-# What of an attempt's machine decides the last bits of sums, and so in time the samples.
+# What an attempt used of its machine that decides the last bits of sums, and in time the samples.
 HARDWARE = {"threads": "threads", "gpu": "GPU", "processes": "number of processes", "cpu": "CPU"}
-MOST_NAMES = 3  # of runs that are alike
-SNAPSHOT = "code.json"  # beside a copy of the package: the version that it is a copy of
+MOST_NAMES = 3  # how many runs that are alike are named; more are only counted
+SNAPSHOT = "code.json"  # the file beside a copy of the package with the version it is a copy of
 
 
 def now() -> str:
-    """UTC, ISO 8601, to the second."""
+    """The time: UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -73,7 +76,7 @@ def complete_attempt(file: Path, *, threads: int, gpu: str | None, processes: in
 
 
 def hardware(file: Path) -> dict[str, str]:
-    """What of HARDWARE is known of a run, for people; several attempts may differ in it.
+    """What is known of a run's HARDWARE, for people; several attempts may differ in it.
 
     Older attempts say less, and a run that was never started says nothing.
     """
@@ -109,7 +112,7 @@ def differences(runs: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def code_version(package: Path = PACKAGE) -> dict[str, Any]:
-    """The commit of this code, and of a copy that a sweep runs with, the commit it was made of."""
+    """The commit of this code. A copy that a sweep runs with has the commit it was made of."""
     snapshot = package.parent / SNAPSHOT
     if snapshot.exists():
         version: dict[str, Any] = json.loads(snapshot.read_bytes())
@@ -133,7 +136,7 @@ def code_changes(package: Path = PACKAGE) -> bytes | None:
 
 
 def _attempts(file: Path) -> list[dict[str, Any]]:
-    """None of a file that is missing or damaged."""
+    """The attempts in the file; [] if it is missing or damaged."""
     try:
         attempts: list[dict[str, Any]] = json.loads(file.read_bytes())["attempts"]
     except (OSError, ValueError, KeyError, TypeError):

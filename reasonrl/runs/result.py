@@ -11,7 +11,8 @@ from reasonrl.runs.folder import RunFolder, is_done, read_config
 from reasonrl.types import SavedPolicy
 from reasonrl.util.errors import UserError
 
-# Of a policy that is asked for a return, beside its evaluations: best against worst, paired.
+# This file, beside the evaluations of a policy that is asked for a return, has the paired
+# difference between asking for the best and for the worst.
 CONDITIONING_GAP = "conditioning_gap.json"
 
 
@@ -31,7 +32,7 @@ def read_result(run: RunFolder) -> SavedPolicy:
             f"algorithm={read_config(run).algorithm.name}. Pass another run."
         )
     result = SavedPolicy(**values)
-    # A run's folder may have moved since, or is seen from another working directory.
+    # A run's folder may have moved since, or may be seen from another working directory.
     return replace(result, path=str(run.policy)) if run.policy.exists() else result
 
 
@@ -48,11 +49,12 @@ def reward_model_of(run: RunFolder, key: str) -> Path:
 
 
 def evaluation_files(run: RunFolder) -> dict[str, Path]:
-    """The files of estimates that a run has, by what they are of.
+    """The files of estimates that a run has, by what they estimate.
 
-    ``before``, ``after``, ``worst``, ``gain`` and ``conditioning_gap`` are by the protocol that the
-    run's folder is asked for; by others they have the protocol in front, ``test-k96-t0.7/after``.
-    Older runs have one protocol, which isn't named. ``validation`` is of a reward model.
+    The names ``before``, ``after``, ``worst``, ``gain`` and ``conditioning_gap`` stand for the
+    estimates by ``run.protocol``; those by another protocol have it in front, as in
+    ``test-k96-t0.7/after``. Older runs have one protocol, which isn't named. The name
+    ``validation`` stands for a reward model's estimates.
     """
     files = {}
     for depth in ("*", "*/*", "*/*/*"):

@@ -21,22 +21,20 @@ from reasonrl.util.errors import UserError
 class SamplingParams:
     """How to sample.
 
-    temperature: logits are divided by it; 0 = greedy, one sample per prompt. There is no top-k and
-        no top-p: importance ratios in training need every token's probability under the policy, and
-        a truncated support makes some of them 0.
-    stop: delimiters that end a completion and are never part of it. Matched against decoded text,
-        so one may span several tokens or begin inside one; special tokens have no text there.
-    step_label: ids that are put before each step of a completion (``steps.ends_step``) for the
-        policy to read, and are no part of the completion.
-    step_delimiter: what ends a step, where there is a label to put before the next.
+    There is no top-k and no top-p: importance ratios in training need every token's probability
+    under the policy, and a truncated support makes some of them 0.
     """
 
     num_samples_per_prompt: int
-    temperature: float
-    max_new_tokens: int
+    temperature: float  # logits are divided by it; 0: greedy, with one sample per prompt
+    max_new_tokens: int  # the most tokens of a completion
+    # Delimiters that end a completion and are never part of it. They are matched against decoded
+    # text, so one may span several tokens or begin inside one; special tokens have no text there.
     stop: tuple[str, ...] = ()
+    # Token ids that are put before each step of a completion (``steps.ends_step``) for the policy
+    # to read; they are no part of the completion.
     step_label: tuple[int, ...] = ()
-    step_delimiter: str = ""
+    step_delimiter: str = ""  # what ends a step, where there is a label to put before the next one
 
     def __post_init__(self) -> None:
         for key in ("num_samples_per_prompt", "max_new_tokens"):
@@ -62,7 +60,7 @@ class SamplingParams:
 
 
 class Sampler(Protocol):
-    """What gives completions."""
+    """Anything that gives completions."""
 
     def sample(
         self,
@@ -83,8 +81,8 @@ class Sampler(Protocol):
 class Engine:
     """The base of all engines: a ``Sampler`` that is opened once and then follows its policy.
 
-    Every concrete subclass declares what ``DECLARATIONS`` names; what is missing raises TypeError
-    when it is defined.
+    Every concrete subclass declares what ``DECLARATIONS`` names; a missing declaration raises
+    TypeError when the subclass is defined.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -99,18 +97,18 @@ class Engine:
     ) -> Self:
         """An engine of a policy.
 
-        source: the policy's folder, from which it is read with weights of ``dtype`` (float32,
-            bfloat16) to ``device``; or the policy itself, which is sampled from as it is.
+        source: the policy's folder, from which the policy is read with weights of ``dtype``
+            (float32, bfloat16) to ``device``; or the policy itself, which is used as it is.
         Raises UserError if there is no policy in the folder.
         """
         raise NotImplementedError
 
     def refresh(self, model: PreTrainedModel) -> None:
-        """Goes on with these weights: the policy has learnt. Its tokenizer stays."""
+        """Goes on with the weights of ``model``, as the policy has learnt. The tokenizer stays."""
         raise NotImplementedError
 
     def release(self) -> None:
-        """Lets go of the weights, whose memory learning may need; ``refresh`` brings new ones."""
+        """Frees the weights, whose memory learning may need; ``refresh`` brings new weights."""
         raise NotImplementedError
 
     def sample(

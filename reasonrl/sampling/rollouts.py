@@ -1,8 +1,8 @@
 """Rollouts in the making and on disk.
 
-They are collected in shards, each a Parquet file written at once: a run that is killed or told to
-stop has lost at most one shard. A row is a completion with its verdict; the prompt is joined again
-by the problem's id, since the run's configuration determines it.
+Rollouts are collected in shards, each a Parquet file written at once: a run that is killed or told
+to stop has lost at most one shard. A row is a completion with its verdict; the prompt is joined
+again by the problem's id, since the run's configuration determines the prompt.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from reasonrl.types import Completion, FinishReason, Problem, Prompt, Rollout
 from reasonrl.util.atomic import remove_folder, write_bytes
 from reasonrl.util.seeding import derive_seed
 
-# Completions in a shard. A constant, because the samples of a shard depend on its seed.
+# Completions in a shard. This is a constant, because the samples of a shard depend on its seed.
 SHARD_SIZE = 1024
 FINISH_REASONS = get_args(FinishReason)
 
@@ -56,7 +56,7 @@ def write_rollouts(path: Path, rollouts: Sequence[Rollout]) -> None:
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """A Parquet file, whole or not at all."""
+    """Writes a Parquet file, whole or not at all."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     write_bytes(path, buffer.getvalue())
@@ -86,8 +86,10 @@ def read_rollouts(path: Path, prompts: Sequence[Prompt]) -> list[Rollout]:
 
 
 def completions_statistics(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """What completions look like: the fraction right, mean score, fraction unparsed, mean length in
-    tokens, and how they ended.
+    """What completions look like.
+
+    The statistics are the fraction right, the mean score, the fraction unparsed, the mean length in
+    tokens, and the fraction that ended in each way.
     """
     completions = [r.completion for r in rollouts]
     endings = [c.finish_reason for c in completions]
@@ -116,11 +118,12 @@ def collect_rollouts(
     """Samples ``params.num_samples_per_prompt`` completions of every prompt and scores them.
 
     problems, prompts: one prompt for each problem, in the same order.
-    file: where the rollouts go, by way of shards beside it. What is there already is read, not
-        sampled again.
-    process: one of those that sample together. The shards are dealt out to them; what is in a shard
-        doesn't depend on who draws it.
-    Raises Preempted before a shard and as its completions finish, if told to stop.
+    file: where the rollouts go, by way of shards beside it. Rollouts that are there already are
+        read, not sampled again.
+    process: one of the processes that sample together. The shards are dealt out to them; the
+        content of a shard doesn't depend on which process draws it.
+
+    Raises Preempted, before a shard or as its completions finish, if the run is told to stop.
     """
     num_samples = params.num_samples_per_prompt
     shards = file.with_suffix(".shards")

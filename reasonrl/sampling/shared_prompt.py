@@ -67,7 +67,7 @@ AttentionInterface.register(NAME, attention)
 
 @contextmanager
 def shared_prompt_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Inside, the model attends through ``memory``, in eval mode; after, all is as it was."""
+    """In the block the model attends through ``memory``, in eval mode; then all is as before."""
     before = model.config._attn_implementation
     training = [(module, module.training) for module in model.modules()]
     try:
@@ -82,14 +82,11 @@ def shared_prompt_attention(model: PreTrainedModel) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Keys and values of G token sequences, padded on the right to L tokens.
+    """Keys and values of G token sequences, padded on the right to L tokens."""
 
-    keys, values: per layer, (G, J, L, D). lengths: (G,) tokens that are no padding.
-    """
-
-    keys: list[Tensor]
-    values: list[Tensor]
-    lengths: Tensor
+    keys: list[Tensor]  # per layer, (G, J, L, D)
+    values: list[Tensor]  # per layer, (G, J, L, D)
+    lengths: Tensor  # (G,), the tokens of each sequence that are no padding
 
     def select(self, groups: Tensor) -> Segment:
         keys = [key.index_select(0, groups) for key in self.keys]
@@ -97,7 +94,7 @@ class Segment:
         return Segment(keys, values, self.lengths[groups])
 
     def bias(self) -> Tensor:
-        """(G·J, 1, L): what masks the padding when added to scores."""
+        """The tensor that masks the padding when it is added to scores, (G·J, 1, L)."""
         _, kv_heads, length, _ = self.keys[0].shape
         padding = torch.arange(length, device=self.lengths.device) >= self.lengths[:, None]
         return _bias(padding, self.keys[0].dtype).repeat_interleave(kv_heads, dim=0)[:, None]
@@ -140,8 +137,10 @@ def continue_from(
 ) -> Tensor:
     """The base model's last hidden states over tokens that go on from their own prompts.
 
-    rows: (R,), the sequence of ``prompts`` each row continues. token_ids: (R, T), padded on the
-    right, where causality alone hides the padding from the tokens. Returns (R, T, hidden size).
+    rows: (R,), the sequence of ``prompts`` that each row continues.
+    token_ids: (R, T), padded on the right, where causality alone hides the padding from the tokens.
+
+    Returns (R, T, hidden size).
     """
     length = token_ids.shape[1]
     positions = torch.arange(length, device=model.device)
@@ -157,7 +156,7 @@ def continue_from(
 class _Causal:
     """Memory of a causal pass over rows of ``length`` tokens that go on from a prefix.
 
-    rows: (R,), the sequence of ``prefix`` each row continues; (1,): all continue the same.
+    rows: (R,), the sequence of ``prefix`` that each row continues; (1,): all continue the same one.
     """
 
     def __init__(self, prefix: Segment | None, rows: Tensor, length: int) -> None:
@@ -189,7 +188,7 @@ class _Causal:
 
 
 class _Prefill(_Causal):
-    """Keeps the keys and values of its pass."""
+    """A causal pass that keeps its keys and values."""
 
     def __init__(self, prefix: Segment | None, rows: Tensor, length: int) -> None:
         super().__init__(prefix, rows, length)
@@ -207,8 +206,10 @@ class _Prefill(_Causal):
 class Decoder:
     """Memory of rows that grow token by token after prompts they share.
 
-    prefix: one sequence, before all prompts. prompts: one sequence per prompt. At first there is
-    one row per prompt; ``select`` repeats and drops rows.
+    At first there is one row per prompt; ``select`` repeats and drops rows.
+
+    prefix: one sequence, before all prompts.
+    prompts: one sequence per prompt.
     """
 
     def __init__(
@@ -217,7 +218,7 @@ class Decoder:
         self.model = model
         self.prefix, self.prompts = prefix, prompts
         self.prompt_of_row = torch.arange(rows, device=model.device)
-        self.keys: list[Tensor] = []  # own, per layer (R, J, capacity, D)
+        self.keys: list[Tensor] = []  # of the rows' own tokens, per layer (R, J, capacity, D)
         self.values: list[Tensor] = []
         self.length = 0
         self.capacity = 0
@@ -241,7 +242,7 @@ class Decoder:
         return out.logits[:, -1]
 
     def select(self, rows: Tensor) -> None:
-        """Keep these rows, in this order, a row named twice becoming two; (R',) ascending."""
+        """Keep these rows, (R',) ascending, in this order; a row named twice becomes two."""
         self.keys = [key.index_select(0, rows) for key in self.keys]
         self.values = [value.index_select(0, rows) for value in self.values]
         kept, self.prompt_of_row = self.prompt_of_row[rows].unique(return_inverse=True)
@@ -340,8 +341,10 @@ def _merge(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
 
 
 def _bias(masked: Tensor, dtype: torch.dtype) -> Tensor:
-    """0, or where masked so low that it weighs nothing, yet finite: a segment that is masked as a
-    whole must not give nan."""
+    """0, or where masked a number so low that it weighs nothing.
+
+    The number is finite, for a segment that is masked as a whole must not give nan.
+    """
     return torch.zeros_like(masked, dtype=dtype).masked_fill_(masked, torch.finfo(dtype).min / 2)
 
 

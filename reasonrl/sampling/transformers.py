@@ -1,4 +1,4 @@
-"""Sampling with a transformers model: prompts read once, however many samples they get."""
+"""Sampling with a transformers model, which reads each prompt once, whatever its samples."""
 
 from __future__ import annotations
 
@@ -48,18 +48,18 @@ class _Drafts:
         self._step_starts = np.zeros(num_rows, dtype=np.int64)
 
     def append(self, rows: np.ndarray, token_ids: np.ndarray, logprobs: np.ndarray) -> None:
-        """A token to each of ``rows``."""
+        """Appends a token to each of ``rows``."""
         places = rows, self.lengths[rows]
         self._token_ids[places], self._logprobs[places] = token_ids, logprobs
         self.lengths[rows] += 1
 
     def so_far(self, row: int) -> tuple[list[int], list[float]]:
-        """Its token ids and their logprobs."""
+        """The row's token ids and their logprobs."""
         length = self.lengths[row]
         return self._token_ids[row, :length].tolist(), self._logprobs[row, :length].tolist()
 
     def step(self, row: int) -> list[int]:
-        """The token ids of the step that it is in."""
+        """The token ids of the step that the row is in."""
         ids: list[int] = self._token_ids[row, self._step_starts[row] : self.lengths[row]].tolist()
         return ids
 
@@ -75,9 +75,10 @@ class TransformersEngine(Engine):
     sample index, step) alone, hence completions don't depend on ``batch_size``, up to rounding: in
     bfloat16 the shapes of a batch move logits enough to change some.
 
-    batch_size: rows (prompts × samples) in flight at most.
     EOS is any of ``model.generation_config.eos_token_id`` and ``tokenizer.eos_token_id``; ids in
     ``model.generation_config.suppress_tokens`` are never sampled: their probability is 0.
+
+    batch_size: the most rows (prompts × samples) in flight.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class TransformersEngine(Engine):
         self._check(prompts, params)
         prompts = [Prompt(p.problem_id, p.token_ids + params.step_label) for p in prompts]
         samples = params.num_samples_per_prompt
-        # Longest first: what is too large for the memory fails at once.
+        # The longest prompts come first, so that a batch too large for the memory fails at once.
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i].token_ids))
         rows = [(i, k) for i in order for k in range(samples)]
         size = self.batch_size // samples * samples or self.batch_size
@@ -152,7 +153,7 @@ class TransformersEngine(Engine):
                 )
 
     def _prefix(self, prompts: Sequence[Prompt]) -> Segment | None:
-        """What all prompts begin with, their last tokens left out: decoding starts from these."""
+        """What all prompts begin with; last tokens are left out, for decoding starts from them."""
         columns = zip(*(prompt.token_ids[:-1] for prompt in prompts), strict=False)
         shared = takewhile(lambda column: len(set(column)) == 1, columns)
         common = [column[0] for column in shared]
@@ -241,14 +242,14 @@ class TransformersEngine(Engine):
             logits = decoder.step(drawn, positions)
 
     def _draw(self, logits: Tensor, chances: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """A token for each row, and its logprob; never one of those the policy suppresses."""
+        """A token for each row that the policy doesn't suppress, and the token's logprob."""
         suppressed = getattr(self.model.generation_config, "suppress_tokens", None)
         if suppressed:
             logits = logits.index_fill(1, torch.tensor(suppressed, device=logits.device), -math.inf)
         return argmax(logits) if temperature == 0 else draw(logits, chances, temperature)
 
     def _worth_a_look(self, params: SamplingParams) -> np.ndarray:
-        """(V,) bool: tokens after which a completion may have ended, or a step if that matters."""
+        """(V,) bool, the tokens that may end a completion, or a step where steps have a label."""
         worth = self._stops(params.stop).may_end.copy()
         worth[list(self._eos_ids())] = True
         if params.step_label:
@@ -265,7 +266,7 @@ class TransformersEngine(Engine):
         *,
         full: bool,
     ) -> Completion | None:
-        """The completion, or None if it isn't finished. full: there is no room for more of it."""
+        """The completion, or None if it isn't finished. full: whether more tokens have no room."""
         reason: FinishReason
         count = self._stops(params.stop).cut(token_ids)
         if count is not None:
