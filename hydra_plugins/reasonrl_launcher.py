@@ -1,4 +1,7 @@
-"""What Hydra calls for `python train.py -m …`. Hydra finds it by its place, beside train.py."""
+"""What Hydra calls for `python train.py -m …`.
+
+Hydra finds this module because its folder stands beside train.py.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,14 @@ MATRIX = "hydra_plugins.reasonrl_launcher.MatrixSweeper"
 
 
 class MatrixSweeper(BasicSweeper):
-    """Every combination, as Hydra's own; but that the launcher alone composes and writes."""
+    """Sweeps over every combination of values, as Hydra's BasicSweeper does.
+
+    Hydra's also composes each point before the launcher does, which takes seconds or minutes, and
+    makes a folder. This one leaves both to the launcher.
+    """
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Hydra's composes each point first, for seconds or minutes, and makes a folder."""
+        """Hands all combinations to the launcher at once."""
         assert self.hydra_context is not None
         assert self.launcher is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
@@ -35,10 +42,10 @@ class MatrixSweeper(BasicSweeper):
 
 
 class SweepLauncher(Launcher):
-    """Submits all points, or none if there is something wrong with one of them."""
+    """Submits all points of a sweep, or none if there is something wrong with one of them."""
 
     def __init__(self, **_: Any) -> None:
-        """Options count as they are in each point: they may be swept too."""
+        """Ignores the options: they may be swept too, so each point has its own."""
 
     def setup(
         self,
@@ -66,7 +73,7 @@ class SweepLauncher(Launcher):
 class Composer:
     """Composes points as Hydra does, but reads the files only once for each choice of options.
 
-    It takes Hydra a tenth of a second each time, though of most points only a value differs.
+    Hydra takes a tenth of a second for each point, though most points differ only in a value.
     """
 
     def __init__(self, hydra_context: HydraContext, config: DictConfig) -> None:

@@ -3,7 +3,7 @@
     python -m models.pretrain tiny
     python -m models.pretrain small
 
-They stand in for the large pretrained models of the paper, so they are made to resemble them: they
+The two stand in for the large pretrained models of the paper, and are made to resemble those: they
 have read a great deal of arithmetic and word problems in several formats, much of it careless, and
 nobody has shown them yet which format is wanted. Pretraining stops early enough that learning from
 feedback has something left to teach.
@@ -13,11 +13,11 @@ them. Each is one of
   - one to four questions with answers in one format: calculation lines, words, or the answer alone;
   - a drill of bare calculations;
 and has a carelessness of its own: the probability that a step of it goes wrong (another number of
-the story, another operator, or a slip in the result), after which it goes on with the wrong result.
-Half of the documents also write sums and products in either order, so that there is more than one
-way to write a right solution.
+the story, another operator, or a slip in the result), after which it continues with the wrong
+result. Half of the documents also write sums and products in either order, so that there is more
+than one way to write a right solution.
 
-Writes models/<name>/ (safetensors, config, tokenizer) and PROVENANCE.json beside them.
+The script writes models/<name>/ (safetensors, config, tokenizer) with a PROVENANCE.json.
 """
 
 from __future__ import annotations
@@ -71,7 +71,10 @@ SIZES = {
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Words (with and without a space before them), single digits, and symbols; decodes exactly."""
+    """A tokenizer of words (with and without a space before them), single digits and symbols.
+
+    What it encodes it decodes exactly.
+    """
     words = sorted({*stories.words(), *WORDS_OF_FORMATS})
     tokens = ["<eos>", "<pad>", "<unk>", *SYMBOLS, *words, *(f" {w}" for w in words)]
     vocabulary = {token: i for i, token in enumerate(tokens)}
@@ -94,7 +97,7 @@ def written_steps(
 ) -> list[stories.Step]:
     """The steps as somebody would write them who errs in each with the given probability.
 
-    Numbers taken from an earlier step are taken from it as it was written.
+    A step that uses the result of an earlier one uses it as it was written there.
     """
     numbers = [n for step in steps for n in (step.left, step.right)]
     written: list[stories.Step] = []
@@ -244,7 +247,7 @@ def save(
     tokenizer: PreTrainedTokenizerFast,
     provenance: dict[str, object],
 ) -> None:
-    """bfloat16 weights: half the size in the repository, and what is lost is below the noise."""
+    """Saves bfloat16 weights: they take half the space, and what is lost is below the noise."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.to(torch.bfloat16) for k, v in model.state_dict().items()}
     model.save_pretrained(folder, state_dict=weights)

@@ -1,6 +1,7 @@
-"""One file for each algorithm: a function from a Job and its settings to a SavedPolicy.
+"""The algorithms, one file each: a function from a Job and its settings to a SavedPolicy.
 
-Those that make something else than a policy, for other runs to use, leave it in the run's folder.
+Algorithms that make something else than a policy, for other runs to use, leave it in the run's
+folder and return None.
 """
 
 from __future__ import annotations

@@ -9,12 +9,12 @@
         π_i ← the pretrained base fine-tuned on D_i        (restart=false: π_{i-1} fine-tuned)
     return the π_i with the best validation maj@1
 
-A pretrained π_0 is asked with a few-shot prompt. What is learnt from holds the question alone, so
+A pretrained π_0 is asked with a few-shot prompt. The examples in D hold the question alone, so
 every later policy is asked without exemplars.
 
-Where the paper is silent: D_0 holds the references with init=sft; a round that finds nothing new
-leaves the policy as it is; of the completions with the same calculations the one of the highest
-score is kept, and of these the shortest.
+Three choices are made where the paper is silent: D_0 holds the references with init=sft; a round
+that finds nothing new leaves the policy as it is; of the completions with the same calculations the
+one with the highest score is kept, and of equal scores the shortest.
 """
 
 from __future__ import annotations
@@ -48,21 +48,15 @@ Key = tuple[str, tuple[str, ...]]  # problem id, trace
 
 @dataclass(frozen=True)
 class Round:
-    """A finished round; a resumed run goes on after the last one.
+    """A finished round; a resumed run is continued after the last one."""
 
-    learnt_in: the round whose policy this one ended with, an earlier one where nothing new was
-        found; 0 is the starting policy. validation: that policy's maj@1.
-    rollouts, steps: sampled and learnt so far, over all rounds.
-    base_hash: of the weights that learning started from; None if this round learnt nothing.
-    """
-
-    number: int
-    learnt_in: int
-    validation: float
-    rollouts: int
-    steps: int
-    base_hash: str | None
-    log_position: int
+    number: int  # 0 is the starting policy
+    learnt_in: int  # the round that learnt the policy this one ended with, maybe an earlier one
+    validation: float  # that policy's maj@1
+    rollouts: int  # sampled so far, in all rounds
+    steps: int  # optimizer steps so far, in all rounds
+    base_hash: str | None  # of the weights that learning started from; None: nothing was learnt
+    log_position: int  # the position in the log of metrics after this round
 
 
 def run(job: Job, settings: EIConfig) -> SavedPolicy:
@@ -89,8 +83,10 @@ def keep_distinct(
 ) -> dict[Key, Rollout]:
     """The rollouts that score at least ``threshold``, one for each trace of a solution.
 
-    Of several the best is kept, whatever their order: the highest score, then the fewest tokens,
-    then the lowest ids. top: at most so many of each problem, the best of them.
+    Of several with the same trace the best is kept, whatever their order: the highest score decides
+    first, then the fewest tokens, then the lowest ids.
+
+    top: keeps at most so many of each problem, the best ones.
     """
     kept: dict[Key, Rollout] = {}
     for rollout in rollouts:
@@ -130,13 +126,16 @@ def _first_of_each_problem(keys: Iterable[Key], limit: int) -> set[Key]:
 
 
 def read_rounds(folder: Path) -> list[Round]:
-    """The finished rounds of a run, round 0 (the starting policy) first; none before that."""
+    """The finished rounds of a run, from round 0, the starting policy; empty before that."""
     journal = folder / "rounds.json"
     return [Round(**r) for r in json.loads(journal.read_text())] if journal.exists() else []
 
 
 def _best(rounds: Sequence[Round]) -> Round:
-    """By validation maj@1; the earlier of equals. The starting policy only if it never changed."""
+    """The round with the best validation maj@1, and the earlier one of equals.
+
+    The starting policy is chosen only if no round changed it.
+    """
     updated = [r for r in rounds if r.learnt_in > 0]
     return max(updated or rounds[:1], key=lambda r: r.validation)
 
@@ -163,7 +162,7 @@ def _policy_folder(job: Job, number: int) -> Path:
 
 
 def _record(job: Job, rounds: Sequence[Round]) -> None:
-    """Writes the journal, and removes what no later round starts from and no one will choose."""
+    """Writes the journal, and removes each policy that is neither the best nor the last."""
     write_json(job.run.path / "rounds.json", [asdict(r) for r in rounds])
     kept = {_policy_folder(job, r.learnt_in) for r in (_best(rounds), rounds[-1])}
     for folder in set(job.work.glob("*")) - kept:
@@ -198,7 +197,7 @@ def _improve(
     new: Mapping[Key, Rollout],
     config: EIConfig,
 ) -> Round:
-    """Fine-tunes on the solutions so far, and validates what came out."""
+    """Fine-tunes on the solutions so far, and validates the policy."""
     number = previous.number + 1
     policy, learnt_in = _policy(job, previous), previous.learnt_in
     steps, base_hash = previous.steps, None
@@ -282,7 +281,7 @@ def _solutions_so_far(job: Job, rounds: Sequence[Round], config: EIConfig) -> di
 def _add_new(
     job: Job, solutions: dict[Key, Example], rollouts: Sequence[Rollout], config: EIConfig
 ) -> dict[Key, Rollout]:
-    """Adds the good ones among a round's rollouts to D, and gives those it didn't have yet."""
+    """Adds the good ones among a round's rollouts to D; returns those that D didn't have yet."""
     good = keep_distinct(rollouts, job.grader, job.config.reward.threshold, config.top_per_problem)
     new = {key: rollout for key, rollout in good.items() if key not in solutions}
     solutions |= _examples(job, new)
@@ -290,7 +289,7 @@ def _add_new(
 
 
 def _examples(job: Job, rollouts: Mapping[Key, Rollout]) -> dict[Key, Example]:
-    """The sampled ids behind the question alone."""
+    """The rollouts as examples: each has the sampled ids behind the question alone."""
     prompts = job.prompts(job.train, few_shot=False)
     prompt_ids = {prompt.problem_id: prompt.token_ids for prompt in prompts}
     eos = job.tokenizer.eos_token_id

@@ -6,8 +6,8 @@
     φ ← argmin  Σ over a in R  Σ over tokens t of a  BCE(σ(φ(q, a_≤t)), [a is right])
     φ ← φ calibrated on what was held out
 
-targets=final keeps the last token of each completion only. balanced: right and wrong completions
-weigh the same in all, whatever their numbers; the calibration restores the true odds.
+targets=final keeps only the last token of each completion. With balanced=true right and wrong
+completions weigh the same in all, whatever their numbers; the calibration restores the true odds.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def run(job: Job, settings: ORMConfig) -> None:
 
 
 def class_weights(rollouts: Sequence[Rollout]) -> dict[bool, float]:
-    """What makes right and wrong completions weigh the same: N / 2N₊ and N / 2N₋."""
+    """The weights N / 2N₊ and N / 2N₋, with which right and wrong completions weigh the same."""
     counts = Counter(rollout.correct for rollout in rollouts)
     return {correct: len(rollouts) / (2 * max(counts[correct], 1)) for correct in (True, False)}
 

@@ -14,13 +14,13 @@
         every so often: π's maj@1 on the validation questions
     return the π with the best validation maj@1
 
-All probabilities are at temperature T, π_ref's too. An episode is a completion: after its last
-token nothing follows, whether the policy ended it, a delimiter did (whose tokens are no actions) or
-it was cut off. A pretrained π_0 is asked with a few-shot prompt throughout. Minibatches are made of
-whole questions, whose N completions are then read together.
+All probabilities are at temperature T, those of π_ref too. An episode is a completion: after its
+last token nothing follows, whether the policy ended it, a delimiter did (whose tokens are no
+actions) or it was cut off. A pretrained π_0 is asked with a few-shot prompt throughout. Minibatches
+are made of whole questions, whose N completions are then read together.
 
-Options the pseudocode leaves out: kl_penalty=loss, which instead of taking β k1 off the reward adds
-β k3 to the loss; kl_target, to which β adapts; max_approx_kl, which ends an iteration early.
+The pseudocode leaves out three options: kl_penalty=loss adds β k3 to the loss instead of taking
+β k1 off the reward; kl_target is the KL to which β adapts; max_approx_kl ends an iteration early.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class PPO:
         trainer.finish()
 
     def resume(self) -> list[Experience]:
-        """What a kill left half learnt."""
+        """The experience that a kill left half learnt; empty if there is none."""
         tokens = self.trainer.resume()
         for record in read_metrics(self.job.run.metrics):
             self.diagnosis.check(record)
@@ -129,7 +129,7 @@ class PPO:
         return experiences(learnt, tokens)
 
     def sample(self, iteration: int) -> list[Rollout]:
-        """N completions of each of the iteration's questions, from the policy as it is."""
+        """N completions of each of the iteration's questions, from the policy as it is now."""
         job, config = self.job, self.config
         count = config.rollouts_per_iteration // config.num_samples_per_prompt
         problems = next_in_stream(job.train, (iteration - 1) * count, count, job.config.seed)
@@ -152,7 +152,7 @@ class PPO:
             )
 
     def compute_advantages(self, rollouts: Sequence[Rollout]) -> list[Experience]:
-        """Advantages and returns of every token."""
+        """Computes the advantage and the return of every token, and logs the iteration."""
         config, state = self.config, self.trainer.state
         learnt = trainable(rollouts, mask_truncated=config.mask_truncated)
         if not learnt:
@@ -209,7 +209,7 @@ class PPO:
         return experiences(learnt, {name: x[mask] for name, x in tokens.items()})
 
     def update(self, experience: Sequence[Experience]) -> None:
-        """The iteration's epochs of minibatches, but for those taken before a kill."""
+        """Learns from the iteration's epochs of minibatches, but for those taken before a kill."""
         config, state = self.config, self.trainer.state
         seed = derive_seed(self.job.config.seed, "ppo", state.iteration, "learn")
         num_questions = config.batch_size // config.num_samples_per_prompt
@@ -225,7 +225,10 @@ class PPO:
                     break
 
     def step(self, minibatch: Sequence[Experience]) -> float:
-        """One optimizer step; returns how far the policy had moved before it, in nats per token."""
+        """Takes an optimizer step.
+
+        Returns how far the policy had moved before it, in nats per token.
+        """
         num_tokens = sum(one.num_tokens for one in minibatch)
         parts = []
         for batch in micro_batches(minibatch, self.config.micro_batch_tokens):
@@ -241,7 +244,7 @@ class PPO:
         return metrics["ppo/approx_kl"]
 
     def loss(self, batch: Sequence[Experience]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The sum over the batch's tokens; and what is to be logged, of each token."""
+        """The loss, summed over the batch's tokens, and the metrics of each token."""
         config = self.config
         old = {name: x.to(self.job.device) for name, x in token_data(batch).items()}
         new = self.trainer.model([one.group for one in batch], self.dtype)

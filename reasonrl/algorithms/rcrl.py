@@ -10,11 +10,13 @@
     act: put [GOOD] before each step, sample the step, go on
 
 The policy learns from good and bad steps alike which is which, and is then asked for good ones. The
-conditioning gap, its accuracy under the best label minus that under the worst, says whether it has.
+conditioning gap is its accuracy under the best label minus that under the worst; it says whether
+the policy has learnt the difference.
 
-Where the paper is silent: labels of earlier steps stay in the context, as in decision transformers,
-in learning and in acting; a step is a line; steps that ``step_ratio`` leaves out are read but not
-learnt; the labels' embeddings are rows of their own that no text encodes to, never sampled.
+Four choices are made where the paper is silent: labels of earlier steps stay in the context, as in
+decision transformers, in learning and in acting; a step is a line; steps that ``step_ratio`` leaves
+out are read but not learnt; the labels are tokens of their own, which no text encodes to and which
+are never sampled.
 """
 
 from __future__ import annotations
@@ -54,17 +56,13 @@ LABELS = pa.schema(
 
 @dataclass(frozen=True)
 class Steps:
-    """All steps of all solutions, one after another: arrays of one length.
+    """All steps of all solutions, one after another; each array has an entry for each step."""
 
-    solution: its number among the rollouts. number: in its solution, from 0. value: its return.
-    label: a number of ``label_texts``. learnt: whether it is learnt from.
-    """
-
-    solution: np.ndarray
-    number: np.ndarray
-    value: np.ndarray
-    label: np.ndarray
-    learnt: np.ndarray
+    solution: np.ndarray  # the index of the step's solution among the rollouts
+    number: np.ndarray  # the step's number in its solution, from 0
+    value: np.ndarray  # its return
+    label: np.ndarray  # its label, as an index of ``label_texts``
+    learnt: np.ndarray  # whether it is learnt from
 
 
 def run(job: Job, settings: RCRLConfig) -> SavedPolicy:
@@ -95,7 +93,7 @@ def run(job: Job, settings: RCRLConfig) -> SavedPolicy:
 
 
 def _returns(job: Job, rollouts: Sequence[Rollout], settings: RCRLConfig) -> list[list[float]]:
-    """How good each step of each rollout is, as ``settings.returns`` says."""
+    """The return of each step of each rollout, as ``settings.returns`` defines it."""
     reward = job.reward(num_continuations=settings.num_continuations)
     problem_of = {problem.id: problem for problem in job.train}
     problems = [problem_of[rollout.prompt.problem_id] for rollout in rollouts]
@@ -107,7 +105,10 @@ def _returns(job: Job, rollouts: Sequence[Rollout], settings: RCRLConfig) -> lis
 
 
 def add_labels(policy: Policy, config: RCRLConfig, seed: int) -> dict[str, tuple[int, ...]]:
-    """The ids of each label, from the worst; ``label_tokens=own`` gives the policy new ones."""
+    """The token ids of each label, from the worst on.
+
+    With ``label_tokens=own`` the policy gets a new token for each.
+    """
     texts = config.label_texts
     if config.label_tokens == "text":
         return label_ids(texts, policy.tokenizer)
@@ -120,7 +121,8 @@ def choose(
 ) -> Steps:
     """Labels steps by their returns, and chooses those to learn from by the ratios.
 
-    returns: of each solution's steps. correct: of each solution.
+    returns: those of each solution's steps.
+    correct: whether each solution is right.
     """
     solution = np.repeat(np.arange(len(returns)), [len(values) for values in returns])
     number = np.array([i for values in returns for i in range(len(values))], dtype=int)
@@ -150,9 +152,10 @@ def _check_labels(steps: Steps, config: RCRLConfig) -> None:
 def make_examples(
     job: Job, rollouts: Sequence[Rollout], steps: Steps, ids_of: Sequence[tuple[int, ...]]
 ) -> list[Example]:
-    """Question, label, step, label, step …: of the solutions with a step to learn from.
+    """The solutions with a step to learn from, as question, label, step, label, step …
 
-    Each step's ids as they were sampled, behind its label's; a label is never learnt.
+    The ids of a step stand as they were sampled, behind those of its label; a label is never
+    learnt.
     """
     prompts = job.prompts(job.train, few_shot=False)
     prompt_ids = {prompt.problem_id: prompt.token_ids for prompt in prompts}
@@ -223,7 +226,7 @@ def _learn(
 def label_statistics(
     rollouts: Sequence[Rollout], steps: Steps, texts: Sequence[str]
 ) -> dict[str, float]:
-    """What is learnt from; each label's share of the steps learnt from, and of all there were."""
+    """How much is learnt from, and each label's share of the steps learnt from and of all steps."""
     solutions = np.unique(steps.solution[steps.learnt])
     learnt = np.bincount(steps.label[steps.learnt], minlength=len(texts)) / steps.learnt.sum()
     sampled = np.bincount(steps.label, minlength=len(texts)) / len(steps.label)
@@ -239,7 +242,7 @@ def label_statistics(
 def _write_labels(
     job: Job, rollouts: Sequence[Rollout], steps: Steps, texts: Sequence[str]
 ) -> None:
-    """rollouts/labels.parquet: each step of each solution, its return, its label, its use."""
+    """Writes rollouts/labels.parquet: each step, its return, its label, whether it is learnt."""
     of_step = [rollouts[i] for i in steps.solution]
     columns = {
         "problem_id": [rollout.prompt.problem_id for rollout in of_step],

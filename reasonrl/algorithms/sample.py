@@ -3,7 +3,8 @@
     for each split of train, validation:
         K completions of every question, sampled from π_0
 
-What reward models learn from (train) and are judged on (validation). Nothing is learnt here.
+Reward models learn from the completions of train and are judged on those of validation. Nothing is
+learnt here.
 """
 
 from __future__ import annotations

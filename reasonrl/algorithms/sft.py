@@ -2,8 +2,8 @@
 
     θ ← argmin  Σ over (question, solution)  −log π_θ(solution | question)
 
-The prompt is not trained on. Departure from the paper: none known; its 4 epochs, batches of 128 and
-2e-5 are for 7B and 13B models, see conf/algorithm/sft.yaml.
+The prompt is not trained on. No departure from the paper is known, but for its settings: its 4
+epochs, batches of 128 and 2e-5 are for 7B and 13B models, see conf/algorithm/sft.yaml.
 """
 
 from __future__ import annotations

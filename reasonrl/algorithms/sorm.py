@@ -2,7 +2,7 @@
 
     R ← completions of every training question, sampled from the policy π (a run of its own)
     for each step i of each a in R:
-        C ← K completions sampled from π that go on from (q, a_≤i)    (a run of its own too)
+        C ← K completions sampled from π that continue (q, a_≤i)      (a run of its own too)
         label_i ← any of C is right, and uses the results of step i
     label_i ← 1 wherever a later step of the same completion is labelled 1
     at each i, drop steps of the larger class until both are as many    (balanced=false: don't)
@@ -10,9 +10,9 @@
     φ ← argmin  Σ over steps  BCE(σ(φ(q, a_≤i)), label_i)   at the last token of each step
     φ ← φ calibrated on held-out questions
 
-A completion's last step is labelled by its answer. An outcome reward model learns what the policy
-will achieve from a step on, and is pessimistic where the policy is weak; this one learns whether
-the answer can still be reached.
+A completion's last step is labelled by the completion's answer. An outcome reward model learns what
+the policy will achieve from a step on, and is pessimistic where the policy is weak; a stepwise one
+learns whether the answer can still be reached.
 """
 
 from __future__ import annotations
@@ -54,9 +54,10 @@ def run(job: Job, settings: SORMConfig) -> None:
 
 
 def balance(steps: Sequence[Sequence[Step]], seed: int) -> list[list[Step]]:
-    """Of the steps with the same number as many good as bad ones, drawn at random.
+    """Draws at random as many good as bad steps among those with the same number.
 
-    steps: of each completion; returned in the same order, with those left out that are too many.
+    steps: those of each completion. They are returned in the same order of completions, without
+        those that weren't drawn.
     """
     rng = np.random.default_rng(seed)
     places: dict[tuple[int, bool], list[tuple[int, Step]]] = defaultdict(list)
@@ -74,6 +75,6 @@ def balance(steps: Sequence[Sequence[Step]], seed: int) -> list[list[Step]]:
 
 
 def step_targets(rollout: Rollout, steps: Sequence[Step]) -> Targets:
-    """The label of each step at its last token."""
+    """The targets of a rollout's tokens: each step's label stands at its last token."""
     label_at = {step.token: float(step.good) for step in steps}
     return tuple(label_at.get(token) for token in range(len(rollout.completion.token_ids)))

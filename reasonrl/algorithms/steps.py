@@ -39,11 +39,11 @@ def label_steps(
 ) -> list[list[Step]]:
     """The steps of each rollout, in order, labelled by continuations of the job's starting policy.
 
-    A step is good if one continuation or more verifies it: is right and uses the results of the
-    step, as operands of later calculations or as the answer. A continuation that starts over proves
-    nothing. A step before a good step is good too. The same beginning is continued once, however
-    many completions have it. Writes rollouts/continuations.parquet, and the counts and labels to
-    rollouts/steps.parquet.
+    A step is good if at least one continuation verifies it. A continuation does so if it is right
+    and uses the results of the step, as operands of later calculations or as the answer; one that
+    starts over proves nothing. A step before a good step is good too. The same beginning is
+    continued once, however many completions have it. Writes rollouts/continuations.parquet, and the
+    counts and labels to rollouts/steps.parquet.
     """
     closing = [step_tokens(job.tokenizer, rollout.completion, job.grader) for rollout in rollouts]
     prefixes = [
@@ -60,7 +60,7 @@ def label_steps(
             [
                 Step(number, token, correct, verifying, any(good[number:]))
                 for number, (token, (correct, verifying)) in enumerate(
-                    # Not strict: a blank completion has no step, not even a last one.
+                    # It isn't strict, since a blank completion has no step, not even a last one.
                     zip(tokens, [*of_steps, (None, None)], strict=False)
                 )
             ]
@@ -76,7 +76,7 @@ def _count(
     num_continuations: int,
     temperature: float,
 ) -> dict[tuple[str, tuple[int, ...]], tuple[int, int]]:
-    """Of each problem's prefixes: how many continuations are right, and how many verify it."""
+    """How many continuations are right, and how many verify their prefix, by problem and prefix."""
     keys = list(
         dict.fromkeys(
             (rollout.prompt.problem_id, prefix)
@@ -114,7 +114,10 @@ def _count(
 
 
 def _is_right(job: Job, prefix: tuple[int, ...], continuation: Rollout, problem: Problem) -> bool:
-    """As a whole: a beginning that gives a wrong answer is not mended by a right one after it."""
+    """Whether beginning and continuation are right as a whole.
+
+    A beginning that gives a wrong answer is not mended by a right answer after it.
+    """
     if not continuation.correct:
         return False
     whole = decode(job.tokenizer, prefix + continuation.completion.token_ids)
@@ -128,9 +131,9 @@ def last_step(text: str, grader: Grader) -> str:
 
 
 def uses_results(step: str, continuation: str, answer: str | None, grader: Grader) -> bool:
-    """Whether all that ``step`` calculates is an operand in its continuation, or the answer.
+    """Whether each result of ``step`` is an operand in its continuation, or the answer.
 
-    A step that calculates nothing asks for nothing.
+    A step that calculates nothing has no results, so this is True of it.
     """
     operands = {n for c in grader.calculations(continuation) for n in numerals(c.expression)}
     used = operands | {answer}

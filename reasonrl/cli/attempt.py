@@ -1,4 +1,4 @@
-"""Work of a command that can be stopped, and gone on with by the same command."""
+"""A command's work that can be stopped, and continued by the same command."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from reasonrl.util.progress import console
 
 @contextmanager
 def attempt() -> Iterator[None]:
-    """Inside, a signal lets the work save; then one line says so, and the exit status is 75."""
+    """Lets the work inside save when a signal comes, says so, and exits with status 75."""
     with listening():
         try:
             yield

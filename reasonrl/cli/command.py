@@ -1,4 +1,4 @@
-"""What the commands on many runs share: one parser, and which sweep or run a name means."""
+"""What the commands on many runs share: a parser, and finding the sweep or run of a name."""
 
 from __future__ import annotations
 
@@ -30,8 +30,10 @@ def run(
 ) -> int:
     """Parses the arguments and does what they say; returns the exit status.
 
-    program: what people type in front of a command. about: what ``--help`` says: a paragraph above
-    the list of commands, the rest below it. groups: functions that add commands.
+    program: what people type in front of a command.
+    about: what ``--help`` says; its first paragraph stands above the list of commands, the rest
+        below it.
+    groups: functions that add commands.
     """
     above, _, below = about.partition("\n\n")
     parser = argparse.ArgumentParser(
@@ -61,7 +63,7 @@ def run(
         return 2
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # of `| head`
+    except BrokenPipeError:  # such as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
@@ -105,7 +107,7 @@ def find_run(outputs: Path, text: str) -> RunFolder:
 
 
 def find_runs_of_sweep(outputs: Path, names: Sequence[str]) -> tuple[Sweep, list[str]]:
-    """Of ``[SWEEP] [RUN ...]``: the sweep, and the runs' whole names."""
+    """The sweep and the whole names of the runs that ``[SWEEP] [RUN ...]`` mean."""
     if names and _sweep_folder(outputs, names[0]):
         sweep, names = find_sweep(outputs, names[0]), names[1:]
     else:
@@ -120,7 +122,7 @@ def _sweep_folder(outputs: Path, name: str) -> Path | None:
 
 
 def _match(text: str, names: Iterable[str]) -> str:
-    """The name that this is, or is a part of. Raises UserError unless there is exactly one."""
+    """The name that the text is, or is a part of. Raises UserError unless exactly one is."""
     part = Path(text).name
     names = list(names)
     matches = (

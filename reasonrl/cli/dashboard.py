@@ -1,7 +1,8 @@
 """The commands that show many runs: a page of a sweep, and Weights & Biases.
 
-``python -m reasonrl.dashboard`` has these alone, ``reasonrl`` has all. Nothing here imports torch:
-it is for login nodes. What draws and W&B take long to import, and are so only at work.
+``python -m reasonrl.dashboard`` has these alone, ``reasonrl`` has all commands. Nothing here
+imports torch, so that it can be used on login nodes. Plotly and W&B take long to import, so they
+are only imported when they are needed.
 """
 
 from __future__ import annotations
@@ -34,10 +35,11 @@ WITHOUT = WandbConfig("wandb", "auto", PROJECT, None, None, tags=[], timeout_sec
 
 
 def write_page(folder: Path, output: Path | None) -> Path:
-    """Makes the page of a sweep, however far it is; returns the file, ``index.html`` in its folder
-    unless another is given.
+    """Makes the page of a sweep, however far it is; returns the file.
 
     Raises UserError if there is no sweep in the folder.
+
+    output: the file; None: ``index.html`` in the sweep's folder.
     """
     from reasonrl.report.page import page
     from reasonrl.report.run_data import RunData, read_run
@@ -71,8 +73,10 @@ def write_page(folder: Path, output: Path | None) -> Path:
 
 
 def pasteable(command: Sequence[str]) -> str:
-    """A sweep's command for a shell. Of Hydra's own settings only the sweeper's, which decide what
-    runs there are: others, as a job's setup, may hold what isn't for everybody, and decide nothing.
+    """A sweep's command for a shell, without Hydra's own settings except for the sweeper's.
+
+    The sweeper's decide what runs there are. The others decide nothing of the results, and some,
+    such as a job's setup, may hold what isn't for everybody.
     """
     kept = [
         argument
@@ -84,10 +88,12 @@ def pasteable(command: Sequence[str]) -> str:
 
 
 def mirror(run: RunFolder, **given: str | None) -> None:
-    """Shows a finished run in W&B as if it had been all along, offline without a login.
+    """Shows a finished run in W&B as if it had been mirrored all along; offline without a login.
 
-    For runs made without W&B, or whose mirror broke. given: entity, project and group, instead of
-    those that the run was made with. Raises UserError if the run isn't done, or W&B takes it not.
+    This is for runs that were made without W&B, or whose mirror broke. Raises UserError if the run
+    isn't done, or if W&B doesn't take it.
+
+    given: entity, project and group, instead of those that the run was made with.
     """
     from reasonrl.problems import load_problems
     from reasonrl.report.wandb_mirror import mirrored

@@ -1,4 +1,4 @@
-"""What evaluate.py does: a run, a model or a file of completions to a table of metrics."""
+"""What evaluate.py does: it turns a run, a model or a file of completions into metrics."""
 
 from __future__ import annotations
 
@@ -64,7 +64,10 @@ def evaluate(config: DictConfig) -> None:
 
 
 def _of_run(run: RunFolder, config: EvaluateConfig) -> tuple[EvaluateConfig, SavedPolicy, Path]:
-    """The run's model, dataset and seed under the protocol asked for."""
+    """What to evaluate of a run: the configuration, the policy, and the folder for the record.
+
+    Model, dataset and seed are the run's, the protocol is that of ``config``.
+    """
     trained = read_config(run)
     own = dataclasses.replace(
         config, model=trained.model, dataset=trained.dataset, seed=trained.seed

@@ -1,4 +1,4 @@
-"""The ``reasonrl`` command: all commands on many runs. ABOUT is what its ``--help`` says."""
+"""The ``reasonrl`` command, which has all commands on many runs; its ``--help`` prints ABOUT."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The commands that say what became of a sweep, and do something about it.
 
-``python -m reasonrl.sweep`` has these alone, ``reasonrl`` has all.
+``python -m reasonrl.sweep`` has these alone, ``reasonrl`` has all commands.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def _resubmit(given: argparse.Namespace) -> int:
     findings = look(sweep)
     chosen = _chosen(findings, names, given.state)
     by_name = {finding.member.name: finding for finding in findings}
-    for finding in reversed(findings):  # what they need, too, unless it is done or alive
+    for finding in reversed(findings):  # add what they need, unless it is done or alive
         if finding.member.name in chosen:
             chosen |= {n for n in finding.member.needs if by_name[n].verdict in UNFINISHED}
     if not chosen:
@@ -204,7 +204,8 @@ def _cancel(given: argparse.Namespace) -> int:
         return 0
     slurm.cancel([finding.job for finding in chosen if finding.job])
     here = [finding for finding in chosen if not finding.job]
-    # First the launchers, lest they begin the next. To end one run of many, it has to go on.
+    # Launchers are stopped first, lest they begin the next run. To end only some of the runs, they
+    # have to stay.
     if not names:
         for batch in {r.batch.path: r.batch for r in here if r.batch}.values():
             _stop(batch.host, batch.pid, batch.submitted, f"launcher of {sweep.name}")
@@ -219,7 +220,7 @@ def _cancel(given: argparse.Namespace) -> int:
 
 
 def _stop(host: str, pid: int, since: str, what: str) -> None:
-    """SIGTERM for a process of this host, unless its number is by now another's."""
+    """Sends SIGTERM to a process of this host, unless its number is another process's by now."""
     import psutil
 
     if host != socket.gethostname():

@@ -1,4 +1,4 @@
-"""What train.py does: say what will be done, do it, show what came of it."""
+"""What train.py does: it says what will be done, does it, and shows the result."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def train(config: DictConfig) -> Result | None:
     if is_done(planned.run) and not config.dry_run:
         console.print(f"done: {planned.run.path}", soft_wrap=True)
     else:
-        # Loads the model: an error comes before the plan.
+        # This loads the model, so that an error comes before the plan.
         takes = how_long([planned])
         console.print(plan_table(planned))
         if takes:

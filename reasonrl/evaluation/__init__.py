@@ -1,1 +1,1 @@
-"""Policies, and completions of other systems, to metrics."""
+"""Evaluation: metrics of policies, and of completions that other systems wrote."""

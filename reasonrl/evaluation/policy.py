@@ -1,9 +1,15 @@
-"""A policy on problems: maj@1, maj@K, pass@K, with every sample kept.
+"""The evaluation of a policy on problems; every sample is kept.
 
-maj@1 is the accuracy of greedy decoding; maj@K of the most frequent answer among K samples; pass@k,
-for every k up to K, the unbiased estimate of the probability that one of k samples is right. With a
-reward model, rerank@K is the accuracy of the sample it finds most probably right, and
-weighted_maj@K that of the answer whose samples' probabilities sum to most.
+    maj@1            the accuracy of greedy decoding
+    maj@K            the accuracy of the most frequent answer among K samples
+    pass@k           the unbiased estimate, for every k up to K, of the probability that at least
+                     one of k samples is right
+    rerank@K         with a reward model, the accuracy of the sample that it finds most probably
+                     right
+    weighted_maj@K   with a reward model, the accuracy of the answer whose samples' probabilities
+                     have the largest sum
+
+K is the number of samples per problem, ``evaluation.num_samples_per_prompt``.
 """
 
 from __future__ import annotations
@@ -58,21 +64,21 @@ GREEDY, SAMPLES, METRICS = "greedy.parquet", "samples.parquet", "metrics.json"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """scores: for each metric one number per problem, in the order of problem_ids.
-
-    statistics: single numbers over completions, such as the fraction unparsed.
-    """
+    """What an evaluation measured."""
 
     problem_ids: tuple[str, ...]
-    scores: dict[str, np.ndarray]
-    statistics: dict[str, float]
+    scores: dict[str, np.ndarray]  # by metric, one number per problem in the order of problem_ids
+    statistics: dict[str, float]  # single numbers over completions, such as the fraction unparsed
 
     def estimates(self) -> dict[str, Estimate]:
-        """Each metric's mean with its 95% bootstrap interval over problems."""
+        """The mean of each metric, with its 95% bootstrap interval over problems."""
         return {name: bootstrap_mean(scores) for name, scores in self.scores.items()}
 
     def gain_on(self, before: Evaluation) -> dict[str, Estimate]:
-        """What this evaluation gains on another of the same problems, paired."""
+        """The paired difference of this evaluation to ``before``, of each metric that both have.
+
+        Raises UserError if they aren't of the same problems.
+        """
         if self.problem_ids != before.problem_ids:
             raise UserError("two evaluations must be of the same problems to be compared.")
         return {
@@ -83,7 +89,7 @@ class Evaluation:
 
 
 def reported_k(num_samples: int) -> list[int]:
-    """The k of pass@k that get an interval: powers of two, and K."""
+    """Those k whose pass@k gets an interval: the powers of two below K, and K."""
     powers = [2**i for i in range(num_samples.bit_length()) if 2**i < num_samples]
     return [*powers, num_samples]
 
@@ -94,9 +100,10 @@ def summarise(
     samples: Sequence[Rollout],
     grader: Grader,
 ) -> Evaluation:
-    """Graded completions to metrics.
+    """The metrics of graded completions.
 
-    greedy: one rollout per problem, in order, or none. samples: K per problem, grouped, in order.
+    greedy: one rollout per problem, in the problems' order, or none at all.
+    samples: K rollouts per problem, grouped, in the problems' order.
     """
     rows = [list(group) for _, group in groupby(samples, key=lambda r: r.completion.problem_id)]
     num_samples = len(rows[0])
@@ -122,7 +129,10 @@ def summarise(
 
 
 def _votes(rows: Sequence[Sequence[Rollout]], golds: Sequence[str]) -> list[list[str | None]]:
-    """The answers of each problem's samples; a right one is the gold, however it is written."""
+    """The answers of each problem's samples; a right answer is replaced by the gold one.
+
+    So right answers that are written differently count as the same.
+    """
     return [
         [gold if r.correct else r.answer for r in row]
         for row, gold in zip(rows, golds, strict=True)
@@ -132,9 +142,10 @@ def _votes(rows: Sequence[Sequence[Rollout]], golds: Sequence[str]) -> list[list
 def chosen_by_reward_model(
     samples: Sequence[Rollout], problems: Sequence[Problem], probabilities: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """rerank@K and weighted_maj@K per problem.
+    """The scores rerank@K and weighted_maj@K of each problem.
 
-    samples: K per problem, grouped, in order. probabilities: of each to be right, by the model.
+    samples: K per problem, grouped, in the problems' order.
+    probabilities: the reward model's probability that each sample is right, in the same order.
     """
     shape = (len(problems), -1)
     correct = np.array([r.correct for r in samples]).reshape(shape)
@@ -162,11 +173,12 @@ def evaluate(
 ) -> Evaluation:
     """Samples, grades and writes greedy.parquet, samples.parquet and metrics.json to ``folder``.
 
-    exemplars: of the few-shot prompt, if the policy needs one.
-    reward_model: to choose among the samples by. Raises UserError if it reads other tokens than the
+    An evaluation that is already there is read, and one that was interrupted is continued.
+
+    exemplars: the examples of the few-shot prompt, which is used if the policy needs one.
+    reward_model: chooses among the samples. Raises UserError if it reads other tokens than the
         policy writes, or was trained on one of the problems.
-    process: one of those that evaluate together.
-    An evaluation that is already there is read, and one that was interrupted goes on.
+    process: this one of the processes that evaluate together.
     """
     dataset, evaluation = config.dataset, config.evaluation
     grader = grader_of(dataset)
@@ -181,7 +193,7 @@ def evaluate(
     finished = (folder / METRICS).exists()
     if not finished:
         sampler = open_engine(policy.path, config, process.device(config.model.device))
-        with writing(folder):  # found out before the sampling, not after
+        with writing(folder):  # a folder that can't be made is an error before the sampling
             folder.mkdir(parents=True, exist_ok=True)
         total = len(problems) * (1 + evaluation.num_samples_per_prompt)
         with progress.task(description, total) as advance:
@@ -230,7 +242,7 @@ def _choose(
     folder: Path,
     progress: Progress,
 ) -> dict[str, np.ndarray]:
-    """``chosen_by_reward_model``, with the probabilities kept as rerank-RUN.parquet."""
+    """``chosen_by_reward_model``, with the model's probabilities, kept in rerank-RUN.parquet."""
     file = folder / f"rerank-{model.folder.resolve().parent.name}.parquet"
     if not file.exists():
         problem_of = {problem.id: problem for problem in problems}
@@ -251,16 +263,16 @@ def _choose(
 
 
 def read_evaluation(folder: Path, prompts: Sequence[Prompt]) -> tuple[list[Rollout], list[Rollout]]:
-    """Greedy completions and samples, which are the record; metrics.json is for people."""
+    """The greedy completions and the samples, which are the record; metrics.json is for people."""
     return read_rollouts(folder / GREEDY, prompts), read_rollouts(folder / SAMPLES, prompts)
 
 
 def write_estimates(estimates: Mapping[str, Estimate], path: Path, **beside: Any) -> None:
-    """Writes metrics.json."""
+    """Writes the estimates as JSON, with the keywords ``beside`` them."""
     write_json(path, {"estimates": {name: asdict(e) for name, e in estimates.items()}, **beside})
 
 
 def read_estimates(path: Path) -> dict[str, Estimate]:
-    """What ``write_estimates`` wrote."""
+    """The estimates that ``write_estimates`` wrote."""
     estimates = json.loads(path.read_text())["estimates"]
     return {name: Estimate(**estimate) for name, estimate in estimates.items()}

@@ -1,4 +1,4 @@
-"""Completions made by any other system, graded as this project's own are."""
+"""The grading of completions that any other system made, by the same grader as this project's."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from reasonrl.util.errors import UserError
 
 
 def read_predictions(file: Path, grader: Grader) -> tuple[list[Problem], list[Rollout]]:
-    """Problems and their graded completions, from one JSON object a line.
+    """The problems and their graded completions, from one JSON object a line.
 
-    Each has ``id`` or ``question``, the gold ``answer`` (a number, or a solution that ends in
-    ``#### NUMBER``) and ``completions``, as many for every problem. A completion counts as ended.
-    Raises UserError with file and line.
+    Each object has ``id`` or ``question``, the gold ``answer`` (a number, or a solution that ends
+    in ``#### NUMBER``) and ``completions``, a list that is equally long for every problem. Each
+    completion counts as ended. Raises UserError, with file and line, for anything else.
     """
     problems: list[Problem] = []
     rollouts: list[Rollout] = []
@@ -67,7 +67,10 @@ def _completions(row: Row) -> list[str]:
 
 
 def grade_predictions(file: Path, grader: Grader) -> tuple[Evaluation, Path]:
-    """The metrics of a file, and the file of verdicts written beside it: one line a completion."""
+    """Grades a file, and writes a file of verdicts beside it, one line a completion.
+
+    Returns the metrics and the path of the verdicts.
+    """
     problems, rollouts = read_predictions(file, grader)
     golds = {p.id: p.answer for p in problems}
     verdicts = file.with_name(f"{file.stem}.verdicts.jsonl")

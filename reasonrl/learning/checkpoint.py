@@ -1,9 +1,14 @@
-"""Checkpoints from which a training loop, killed at any moment, goes on bit for bit.
+"""Checkpoints from which a training loop, killed at any moment, is continued bit for bit.
 
-A checkpoint is a folder ``step-00000123`` of plain files, nothing pickled: ``model.safetensors``
-(what trains; frozen parameters are those the model was loaded with), ``optimizer.safetensors``,
-``buffer.safetensors`` (a batch that is being learnt from), ``rng.safetensors``, ``state.json`` and,
-written last, ``manifest.json`` with the SHA-256 of the others.
+A checkpoint is a folder ``step-00000123`` of plain files; nothing in it is pickled:
+
+    model.safetensors       the parameters that train, and the buffers; frozen parameters are those
+                            that the model was loaded with
+    optimizer.safetensors   the tensors of the optimizer's state
+    buffer.safetensors      a batch that is being learnt from, if there is one
+    rng.safetensors         torch's random state
+    state.json              the rest of the optimizer's state, and the loop's own
+    manifest.json           the SHA-256 of each of the others; it is written last
 """
 
 from __future__ import annotations
@@ -41,10 +46,11 @@ class Checkpoint:
     def restore(self, model: nn.Module | None, optimizer: Optimizer | None) -> dict[str, Any]:
         """Loads weights, optimizer and torch's random state in place; returns the saved `state`.
 
-        Call it last before the loop goes on: a random number drawn in between changes the run.
+        Call it last before the loop continues: a random number drawn in between changes the run.
         Pass None for what the loop doesn't have at this point. Raises UserError if names, shapes or
-        dtypes of the model or the optimizer's groups differ from the saved ones, and if nothing was
-        saved for what is passed, which would otherwise silently start afresh.
+        dtypes of the model or the optimizer's groups differ from the saved ones. It also raises
+        UserError if nothing was saved for an argument that is passed: that would otherwise silently
+        start afresh.
         """
         saved = json.loads((self.path / "state.json").read_bytes())
         if model is not None:
@@ -56,7 +62,7 @@ class Checkpoint:
         return state
 
     def buffer(self) -> dict[str, Tensor]:
-        """The tensors saved as ``buffer``; none if there was none."""
+        """The tensors that were saved as ``buffer``; empty if none were."""
         path = self.path / "buffer.safetensors"
         return load_file(path) if path.exists() else {}
 
@@ -81,7 +87,7 @@ class Checkpoint:
         state: dict[int, dict[str, Any]] = {int(i): dict(v) for i, v in saved["state"].items()}
         for name, tensor in load_file(path).items():
             index, _, key = name.partition(".")
-            # A copy: the loaded tensor is a view of the mapped file, which pruning will delete.
+            # It is copied, because the loaded tensor is a view of a file that pruning will delete.
             state[int(index)][key] = tensor.clone()
         try:
             optimizer.load_state_dict({"state": state, "param_groups": saved["param_groups"]})
@@ -101,7 +107,10 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one run, the newest `keep` of them. For one process at a time."""
+    """The checkpoints of one run, of which the newest `keep` stay.
+
+    Only one process at a time may use the folder.
+    """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
         self.folder = folder
@@ -116,14 +125,14 @@ class Checkpoints:
         state: dict[str, Any],
         buffer: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Writes a checkpoint, whole or not at all, and then removes what it makes superfluous.
+        """Writes a checkpoint, whole or not at all, and then removes those it makes superfluous.
 
-        buffer: tensors of the batch in work, where a loop is in the midst of one.
-        state: the loop's position and whatever else it goes on from, as JSON values (NumPy scalars
-            and arrays come back as numbers and lists). Floats come back exactly.
+        buffer: the tensors of the batch that the loop is in the midst of, if it is in one.
+        state: the loop's position and whatever else it needs to continue, as JSON values. NumPy
+            scalars and arrays come back as numbers and lists; floats come back exactly.
 
-        A later checkpoint than this one was found damaged or is being done over: it goes too.
-        Raises UserError if it can't be written.
+        Checkpoints of later steps are removed too: they were found damaged, or their steps are
+        being done over. Raises UserError if the checkpoint can't be written.
         """
         with atomic_folder(self.folder / f"step-{step:08d}") as folder:
             if model is not None:
@@ -160,12 +169,12 @@ class Checkpoints:
         return None
 
     def remove(self) -> None:
-        """Deletes them all: what they led up to is saved."""
+        """Deletes all checkpoints, once what they led up to is saved."""
         if self.folder.exists():
             remove_folder(self.folder)
 
     def _steps(self) -> dict[int, Path]:
-        """Newest first."""
+        """The folders by their step, the newest first."""
         if not self.folder.exists():
             return {}
         matches = ((_STEP.fullmatch(path.name), path) for path in self.folder.iterdir())
@@ -174,7 +183,7 @@ class Checkpoints:
 
 
 def weights_hash(model: nn.Module) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of parameters and buffers, in order of names.
+    """The SHA-256 over names, dtypes, shapes and bytes of parameters and buffers, by name.
 
     Tied tensors count once, under their first name.
     """
@@ -186,13 +195,16 @@ def weights_hash(model: nn.Module) -> str:
 
 
 def _training(model: nn.Module) -> dict[str, Tensor]:
-    """``_untied`` without frozen parameters."""
+    """What ``_untied`` gives, without frozen parameters."""
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
     return {name: tensor for name, tensor in _untied(model).items() if name not in frozen}
 
 
 def _untied(model: nn.Module) -> dict[str, Tensor]:
-    """The model's own tensors, not copies; of tied ones the first, as safetensors holds no ties."""
+    """The model's own tensors, not copies, by their names.
+
+    Tied tensors are there once, under their first name, because safetensors holds no ties.
+    """
     unique: dict[tuple[Any, ...], tuple[str, Tensor]] = {}
     for name, tensor in model.state_dict().items():
         unique.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), (name, tensor))

@@ -1,11 +1,13 @@
 """The maths, as pure functions of tensors.
 
-Dimension letters: B completions, T completion tokens, V vocabulary. ``loss_mask`` (B, T) is bool,
-True = trains; functions that take one don't read what stands elsewhere, be it NaN. The others work
-token by token, on any shape: where padding may hold garbage give them x[loss_mask] alone, because
-masking what they return still leaves 0 · ∞ = NaN in a gradient.
+Dimension letters: B completions, T completion tokens, V vocabulary.
 
-What takes logits or a loss_mask computes half precision in float32; float64 stays float64.
+``loss_mask`` (B, T) is bool, and True where a token trains. Functions that take one don't read what
+stands elsewhere, even if it is NaN. The others work token by token, on any shape: where padding may
+hold garbage, give them x[loss_mask] alone, because masking what they return still leaves 0 · ∞ =
+NaN in a gradient.
+
+Functions that take logits or a loss_mask compute half precision in float32; float64 stays float64.
 """
 
 from __future__ import annotations
@@ -20,16 +22,17 @@ from torch.nn.utils.rnn import pad_sequence
 
 
 def padded(sequences: Iterable[Sequence[float]], value: float = 0) -> Tensor:
-    """(B, T), padded on the right."""
+    """The sequences as the rows of one tensor (B, T), padded on the right with ``value``."""
     rows = [torch.tensor(sequence) for sequence in sequences]
     return pad_sequence(rows, batch_first=True, padding_value=value)
 
 
 def token_logprobs(logits: Tensor, token_ids: Tensor, temperature: float = 1.0) -> Tensor:
-    """log softmax(logits / temperature) at the given ids.
+    """log softmax(logits / temperature) at the given ids, in the shape of ``token_ids``.
 
-    logits: (B, T, V), position t predicting token_ids[:, t]; token_ids: (B, T). Returns (B, T). Or
-    (n, V) and (n,), of tokens without padding.
+    logits: (B, T, V), where position t predicts token_ids[:, t]; or (n, V), of n tokens without
+        padding.
+    token_ids: (B, T), or (n,).
     """
     scaled = _full_precision(logits) / temperature
     loss = F.cross_entropy(scaled.flatten(0, -2), token_ids.flatten(), reduction="none")
@@ -37,23 +40,23 @@ def token_logprobs(logits: Tensor, token_ids: Tensor, temperature: float = 1.0) 
 
 
 def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """−Σ_v p_v log p_v in nats of p = softmax(logits / temperature): (…, V) -> (…).
+    """−Σ_v p_v log p_v in nats, where p = softmax(logits / temperature): (…, V) -> (…).
 
-    A token of probability 0 (logit −∞) contributes 0, to the gradient too.
+    A token of probability 0 (logit −∞) contributes 0, and 0 to the gradient too.
     """
     logprobs = F.log_softmax(_full_precision(logits) / temperature, dim=-1)
     return -(logprobs.exp() * logprobs.masked_fill(logprobs == -math.inf, 0.0)).sum(dim=-1)
 
 
 def masked_sum(values: Tensor, loss_mask: Tensor) -> Tensor:
-    """Sum of values (B, T) where loss_mask (B, T) is True, whatever stands elsewhere, NaN too."""
+    """The sum of values (B, T) where loss_mask (B, T) is True; NaN elsewhere doesn't matter."""
     return _full_precision(values).masked_fill(~loss_mask, 0.0).sum()
 
 
 def masked_mean(values: Tensor, loss_mask: Tensor) -> Tensor:
-    """Mean of values (B, T), bool too, where loss_mask (B, T) is True. A scalar.
+    """The mean, a scalar, of values (B, T), which may be bool, where loss_mask (B, T) is True.
 
-    Raises ValueError if that is nowhere: 0.0 would pass for a measurement.
+    Raises ValueError if loss_mask is nowhere True: 0.0 would pass for a measurement.
     """
     if not loss_mask.any():
         raise ValueError("loss_mask must be True somewhere")
@@ -61,14 +64,15 @@ def masked_mean(values: Tensor, loss_mask: Tensor) -> Tensor:
 
 
 def whiten(values: Tensor, loss_mask: Tensor) -> Tensor:
-    """(values − mean) / (std + 1e-8) where loss_mask is True, 0.0 elsewhere. All (B, T).
+    """(values − mean) / (std + 1e-8) where loss_mask is True, 0.0 elsewhere.
 
-    Mean and population std are those of the True positions. Always centred: there is no option to
-    keep the mean. Raises ValueError if loss_mask is nowhere True.
+    Arguments and result are (B, T). Mean and population std are those of the True positions. The
+    result is always centred: there is no option to keep the mean. Raises ValueError if loss_mask is
+    nowhere True.
     """
     centred = _full_precision(values)
-    # Once more for what rounding left of the mean: of equal values that is all there is, and the
-    # division would make about ±1 of it.
+    # The second round takes off what rounding left of the mean. Of equal values nothing else is
+    # left, and the division would make about ±1 of it.
     for _ in range(2):
         centred = centred - masked_mean(centred, loss_mask)
     std = masked_mean(centred**2, loss_mask).sqrt()
@@ -76,16 +80,16 @@ def whiten(values: Tensor, loss_mask: Tensor) -> Tensor:
 
 
 def kl_k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """log π − log π_ref of each token: unbiased for KL(π ‖ π_ref), in nats, but of either sign.
+    """log π − log π_ref of each token, in nats: an unbiased estimate of KL(π ‖ π_ref).
 
-    The tokens are sampled from π, the policy. Any shape. Schulman 2020,
-    http://joschu.net/blog/kl-approx.html.
+    It may be negative. The tokens are sampled from π, the policy; the tensors may have any shape.
+    Source: Schulman 2020, http://joschu.net/blog/kl-approx.html.
     """
     return logprobs - ref_logprobs
 
 
 def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """r − 1 − log r of each token, r = π_ref / π: as ``kl_k1``, but never negative."""
+    """r − 1 − log r of each token, where r = π_ref / π: like ``kl_k1``, but never negative."""
     log_ratio = ref_logprobs - logprobs
     return log_ratio.expm1() - log_ratio  # exp(x) − 1 would lose all digits of a small x²/2
 
@@ -98,12 +102,13 @@ def generalized_advantages(
 
         δ_t = r_t + γ V_{t+1} − V_t        A_t = δ_t + γλ A_{t+1}        returns_t = A_t + V_t
 
-    Schulman et al. 2016 (arXiv 1506.02438), eqs 11, 12 and 16. After a completion's last token the
-    episode is over and V = 0, whether EOS ended it or it was cut off. They are targets: no gradient
-    flows through them.
+    Source: Schulman et al. 2016 (arXiv 1506.02438), eqs 11, 12 and 16. After a completion's last
+    token the episode is over and V = 0, whether EOS ended it or it was cut off. Advantages and
+    returns are targets: no gradient flows through them.
 
-    rewards, values: (B, T), values[:, t] = V(state before token t).
-    loss_mask: (B, T), True on a prefix of every row, maybe empty. Raises ValueError if it isn't.
+    rewards, values: (B, T), where values[:, t] = V(state before token t).
+    loss_mask: (B, T), True on a prefix of every row, which may be empty. Raises ValueError if it
+        isn't.
     """
     if (loss_mask[:, 1:] & ~loss_mask[:, :-1]).any():
         raise ValueError("loss_mask must be True on a prefix of every row")
@@ -122,10 +127,12 @@ def generalized_advantages(
 def policy_loss(
     logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip_range: float
 ) -> Tensor:
-    """−min(ρA, clip(ρ, 1 − ε, 1 + ε) A) of each token, ρ = exp(logprobs − old_logprobs).
+    """−min(ρA, clip(ρ, 1 − ε, 1 + ε) A) of each token, where ρ = exp(logprobs − old_logprobs).
 
-    To be minimised. Any shape. Schulman et al. 2017 (arXiv 1707.06347), eq. 7, with its sign turned
-    and before the mean.
+    It is to be minimised, and the tensors may have any shape. Source: Schulman et al. 2017 (arXiv
+    1707.06347), eq. 7, with its sign turned and before the mean.
+
+    clip_range: ε.
     """
     ratio = (logprobs - old_logprobs).exp()
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
@@ -135,10 +142,11 @@ def policy_loss(
 def value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, clip_range: float | None
 ) -> Tensor:
-    """½ max((v − R)², (clip(v, v_old − ε, v_old + ε) − R)²) of each token. Any shape.
+    """½ max((v − R)², (clip(v, v_old − ε, v_old + ε) − R)²) of each token, for any shape.
 
-    clip_range: ε, in the unit of values; None: ½ (v − R)². The paper doesn't clip values, the
-    authors' code (OpenAI Baselines, ppo2) does.
+    clip_range: ε, in the unit of values; with None the loss is ½ (v − R)².
+
+    PPO's paper doesn't clip values; the authors' code (OpenAI Baselines, ppo2) does.
     """
     squared = (values - returns) ** 2
     if clip_range is not None:
@@ -148,10 +156,11 @@ def value_loss(
 
 
 def explained_variance(values: Tensor, returns: Tensor, loss_mask: Tensor) -> float:
-    """1 − Var(returns − values) / Var(returns) where loss_mask is True. All (B, T).
+    """1 − Var(returns − values) / Var(returns) where loss_mask is True; all tensors are (B, T).
 
-    1: values foresee returns but for a constant; 0: no better than a constant; below: worse.
-    nan where all returns are the same (or there are none): nothing is to be explained.
+    At 1 the values foresee the returns but for a constant; at 0 they do no better than a constant,
+    and below 0 worse. It is nan where all returns are the same or there are none: then there is
+    nothing to explain.
     """
     returns = _full_precision(returns)[loss_mask]
     if (returns == returns[:1]).all():  # their computed variance may be a rounding error
@@ -163,11 +172,14 @@ def explained_variance(values: Tensor, returns: Tensor, loss_mask: Tensor) -> fl
 def adapt_kl_coef(
     kl_coef: float, kl: float, target: float, horizon: float, num_rollouts: int
 ) -> float:
-    """β (1 + e · num_rollouts / horizon), e = clip(kl / target − 1, −0.2, 0.2): the next kl_coef.
+    """The next kl_coef: β (1 + e · num_rollouts / horizon), e = clip(kl / target − 1, −0.2, 0.2).
 
-    Ziegler et al. 2019 (arXiv 1909.08593), section 2.2, whose K_β is num_rollouts / horizon here.
+    Source: Ziegler et al. 2019 (arXiv 1909.08593), section 2.2, whose K_β is num_rollouts / horizon
+    here.
 
-    kl, target: nats per completion. horizon: rollouts; more than num_rollouts / 5 keeps β positive.
+    kl_coef: β.
+    kl, target: in nats per completion.
+    horizon: a number of rollouts; if it is more than num_rollouts / 5, β stays positive.
     """
     error = min(max(kl / target - 1, -0.2), 0.2)
     return kl_coef * (1 + error * num_rollouts / horizon)

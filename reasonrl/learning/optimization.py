@@ -1,8 +1,8 @@
-"""An optimizer at work: what all learners step, clip, check, save and resume with.
+"""The optimizer steps that all learners share: clipping, checks, learning rates, checkpoints.
 
-Each learner has a loop of its own: ``supervised.fit`` goes over examples, a policy gradient over
-rollouts that it samples between its steps. What happens to gradients once they are there, and what
-a kill mustn't lose, is the same for all and stands here alone.
+Each learner has a loop of its own: ``supervised.fit`` goes over examples, and a policy gradient
+over rollouts that it samples between its steps. What happens to gradients once they are computed,
+and what a kill mustn't lose, is the same for all of them and stands here alone.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from reasonrl.util.errors import UserError
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters with a learning rate of their own, whose gradients are clipped together."""
+    """Parameters that share a learning rate, and whose gradients are clipped together."""
 
     parameters: list[nn.Parameter]
     learning_rate: float  # at its peak
-    key: str = "learning_rate"  # the setting of the algorithm that says it
+    key: str = "learning_rate"  # the algorithm's setting that holds this learning rate
 
 
 class Optimization:
     """The optimizer steps of one learner, with their checkpoints.
 
-    AdamW takes them. All learning rates rise linearly in a warm-up and then fall along a cosine, in
-    the same proportion.
+    The optimizer is AdamW. All learning rates rise linearly in a warm-up and then fall along a
+    cosine, in the same proportion.
     """
 
     def __init__(
@@ -56,9 +56,13 @@ class Optimization:
         log: MetricsLog,
         process: Process = ALONE,
     ) -> None:
-        """model: all whose weights checkpoints hold, the parameters of ``groups`` among them.
+        """Sets up the optimizer and its schedule; ``resume`` then loads the latest checkpoint.
 
-        name: of the algorithm. log: is rewound to where a checkpoint was saved.
+        model: the module whose weights checkpoints hold; the parameters of ``groups`` are among
+            them.
+        name: the algorithm's name.
+        checkpoint_seconds: how old the last checkpoint may be before ``save_if_due`` saves another.
+        log: the run's metrics, which ``resume`` rewinds to where the checkpoint was saved.
         """
         self.model, self.settings, self.name, self.log = model, settings, name, log
         self.steps = 0  # taken so far
@@ -84,13 +88,13 @@ class Optimization:
 
     @property
     def learning_rate(self) -> float:
-        """Of the first group, in the next step."""
+        """The learning rate of the first group in the next step."""
         return float(self._scheduler.get_last_lr()[0])
 
     def step(self) -> list[float]:
-        """A step with the gradients there are; returns each group's norm of them before clipping.
+        """Takes a step with the accumulated gradients; returns each group's norm before clipping.
 
-        Raises UserError if they aren't finite: the weights stay as they were.
+        Raises UserError if they aren't finite, and then leaves the weights as they were.
         """
         norms = [
             clip_grad_norm_(group.parameters, self.settings.max_grad_norm).item()
@@ -120,17 +124,17 @@ class Optimization:
             )
 
     def skip_to(self, step: int) -> None:
-        """Takes the learning rates to where they are after so many steps, if that is ahead."""
-        with warnings.catch_warnings():  # of a schedule that steps before the optimizer: it may
+        """Takes the learning rates to where they are after ``step`` steps, if that is ahead."""
+        with warnings.catch_warnings():  # torch warns of a schedule that steps by itself
             warnings.simplefilter("ignore")
             while self._scheduler.last_epoch < step:
                 self._scheduler.step()
 
     def resume(self, log_start: int = 0) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Goes on from the latest checkpoint; returns its state and its buffer, empty without one.
+        """Loads the latest checkpoint; returns its state and its buffer, both empty without one.
 
-        log_start: position of the log where this learner's lines begin; without a checkpoint, what
-            a kill left there goes.
+        log_start: the position of the log where this learner's lines begin. Without a checkpoint,
+            the lines that a kill left behind it are removed.
         """
         checkpoint = self._checkpoints.latest()
         if checkpoint is None:
@@ -145,10 +149,10 @@ class Optimization:
     def save(
         self, state: Mapping[str, Any] | None = None, buffer: Mapping[str, Tensor] | None = None
     ) -> None:
-        """A checkpoint.
+        """Saves a checkpoint.
 
-        state: what the loop goes on from beside the number of steps, as JSON values. buffer:
-            tensors of the batch in work, where a loop is in the midst of one.
+        state: what the loop needs to continue beside the number of steps, as JSON values.
+        buffer: the tensors of the batch that the loop is in the midst of, if it is in one.
         """
         own = {"scheduler": self._scheduler.state_dict(), "log_position": self.log.position()}
         self._checkpoints.save(
@@ -161,9 +165,10 @@ class Optimization:
         self._saved = time.monotonic()
 
     def save_if_due(self, save: Callable[[], None] | None = None) -> None:
-        """A boundary: ``save``, or `save`, if the last checkpoint is older than it may be.
+        """Saves at a boundary between steps if the last checkpoint is older than it may be.
 
-        Raises Preempted, with a checkpoint, if told to stop.
+        save: what saves, instead of ``self.save``. Raises Preempted, after a checkpoint, if the
+        process was told to stop.
         """
         due = time.monotonic() - self._saved >= self._checkpoint_seconds
         boundary(save or self.save, due=due, process=self._process)

@@ -1,8 +1,8 @@
 """Several completions of a prompt in one pass: the prompt is read once, whatever their number.
 
-A packed row holds a prompt and, one after another, completions of it. A mask of attention lets each
-completion see the prompt and itself, and its positions go on from the prompt's, so a model reads it
-as if it stood there alone.
+A packed row holds a prompt and, one after another, completions of it. An attention mask lets each
+completion see only the prompt and itself, and its positions continue the prompt's, so a model reads
+each completion as if it stood there alone.
 
 Legend: B rows, L tokens of the longest row, H hidden size, V vocabulary, n completion tokens of all
 rows, one completion after another.
@@ -30,7 +30,7 @@ class PromptGroup:
     completion_ids: tuple[tuple[int, ...], ...]  # none of them empty
 
     def __len__(self) -> int:
-        """The tokens that are read in a pass."""
+        """The number of tokens that are read in a pass."""
         return len(self.prompt_ids) + sum(len(ids) - 1 for ids in self.completion_ids)
 
 
@@ -41,17 +41,17 @@ class Packed:
     Each row holds a prompt, then its completions without their last tokens, which predict nothing.
     """
 
-    inputs: dict[str, Any]  # of the model's call
-    places: Tensor  # (n,), in the flattened rows, from where each completion token is predicted
+    inputs: dict[str, Any]  # the arguments of the model's call
+    places: Tensor  # (n,), the index in the flattened rows that predicts each completion token
     token_ids: Tensor  # (n,), the completion tokens
 
     def at_tokens(self, states: Tensor) -> Tensor:
-        """(B, L, H) to (n, H)."""
+        """Takes from states (B, L, H) those that predict the completion tokens: (n, H)."""
         return states.flatten(0, 1)[self.places]
 
 
 def pack(batch: Sequence[PromptGroup], device: torch.device) -> Packed:
-    """Puts each group into a row, and masks what its completions mustn't see of each other."""
+    """Puts each group into a row, and masks its completions from each other."""
     length = max(map(len, batch))
     ids = torch.zeros(len(batch), length, dtype=torch.long)
     positions = torch.zeros_like(ids)
@@ -84,7 +84,7 @@ def pack(batch: Sequence[PromptGroup], device: torch.device) -> Packed:
 
 @torch.no_grad()
 def check_packing(model: PreTrainedModel) -> None:
-    """Raises UserError for a model to which masks and positions of a packed row mean nothing."""
+    """Raises UserError for a model that ignores the masks or positions of a packed row."""
     prompt, completions = (0, 1, 2, 3), ((4, 5, 6), (5, 4))
     packed = completion_logits(model, [PromptGroup(prompt, completions)], torch.float32)
     for completion in completions:

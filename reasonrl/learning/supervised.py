@@ -1,10 +1,12 @@
-"""The learner under SFT, Expert Iteration and reward models, and its masked cross-entropy.
+"""The learner under SFT, Expert Iteration, RCRL and reward models, and its masked cross-entropy.
 
-``fit`` takes the steps of an ``Optimization`` on whatever loss it is given gradients of. That of
-SFT, Expert Iteration and RCRL, ``accumulate_gradients``, is the mean over an optimizer step's
-completion tokens of −log π(token | what came before). A step's examples are sorted by length and
-cut into micro-batches whose gradients are summed, so padding is small and neither it nor the
-cutting changes the result: every token of the step weighs the same.
+``fit`` takes the steps of an ``Optimization`` on whatever loss it is given gradients of. The loss
+of SFT, Expert Iteration and RCRL is the mean over an optimizer step's completion tokens of
+−log π(token | what came before); ``accumulate_gradients`` adds its gradient.
+
+A step's examples are sorted by length and cut into micro-batches, whose gradients are summed. So
+there is little padding, and neither padding nor cutting changes the result: every token of the step
+weighs the same.
 """
 
 from __future__ import annotations
@@ -33,8 +35,8 @@ Gradients = Callable[[Sequence[Any]], float]
 class Position:
     """How far a run was at some moment."""
 
-    step: int = 0  # optimizer steps
-    log_position: int = 0  # of its metrics
+    step: int = 0  # optimizer steps taken
+    log_position: int = 0  # the position in the log of its metrics
 
 
 BEGINNING = Position()
@@ -42,7 +44,7 @@ BEGINNING = Position()
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Token ids to learn from. Only the completion is trained on; it ends with EOS."""
+    """Token ids to learn from: only the completion is trained on, and it ends with EOS."""
 
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
@@ -58,9 +60,9 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
-    """Examples as a model reads them, padded on the right: no real token sees what is after it.
+    """Examples as a model reads them, padded on the right: no real token sees the padding.
 
-    S leaves out of T what all prompts of the batch cover.
+    Of the T positions only the last S are predicted: those before belong to prompts in every row.
     """
 
     input_ids: Tensor  # (B, T)
@@ -69,17 +71,18 @@ class TokenBatch:
 
 
 def with_eos(completion: Completion, eos_token_id: int) -> tuple[int, ...]:
-    """Its token ids as they are to be learnt: what a delimiter ended is given its EOS."""
+    """The completion's token ids to learn: one that a delimiter ended is given its EOS."""
     ending = (eos_token_id,) if completion.finish_reason == "stop" else ()
     return completion.token_ids + ending
 
 
 def num_steps(num_examples: int, learner: LearnerConfig) -> int:
-    """Optimizer steps of a fit. The last step of an epoch may be smaller; nothing is dropped."""
+    """The optimizer steps of a fit: an epoch's last step may be smaller, and none is dropped."""
     return learner.epochs * -(-num_examples // learner.batch_size)
 
 
 def collate(examples: Sequence[Example]) -> TokenBatch:
+    """Pads the examples into one batch."""
     longest = max(map(len, examples))
     shortest_prompt = min(len(e.prompt_ids) for e in examples)
     ids = torch.zeros(len(examples), longest, dtype=torch.long)
@@ -92,7 +95,10 @@ def collate(examples: Sequence[Example]) -> TokenBatch:
 
 
 def micro_batches(examples: Iterable[AnySized], max_tokens: int) -> Iterator[list[AnySized]]:
-    """Sorted by length, cut so that two or more never hold over max_tokens with padding."""
+    """Sorts the examples by length and cuts them into batches of at most max_tokens with padding.
+
+    A single example that is longer is a batch of its own.
+    """
     batch: list[AnySized] = []
     for example in sorted(examples, key=len):
         if batch and (len(batch) + 1) * len(example) > max_tokens:
@@ -109,7 +115,10 @@ def accumulate_gradients(
     max_tokens: int,
     compute_dtype: torch.dtype,
 ) -> float:
-    """Adds the gradient of the mean completion-token loss of ``examples``; returns that loss."""
+    """Adds the gradient of the mean completion-token loss of ``examples``; returns that loss.
+
+    max_tokens: the most tokens of a micro-batch, see ``micro_batches``.
+    """
     num_tokens = sum(e.num_targets for e in examples)
     total = 0.0
     for chunk in micro_batches(examples, max_tokens):
@@ -137,18 +146,19 @@ def fit(
     start: Position = BEGINNING,
     on_step: Callable[[int], None] | None = None,
 ) -> None:
-    """Trains a model in place, by epochs over all examples. Goes on from the latest checkpoint.
+    """Trains a model in place, by epochs over all examples, from the latest checkpoint on.
 
-    Metrics are logged as ``<name>/loss`` and so on, of the optimization's name.
+    Metrics are logged as ``<name>/loss`` and so on, where ``name`` is the optimization's.
 
-    gradients: of what is minimised.
+    gradients: adds the gradient of the loss of a step's examples, and returns that loss.
     seed: decides the order of the examples, together with the epoch.
-    start: where in its run it begins.
-    on_step: called with the number of optimizer steps just finished (several after a resume).
-    Raises Preempted after a step, with a checkpoint of it, if told to stop; UserError if gradients
-    aren't finite.
+    start: how far the run was when this fit began.
+    on_step: is called with the number of optimizer steps just finished (several after a resume).
+
+    Raises Preempted after a step, with a checkpoint of it, if the process was told to stop, and
+    UserError if gradients aren't finite.
     """
-    torch.manual_seed(seed)  # dropout: not to depend on what this process drew before
+    torch.manual_seed(seed)  # so that dropout doesn't depend on what this process drew before
     settings, name = optimization.settings, optimization.name
     optimization.resume(start.log_position)
     resumed_at = optimization.steps
@@ -178,7 +188,7 @@ def fit(
 def minibatches(
     examples: Sequence[AnySized], epochs: int, size: int, seed: int
 ) -> Iterator[list[AnySized]]:
-    """Of every epoch all examples, ``size`` at a time, in an order that seed and epoch decide."""
+    """Yields all examples in every epoch, ``size`` at a time, in an order by seed and epoch."""
     for epoch in range(epochs):
         order = np.random.default_rng([seed, epoch]).permutation(len(examples))
         for start in range(0, len(examples), size):

@@ -1,1 +1,1 @@
-"""From a configuration to a finished run: planned, made, and what came of it."""
+"""The way from a configuration to a finished run: it is planned, made, and its result shown."""

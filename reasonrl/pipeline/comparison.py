@@ -17,9 +17,11 @@ MAX_ROWS = 40  # of more there is the sweep's page
 
 
 def show_comparison(plans: Mapping[tuple[str, ...], Plan]) -> None:
-    """Prints a table of finished runs, by what their command said, that make a policy.
+    """Prints a table of those finished runs that make a policy.
 
-    A line below it says where they were made with other hardware.
+    A line below the table says which of them were made with other hardware.
+
+    plans: by the overrides that the command gave each run.
     """
     progress = Progress()
     policies = {o: p for o, p in plans.items() if p.config.algorithm.makes == "policy"}
@@ -36,9 +38,11 @@ def show_comparison(plans: Mapping[tuple[str, ...], Plan]) -> None:
 
 
 def compare(results: Mapping[tuple[str, ...], Result]) -> list[dict[str, Estimate]]:
-    """Of each run, in order: its accuracy, what it gains on the policy it started from, its
-    conditioning gap where it has one, and what it gains on the first of the runs, if that has
-    answered the same problems. Differences are paired.
+    """A row of estimates for each run, in order.
+
+    It holds the run's accuracy, its gains on the policy it started from, its conditioning gap if it
+    has one, and its gain on the first of the runs if both have answered the same problems. All
+    differences are paired.
     """
     first, *_ = results.values()
     rows = []

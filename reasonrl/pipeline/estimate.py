@@ -1,4 +1,4 @@
-"""How much work a plan is, about how long it takes on this machine, and what it needs of a GPU."""
+"""Estimates of a plan's work, of its time on this machine, and of the GPU memory that it needs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from reasonrl.problems.prompts import encode_completions, solution_text
 from reasonrl.runs.folder import is_done
 from reasonrl.runs.process import ALONE, usable_cores
 
-# Learning is a forward and a backward pass, a backward pass costs two forward passes, and batched
-# decoding about as much as a forward pass.
+# Learning from a token costs a forward and a backward pass, and the latter as much as two forward
+# passes. Sampling a token in a batch costs about one forward pass.
 FORWARD_COST = 1 / 3
 TIMED_EXAMPLES = 16
 MICRO_BATCH_TOKENS = 2048
@@ -27,7 +27,7 @@ GB = 1e9
 def work(planned: Plan) -> Work:
     """What a run does from start to end, without its prerequisites.
 
-    Of one that has made its policy, only its evaluations by the plan's protocol are left.
+    If it has made its policy, only the evaluations by the plan's protocol are left to do.
     """
     algorithm, size = planned.config.algorithm, sizes(planned)
     evaluations = 1 if "init" in planned.prerequisites else 2
@@ -55,8 +55,8 @@ def sizes(planned: Plan) -> Sizes:
 def gpu_gigabytes(planned: Plan) -> float | None:
     """What a run holds of the model in GPU memory at the same time, in GB of 10⁹ bytes.
 
-    The least it needs: without activations, value layers, adapters and a reward model's head. None
-    where ``model.num_parameters`` isn't known.
+    The run needs more than that: activations, value layers, adapters and a reward model's head
+    aren't counted. The result is None if ``model.num_parameters`` isn't known.
     """
     model = planned.config.model
     if model.num_parameters is None:
@@ -66,7 +66,7 @@ def gpu_gigabytes(planned: Plan) -> float | None:
 
 
 def undone(plans: Iterable[Plan]) -> list[Plan]:
-    """Of these runs and all that they need, each once, those that aren't done."""
+    """The runs that aren't done, each once, among these and all that they need."""
     runs = {one.run: one for planned in plans for one in planned.in_order()}
     return [one for one in runs.values() if not is_done(one.run)]
 
@@ -74,7 +74,7 @@ def undone(plans: Iterable[Plan]) -> list[Plan]:
 def seconds(runs: Iterable[Plan]) -> float:
     """About how long these runs take, one after another and without what they need.
 
-    From one timed learning step of each base model.
+    The estimate is made from one timed learning step of each base model.
     """
     alike: dict[tuple[str, str, str], list[Plan]] = {}
     for one in runs:
@@ -84,7 +84,7 @@ def seconds(runs: Iterable[Plan]) -> float:
 
 
 def _seconds(alike: Sequence[Plan]) -> float:
-    """Of runs of the same base model on the same dataset."""
+    """About how long runs of the same base model on the same dataset take."""
     planned, *_ = alike
     config = planned.config
     torch.set_num_threads(config.runtime.threads or usable_cores())

@@ -1,4 +1,4 @@
-"""From a plan to a finished run: resumed or made, and what it needs before it."""
+"""The way from a plan to a finished run, which is made or resumed after the runs it needs."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ from reasonrl.util.progress import Progress
 def ensure_done(
     planned: Plan, progress: Progress, *, wait: bool = False, process: Process = ALONE
 ) -> RunFolder:
-    """The planned run, done: as it is if it was done before, else resumed or made.
+    """Makes or resumes the planned run, and what it needs before it, unless it is done.
 
-    wait: whether to wait for another process that is making it, or to refuse.
-    process: one of those that make it together.
+    wait: whether to wait if another process is making the run, or to raise UserError.
+    process: this one of the processes that make the run together.
     """
     if not process.broadcast(is_done(planned.run)):
         for first in planned.prerequisites.values():
@@ -66,7 +66,7 @@ def ensure_done(
 
 
 def _set_up(planned: Plan, process: Process) -> None:
-    """Sets the number of threads, and keeps what the attempt uses of its machine."""
+    """Sets the number of threads, and records what the attempt uses of its machine."""
     config = planned.config
     torch.set_num_threads(config.runtime.threads or usable_cores())
     device = process.device(config.model.device)
@@ -145,7 +145,7 @@ def _carry_out(
 
 
 def _reward_model(planned: Plan) -> Callable[[str, torch.device], RewardModel] | None:
-    """What loads the reward model that the run's reward names or needs; None where it has none."""
+    """A function that loads the reward model of the run's reward; None if the reward has none."""
     finished = planned.config.reward.finished_run()
     if "reward" in planned.prerequisites:
         run = planned.prerequisites["reward"].run

@@ -1,4 +1,4 @@
-"""What tells the runs of one command apart: the overrides that they don't share."""
+"""The overrides that tell the runs of one command apart, which are those they don't share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 
 def differing(runs: Collection[Sequence[str]]) -> list[list[str]]:
-    """Of each run's overrides those that not all of them share, by the last part of their keys."""
+    """The overrides of each run that not all runs share, with only the last part of their keys."""
     shared = set.intersection(*map(set, runs)) if runs else set()
     return [[_short(override) for override in run if override not in shared] for run in runs]
 

@@ -1,4 +1,4 @@
-"""From a configuration to a plan: which runs there must be, found possible before any is made."""
+"""The way from a configuration to a plan: all runs it takes, checked before any of them is made."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ T = TypeVar("T")
 
 
 def base_model(config: EvaluateConfig) -> str:
-    """The pretrained model's folder. Raises UserError if it can't be had."""
+    """The pretrained model's folder, once it is downloaded or converted if need be.
+
+    Raises UserError if that isn't possible.
+    """
     return local_folder(config.model, _models(config))
 
 
@@ -43,27 +46,21 @@ def _models(config: EvaluateConfig) -> Path:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run and what it needs, found to be possible before anything is computed.
-
-    prerequisites: the runs that must be there first, by what they give (``config.prerequisites``).
-    base: the pretrained model's folder; of a plan without the model, which can't be carried out,
-        its ``model.path``. has_model: whether it is there.
-    test: the problems of ``evaluation.split``.
-    """
+    """A run and what it needs, found to be possible before anything is computed."""
 
     config: TrainConfig
     run: RunFolder
-    prerequisites: dict[str, Plan]
-    base: str
-    has_model: bool
+    prerequisites: dict[str, Plan]  # by what each gives this run, see ``identity.prerequisites``
+    base: str  # the pretrained model's folder; without the model its ``model.path``
+    has_model: bool  # whether the model is on this machine; else the plan can't be carried out
     train: list[Problem]
-    validation: list[Problem]
-    exemplars: list[Problem]
-    test: list[Problem]
+    validation: list[Problem]  # of the validation split, all but the exemplars
+    exemplars: list[Problem]  # of the validation split, those of the few-shot prompt
+    test: list[Problem]  # of ``evaluation.split``
 
     @property
     def grader(self) -> Grader:
-        """Who reads the completions."""
+        """The grader that reads the completions."""
         return grader_of(self.config.dataset)
 
     def in_order(self) -> Iterator[Plan]:
@@ -78,25 +75,27 @@ class Plan:
 
 
 def plan(config: TrainConfig, *, fetch: bool = True) -> Plan:
-    """``Planner(fetch=fetch).plan(config)``."""
+    """Plans a single run, as ``Planner(fetch=fetch)`` does."""
     return Planner(fetch=fetch).plan(config)
 
 
 class Planner:
-    """Plans runs; what several of them have in common is planned, read and checked once.
-
-    fetch: whether a model that isn't on this machine is downloaded or converted, and an error where
-        it can't be; else such a run is planned without it: what asks its tokenizer isn't checked.
-    here: whether the runs are made on this machine, which then must have their device.
-    """
+    """Plans runs; what several of them have in common is planned, read and checked once."""
 
     def __init__(self, *, fetch: bool = True, here: bool = True) -> None:
+        """Makes a planner that has planned nothing yet.
+
+        fetch: whether a model that isn't on this machine is downloaded or converted, which is an
+            error where it isn't possible. Else the run is planned without its model, and what needs
+            the tokenizer isn't checked.
+        here: whether the runs are made on this machine, which then must have their device.
+        """
         self._fetch, self._here = fetch, here
         self._plans: dict[RunFolder, Plan] = {}
         self._known: dict[str, Any] = {}
 
     def plan(self, config: TrainConfig) -> Plan:
-        """Checks what can be checked without computing. Raises UserError."""
+        """Plans a run. Raises UserError if it is found to be impossible without computing."""
         run = run_folder(config)
         if run not in self._plans:
             self._plans[run] = self._plan(config, run)
@@ -135,7 +134,7 @@ class Planner:
         return base_model(config) if self._fetch else find_folder(config.model, _models(config))
 
     def _check_reward(self, planned: Plan) -> None:
-        """A reward by the reference solution pays for what that calculates."""
+        """Raises UserError if the reward pays for calculations that no reference solution has."""
         config = planned.config
         by_reference = config.reward.judges_steps_by == "reference solution"
         if config.algorithm.reads_reward == "nothing" or not by_reference:
@@ -148,7 +147,7 @@ class Planner:
             )
 
     def _check(self, planned: Plan) -> None:
-        """What the model has a say in."""
+        """Checks what depends on the model: prompts, layers, and a reward model's tokenizer."""
         config, base = planned.config, planned.base
         algorithm = config.algorithm
         data = (training_set(config), config.evaluation.split)
@@ -170,8 +169,8 @@ class Planner:
             )
 
     def _cached(self, key: tuple[object, ...], compute: Callable[[], T]) -> T:
-        """What ``compute`` gives, which the key decides. By value: configurations hold lists."""
-        text = repr(key)
+        """What ``compute`` returns, which is called only once for each key."""
+        text = repr(key)  # configurations hold lists, which have no hash
         if text not in self._known:
             self._known[text] = compute()
         known: T = self._known[text]
@@ -205,14 +204,14 @@ def _check_init_run(config: TrainConfig) -> None:
 
 
 def _check_reward_run(planned: Plan, tokenizer: PreTrainedTokenizerBase, run: RunFolder) -> None:
-    """Of a reward model that is named by its run: may it be asked about this policy?"""
+    """Raises UserError if a run's reward model mustn't be asked about this plan's policy."""
     model = Description.read(reward_model_of(run, "reward.run"))
     model.check_tokenizer(tokenizer)
     model.check_not_trained_on([*planned.validation, *planned.test])
 
 
 def _longest(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many tokens may follow a prompt."""
+    """The most tokens that may follow a prompt."""
     return config.algorithm.longest(
         config.dataset.max_new_tokens,
         lambda texts: [len(ids) for ids in label_ids(texts, tokenizer).values()],

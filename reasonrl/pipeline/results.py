@@ -1,4 +1,4 @@
-"""What came of a run: the evaluations of the policy it started from and of the one it made."""
+"""The result of a run: the evaluations of the policy it started from and of the one it made."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Result:
     """A finished run's evaluations, and how its policy is asked."""
 
     policy: SavedPolicy
-    before: Evaluation  # of the policy it started from
-    after: Evaluation
-    worst: Evaluation | None  # of its own, asked for the worst return, where it is asked for one
+    before: Evaluation  # of the policy that the run started from
+    after: Evaluation  # of the run's own policy
+    worst: Evaluation | None  # of its own policy asked for the worst return, if it has labels
 
 
 def result_of(planned: Plan, progress: Progress) -> Result:
-    """The evaluations of a finished run that makes a policy, from what they left on disk."""
+    """The evaluations of a finished run that makes a policy, read from its folder."""
     policy = policy_of(planned.run)
     return Result(
         policy,
@@ -42,7 +42,7 @@ def result_of(planned: Plan, progress: Progress) -> Result:
 
 
 def starting_policy(planned: Plan) -> SavedPolicy:
-    """The policy that a run starts from, whose own run is done."""
+    """The policy that a run starts from; the run that makes that policy must be done."""
     if "init" in planned.prerequisites:
         return policy_of(planned.prerequisites["init"].run)
     if planned.config.init.run is not None:
@@ -57,7 +57,7 @@ def evaluate_policy(
     progress: Progress,
     process: Process = ALONE,
 ) -> Evaluation:
-    """An evaluation in a run's folder, by the plan's protocol: read if it is there, else made."""
+    """An evaluation by the plan's protocol: it is read from the run's folder, or made there."""
     return evaluate(
         planned.config,
         policy,
@@ -71,7 +71,10 @@ def evaluate_policy(
 
 
 def evaluate_before(planned: Plan, progress: Progress, process: Process = ALONE) -> Evaluation:
-    """Of the policy that a run starts from: its own, or the after of the run that made it."""
+    """The evaluation of the policy that a run starts from.
+
+    If another run made that policy, it is that run's evaluation after.
+    """
     start = starting_policy(planned)
     if "init" in planned.prerequisites:
         return evaluate_policy(planned.prerequisites["init"], start, AFTER, progress, process)

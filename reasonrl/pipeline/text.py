@@ -1,4 +1,4 @@
-"""What a command says of runs: what will be done, and what came of it."""
+"""The texts in which a command says what will be done, and what came of it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def plan_table(planned: Plan) -> Table:
 
 
 def asks(planned: Plan) -> str:
-    """What each of its runs asks of a cluster."""
+    """What each run of the plan asks of a cluster."""
     asked = planned.config.model.resources
     gpus = f"{_count(asked.gpus, 'GPU')}, " if asked.gpus else ""
     return (
@@ -57,7 +57,7 @@ def asks(planned: Plan) -> str:
 
 
 def needs(plans: Sequence[Plan]) -> Iterator[str]:
-    """Of runs of the same model: what they need of a GPU, and what isn't known of them."""
+    """What runs of the same model need of a GPU, and what couldn't be checked of them."""
     model, has_model = plans[0].config.model, plans[0].has_model
     gigabytes = map(estimate.gpu_gigabytes, estimate.undone(plans))
     held = max(filter(None, gigabytes), default=0)
@@ -79,7 +79,10 @@ def needs(plans: Sequence[Plan]) -> Iterator[str]:
 
 
 def how_long(plans: Sequence[Plan]) -> str | None:
-    """About, on this machine; None where a model isn't there to be timed, or nothing to be done."""
+    """About how long the runs take on this machine.
+
+    It is None if nothing is to be done, or if a model isn't there to be timed.
+    """
     todo = estimate.undone(plans)
     if not todo or not all(one.has_model for one in todo):
         return None
@@ -97,7 +100,7 @@ def _duration(seconds: float) -> str:
 
 
 def show_result(planned: Plan, progress: Progress) -> Result | None:
-    """What the run has come to, and where to look further."""
+    """Prints the result of a run, and where to look further."""
     makes = planned.config.algorithm.makes
     if makes == "policy":
         return _show_policy(planned, progress)
@@ -117,7 +120,7 @@ def _show_reward_model(planned: Plan) -> None:
 
 
 def _show_policy(planned: Plan, progress: Progress) -> Result:
-    """The table of before and after, and of the conditioning gap where there is one."""
+    """Prints the table of before and after, and that of the conditioning gap if there is one."""
     result = result_of(planned, progress)
     before, after, worst = result.before, result.after, result.worst
     config = planned.config

@@ -1,1 +1,1 @@
-"""What learns from its own rollouts by a policy gradient."""
+"""What a policy needs to learn from its own rollouts by a policy gradient."""

@@ -3,15 +3,16 @@
     h = trunk(question, completion)          log π(a_t | s_t) = log softmax(head(h_t) / T) at a_t
     V(s_t) = w · branch(h'_t) + b            s_t: the question and the tokens before a_t
 
-The value function shares the policy's trunk. value_layers=M: its branch is a copy of the policy's
-top M layers and reads h', what these layers read; value_layers=0: no branch, and h' = h. V is 0 at
-first. detach_value=true stops its gradient at h', so the policy's weights never feel it.
+The value function shares the policy's trunk. With value_layers=M its branch is a copy of the
+policy's top M layers and reads h', which is what those layers read; with value_layers=0 there is no
+branch, and h' = h. V is 0 at first. detach_value=true stops V's gradient at h', so the policy's
+weights never feel it.
 
-A question's completions are read in one pass over the question and all of them, each seeing the
-question and itself: the question costs once, whatever the number of completions.
+A question's completions are read in one pass over the question and all of them, and each sees only
+the question and itself: the question costs once, whatever the number of completions.
 
-The reference policy shares all weights that don't train: no second full copy where the policy
-trains only its top layers or LoRA adapters. Nobody drops anything out: the model is in evaluation
+The reference policy shares all weights that don't train, so there is no second full copy where the
+policy trains only its top layers or LoRA adapters. There is no dropout: the model is in evaluation
 mode throughout, so that a ratio of probabilities is 1 where nothing was learnt.
 """
 
@@ -37,13 +38,13 @@ from reasonrl.util.errors import UserError
 class TokenOutputs:
     """What a pass gives at the n completion tokens of a batch, one completion after another."""
 
-    logits: Tensor  # (n, V), before any temperature, of what the token was drawn from
+    logits: Tensor  # (n, V), of the distribution the token was drawn from, before any temperature
     token_ids: Tensor  # (n,)
     values: Tensor  # (n,), of the state before the token
 
 
 class ActorCritic(nn.Module):
-    """``policy`` with its value function; see the module."""
+    """A policy with its value function, as the module's docstring defines it."""
 
     def __init__(self, policy: PreTrainedModel, value_layers: int, *, detach_value: bool) -> None:
         super().__init__()
@@ -54,14 +55,16 @@ class ActorCritic(nn.Module):
         nn.init.zeros_(self.value_head.bias)
         self.value_layers, self.detach_value = value_layers, detach_value
         self.to(policy.device)
-        self._adapters: list[Any] = []  # of LoRA; a list hides them from PyTorch
+        self._adapters: list[Any] = []  # LoRA's; a list hides them from PyTorch
 
     @classmethod
     def build(cls, policy: PreTrainedModel, config: PPOConfig, seed: int) -> ActorCritic:
-        """With what ``config.trainable`` names left to train; ``seed`` decides LoRA's random half.
+        """Adds the value function, and freezes what ``config.trainable`` doesn't name.
 
-        Raises UserError if the model hasn't so many layers, or none that can be copied, and if its
-        completions can't be read together.
+        seed: decides LoRA's random half.
+
+        Raises UserError if the model has too few layers, or layers that can't be copied, and if
+        several completions of a prompt can't be read in one pass.
         """
         built = cls(policy, config.value_layers, detach_value=config.detach_value)
         check_packing(policy)
@@ -72,15 +75,15 @@ class ActorCritic(nn.Module):
         return built
 
     def reference(self) -> PreTrainedModel:
-        """The policy as it is now, frozen, sharing what doesn't train."""
+        """A frozen copy of the policy as it is now; it shares the weights that don't train."""
         frozen = {id(p): p for p in self.policy.parameters() if not p.requires_grad}
         reference = copy.deepcopy(self.policy, frozen)
         return reference.requires_grad_(False)
 
     def in_use(self, dtype: str) -> PreTrainedModel:
-        """The policy as it is sampled from and saved: of ``dtype``, adapters merged.
+        """The policy as it is sampled from and saved: of ``dtype``, with its adapters merged.
 
-        Itself where it is that already, else a copy.
+        It is the policy itself where nothing has to change for that, else a copy.
         """
         if self._adapters:
             merged: Any = copy.deepcopy(self._adapters[0]).merge_and_unload()
@@ -90,16 +93,16 @@ class ActorCritic(nn.Module):
         return copy.deepcopy(self.policy).to(DTYPES[dtype])
 
     def value_parameters(self) -> list[nn.Parameter]:
-        """Of the value function alone."""
+        """The parameters of the value function alone."""
         branch = [] if self.branch is None else list(self.branch.parameters())
         return [*branch, *self.value_head.parameters()]
 
     def policy_parameters(self) -> list[nn.Parameter]:
-        """Those of the policy that train."""
+        """The parameters of the policy that train."""
         return [p for p in self.policy.parameters() if p.requires_grad]
 
     def forward(self, batch: Sequence[PromptGroup], compute_dtype: torch.dtype) -> TokenOutputs:
-        """One pass for policy and value function."""
+        """Reads the batch in one pass, for policy and value function."""
         packed = pack(batch, self.policy.device)
         with autocast(self.policy.device, compute_dtype):
             out = self.policy.base_model(
@@ -121,7 +124,7 @@ class ActorCritic(nn.Module):
 
 
 def freeze_below(model: PreTrainedModel, num_layers: int) -> None:
-    """Leaves the top layers to train, and the norm above them; not the embeddings."""
+    """Freezes all but the top ``num_layers`` layers and the norm above them; embeddings too."""
     embeddings = (model.get_input_embeddings(), model.get_output_embeddings())
     for module in (*_layers(model, num_layers, "trainable_layers")[:-num_layers], *embeddings):
         module.requires_grad_(False)

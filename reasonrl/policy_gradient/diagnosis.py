@@ -6,38 +6,45 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-# Nats. Onto the likeliest of the reference's completions a policy sharpens for at most the
-# reference's entropy (measured: 0.06 to 0.5 per token after fine-tuning), and the best of n of them
-# costs less than log n for all tokens together. What costs more, the reference hardly ever writes.
+# In nats. A policy that sharpens onto the likeliest of the reference's completions costs at most
+# the reference's entropy in KL (measured: 0.06 to 0.5 per token after fine-tuning), and one that
+# writes the best of n of them costs less than log n for all tokens together. A policy that costs
+# more writes what the reference hardly ever does.
 MAX_KL_PER_TOKEN = 0.5
 
-# A tenth of the first iteration's entropy; but a policy that began confident (tiny, fine-tuned: 2
-# nats per completion) may not fall that far. Below 0.1 nats per completion nearly all samples of a
-# question are the same, whatever its length.
+# The entropy may fall to a tenth of the first iteration's. A policy that began confident (tiny,
+# fine-tuned: 2 nats per completion) may not fall that far: below 0.1 nats per completion nearly all
+# samples of a question are the same, whatever its length.
 MIN_ENTROPY_SHARE = 0.1
 MIN_ENTROPY_PER_COMPLETION = 0.1
 
-# Iterations. A new critic knows nothing, so the first ones don't count; and one that has learnt
-# nothing falls on either side of 0, so a few below say little.
+# Both count iterations. A new critic knows nothing, so the first iterations don't count; and the
+# explained variance of a critic that has learnt nothing falls on either side of 0, so a few
+# iterations below 0 say little.
 CRITIC_WARMUP = 10
 CRITIC_PATIENCE = 10
 
-# Of completions. Each is wrong, so at this share length decides much of what is learnt.
+# A share of completions. Each that is cut off is wrong, so from this share on length decides much
+# of what is learnt.
 MAX_TRUNCATED = 0.2
 
-# What is 0 may be a little more: a deviation of equal scores, the explained variance of a constant.
+# A number that should be 0 may be a little more, such as the deviation of equal scores or the
+# explained variance of a constant.
 ROUNDING = 1e-6
 
 
 class Diagnosis:
-    """Warns of a run's iterations, in order: once when a condition begins, not while it lasts.
+    """Warns of conditions in a run's iterations: once when one begins, not while it lasts.
 
-    A resumed run feeds a new one what `read_metrics` gives, and is then where it was.
-
-    num_samples_per_prompt: of the run; a question's only sample has no other to differ from.
+    Iterations are checked in order. A resumed run feeds a new Diagnosis the records that
+    `read_metrics` gives, and is then where it was.
     """
 
     def __init__(self, num_samples_per_prompt: int) -> None:
+        """Begins before the first iteration.
+
+        num_samples_per_prompt: the run's; if it is 1, a question's samples can't differ.
+        """
         self.num_samples_per_prompt = num_samples_per_prompt
         self._iterations = 0
         self._first_entropy = math.nan
@@ -45,11 +52,11 @@ class Diagnosis:
         self._lasting: set[str] = set()
 
     def check(self, record: Mapping[str, Any]) -> list[str]:
-        """The conditions that begin with this iteration, each as what is seen, why, what to do.
+        """The conditions that begin with this iteration, each with its symptom, cause and remedy.
 
-        record: an iteration's, as logged or as read back; another record of the log says nothing.
-            A value that isn't finite counts as unknown, as in the log, except that an unknown KL
-            has blown up.
+        record: an iteration's, as it is logged or read back; other records of the log begin
+            nothing. A value that isn't finite counts as unknown, as in the log, but an unknown KL
+            counts as too large.
         """
         if "ppo/iteration" not in record:
             return []

@@ -29,13 +29,13 @@ from reasonrl.types import Rollout
 
 @dataclass(frozen=True, slots=True)
 class TokenData:
-    """Numbers for each token of one completion, or of several one after another; each (T,)."""
+    """The numbers of all tokens of one or several completions, in order; each tensor is (T,)."""
 
-    old_logprobs: Tensor  # of the policy that sampled it
+    old_logprobs: Tensor  # of the policy that sampled the token
     ref_logprobs: Tensor  # of the reference policy
-    old_values: Tensor  # of the state before it, when it was sampled
+    old_values: Tensor  # of the state before the token, when the token was sampled
     advantages: Tensor  # whitened
-    returns: Tensor  # what the values should be
+    returns: Tensor  # the targets of the value function
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Experience:
 
     @property
     def num_tokens(self) -> int:
-        """Of the completions."""
+        """The number of the completions' tokens."""
         return len(self.tokens.returns)
 
     def __len__(self) -> int:
@@ -61,7 +61,7 @@ def token_data(batch: Sequence[Experience]) -> dict[str, Tensor]:
 
 
 def experiences(rollouts: Sequence[Rollout], tokens: Mapping[str, Tensor]) -> list[Experience]:
-    """The inverse of ``token_data``: each field's tensor, of all rollouts, cut into questions."""
+    """The inverse of ``token_data``: cuts the tensor of each field into the rollouts' questions."""
     groups = by_question(rollouts)
     lengths = [sum(map(len, group.completion_ids)) for group in groups]
     cut = {name: values.split(lengths) for name, values in tokens.items()}
@@ -72,7 +72,10 @@ def experiences(rollouts: Sequence[Rollout], tokens: Mapping[str, Tensor]) -> li
 
 
 def by_question(rollouts: Sequence[Rollout]) -> list[PromptGroup]:
-    """The prompts with their completions; rollouts of a question stand one after another."""
+    """The prompts with their completions.
+
+    The rollouts of a question have to stand one after another.
+    """
     groups = [list(group) for _, group in groupby(rollouts, key=lambda r: r.prompt)]
     return [
         PromptGroup(group[0].prompt.token_ids, tuple(r.completion.token_ids for r in group))
@@ -81,7 +84,7 @@ def by_question(rollouts: Sequence[Rollout]) -> list[PromptGroup]:
 
 
 def trainable(rollouts: Sequence[Rollout], *, mask_truncated: bool) -> list[Rollout]:
-    """Those with tokens to learn from; with ``mask_truncated`` none that were cut off."""
+    """The rollouts with tokens to learn from; with ``mask_truncated`` none that was cut off."""
     return [
         rollout
         for rollout in rollouts
@@ -92,14 +95,14 @@ def trainable(rollouts: Sequence[Rollout], *, mask_truncated: bool) -> list[Roll
 
 @dataclass
 class Moments:
-    """Running mean and variance (Welford 1962; batches merged as in Chan et al. 1979)."""
+    """A running mean and variance (Welford 1962; batches are merged as in Chan et al. 1979)."""
 
     count: int = 0
     mean: float = 0.0
     squares: float = 0.0  # Σ (x − mean)²
 
     def update(self, values: Tensor) -> None:
-        """values: (n,), n > 0."""
+        """Adds values (n,), n > 0."""
         n, mean = values.numel(), values.double().mean().item()
         squares = (values.double() - mean).square().sum().item()
         total, delta = self.count + n, mean - self.mean
@@ -109,17 +112,17 @@ class Moments:
 
     @property
     def std(self) -> float:
-        """Population standard deviation; 1 where nothing has varied yet."""
+        """The population standard deviation; 1 as long as nothing has varied."""
         return math.sqrt(self.squares / self.count) if self.squares > 0 else 1.0
 
 
 def shaped_rewards(rollouts: Sequence[Rollout], config: PPOConfig, scores: Moments) -> Tensor:
-    """The rewards of each token, (B, T), 0 at padding, as the settings change them.
+    """The rewards of each token (B, T), as the settings change them; they are 0 at padding.
 
-    truncation_penalty is taken off the last token of completions that were cut off. Then, with
-    scale_scores, all is divided by the standard deviation of the scores so far, which ``scores``
-    keeps; then the rewards of a completion whose score is beyond ± score_clip are multiplied by
-    what brings it there.
+    1. truncation_penalty is taken off the last token of each completion that was cut off.
+    2. With scale_scores all rewards are divided by the standard deviation of the scores so far,
+       which ``scores`` keeps.
+    3. If a completion's score is beyond ± score_clip, its rewards are scaled to bring it there.
     """
     rewards = padded(r.rewards for r in rollouts)
     for row, rollout in enumerate(rollouts):
@@ -130,13 +133,16 @@ def shaped_rewards(rollouts: Sequence[Rollout], config: PPOConfig, scores: Momen
         rewards = rewards / scores.std
     if config.score_clip is not None:
         size = rewards.sum(dim=1, keepdim=True).abs()
-        rewards = rewards * (config.score_clip / size).clamp(max=1.0)  # x / 0 = inf: as it is
+        rewards = rewards * (config.score_clip / size).clamp(max=1.0)  # x / 0 = inf becomes 1
     return rewards
 
 
 @dataclass(frozen=True, slots=True)
 class Annotations:
-    """What policy, reference and value function say of B completions: (B, T), 0 at padding."""
+    """What policy, reference and value function say of B completions.
+
+    Each tensor is (B, T), and 0 at padding.
+    """
 
     logprobs: Tensor
     ref_logprobs: Tensor
@@ -154,14 +160,15 @@ def annotate(
     max_tokens: int,
     compute_dtype: torch.dtype,
 ) -> Annotations:
-    """Logprobs and entropy are at ``temperature``, the reference's too.
+    """Reads the rollouts with the model and with the reference.
 
-    max_tokens: of a micro-batch, as in ``supervised.micro_batches``.
+    temperature: that of logprobs and entropy, also of the reference's.
+    max_tokens: the most tokens of a micro-batch, see ``supervised.micro_batches``.
     """
     groups = [
         _Numbered(a.prompt_ids, a.completion_ids, i) for i, a in enumerate(by_question(rollouts))
     ]
-    found: dict[int, list[Tensor]] = {}  # of each question: of each completion
+    found: dict[int, list[Tensor]] = {}  # by question, the columns of each of its completions
     for batch in micro_batches(groups, max_tokens):
         outputs = model(batch, compute_dtype)
         ref_logits = completion_logits(reference, batch, compute_dtype)
@@ -199,10 +206,12 @@ def experience_statistics(
     returns: Tensor,
     prefix: str,
 ) -> dict[str, float]:
-    """What to log of an iteration's rollouts and tokens; see the glossary of metrics.
+    """The metrics of an iteration's rollouts and tokens, for the log.
 
-    rollouts: grouped by question. advantages, returns: (B, T), not whitened, of those annotated.
-    prefix: of the names of what isn't about the rollouts alone.
+    rollouts: all of the iteration, grouped by question.
+    annotations: those of the rollouts that are learnt from.
+    advantages, returns: (B, T), not whitened, of the annotated rollouts.
+    prefix: begins the names of the metrics that aren't about the rollouts alone.
     """
     mask = annotations.loss_mask
     scores = torch.tensor([r.score for r in rollouts]).view(-1, num_samples_per_prompt)

@@ -1,4 +1,4 @@
-"""What keeps a policy that learns from its own rollouts: steps, checkpoints, the best so far."""
+"""The trainer of a policy that learns from its own rollouts: steps, checkpoints, the best one."""
 
 from __future__ import annotations
 
@@ -28,30 +28,34 @@ from reasonrl.util.errors import UserError
 
 @dataclass
 class State:
-    """Where a run is: what a checkpoint holds beside weights, optimizer and experience."""
+    """How far a run is: what a checkpoint holds beside weights, optimizer and experience."""
 
-    kl_coef: float
-    iteration: int = 0  # the last one sampled; 0 before the first
-    validated: int = -1  # the last iteration validated
-    taken: int = 0  # optimizer steps in this iteration
+    kl_coef: float  # β, which kl_target adapts
+    iteration: int = 0  # the last one that was sampled; 0 before the first
+    validated: int = -1  # the last iteration that was validated
+    taken: int = 0  # optimizer steps taken in this iteration
     scores: Moments = field(default_factory=Moments)  # of all rollouts learnt from
     best: int = 0  # the iteration after which the policy was best, by validation
-    best_validation: float = -math.inf
+    best_validation: float = -math.inf  # that policy's maj@1
 
     @classmethod
     def read(cls, saved: dict[str, Any]) -> State:
-        """That of a checkpoint, of which older ones hold more."""
+        """The state in a checkpoint; older checkpoints hold more fields, which are left out."""
         own = {one.name: saved[one.name] for one in fields(cls)}
         return cls(**own | {"scores": Moments(**own["scores"])})
 
 
 class Trainer:
-    """A job's policy with its value function, its reference, and all that a kill must not lose."""
+    """Holds a job's policy, its value function and its reference, and all a kill must not lose."""
 
     def __init__(
         self, job: Job, config: PPOConfig, model: ActorCritic, groups: Mapping[str, Group]
     ) -> None:
-        """model: the policy with what is learnt beside it. groups: what trains of it, by name."""
+        """Makes the reference policy and the optimizer.
+
+        model: the policy with its value function.
+        groups: the parameters of the model that train, by a name for their metrics.
+        """
         self.job, self.config, self.model = job, config, model
         self.name = job.config.algorithm.name
         self.reference = model.reference()
@@ -70,13 +74,14 @@ class Trainer:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps so far, in all iterations."""
+        """The number of optimizer steps so far, in all iterations."""
         return self.optimization.steps
 
     def resume(self) -> dict[str, Tensor]:
-        """Goes on from the latest checkpoint; returns the experience that was in work, if any.
+        """Loads the latest checkpoint; returns the tokens of the experience it was learning from.
 
-        Raises UserError if the policy that the run started from is another one now.
+        They are empty if it was in the midst of none. Raises UserError if the policy that the run
+        started from has changed since.
         """
         saved, experience = self.optimization.resume()
         if saved:
@@ -90,20 +95,24 @@ class Trainer:
         return experience
 
     def save_if_due(self, experience: Sequence[Experience] = ()) -> None:
-        """A boundary, see ``Optimization.save_if_due``. experience: what is being learnt from."""
+        """Saves at a boundary if it is time, see ``Optimization.save_if_due``.
+
+        experience: what is being learnt from.
+        """
         self.optimization.save_if_due(partial(self.save, experience))
 
     def save(self, experience: Sequence[Experience] = ()) -> None:
-        """A checkpoint."""
+        """Saves a checkpoint."""
         self.optimization.save(
             {"state": asdict(self.state), "reference_hash": self._reference_hash},
             token_data(experience) if experience else None,
         )
 
     def step(self) -> dict[str, float]:
-        """An optimizer step with the gradients there are; returns their norms before clipping.
+        """Takes an optimizer step with the accumulated gradients; returns its metrics.
 
-        Raises UserError if they aren't finite: the weights stay as they were.
+        They are each group's gradient norm before clipping, and the learning rate. Raises UserError
+        if gradients aren't finite, and then leaves the weights as they were.
         """
         learning_rate = self.optimization.learning_rate
         norms = zip(self._groups, self.optimization.step(), strict=True)
@@ -116,10 +125,11 @@ class Trainer:
     def end_iteration(
         self, experience: Sequence[Experience], sampling: float, learning: float
     ) -> None:
-        """Takes the learning rate to where the iteration ends.
+        """Logs the iteration's times, and takes the learning rates to where the iteration ends.
 
         An iteration that stopped early, or had less to learn from, took fewer steps than planned.
-        sampling, learning: seconds.
+
+        sampling, learning: the seconds that each took.
         """
         num_tokens = sum(one.num_tokens for one in experience)
         times = {
@@ -132,7 +142,7 @@ class Trainer:
         self.optimization.skip_to(self.state.iteration * self._steps_per_iteration)
 
     def validate_if_due(self) -> None:
-        """Before the first iteration, after every ``validate_every`` and after the last."""
+        """Validates before the first iteration, after every ``validate_every``, and at the end."""
         state, config = self.state, self.config
         due = state.iteration % config.validate_every == 0 or state.iteration == config.iterations
         if due and state.validated < state.iteration:
@@ -141,9 +151,9 @@ class Trainer:
             state.validated = state.iteration
 
     def validate(self) -> None:
-        """maj@1 on the validation questions; the policy is kept if it is the best that has learnt.
+        """Logs maj@1 on the validation questions, and keeps the policy if it is the best so far.
 
-        The earlier of equals.
+        The starting policy is never kept, and of equally good policies the earlier one is.
         """
         job, state, policy = self.job, self.state, self._policy()
         with self._sampler_of(policy) as sampler:
@@ -165,19 +175,19 @@ class Trainer:
                 remove_folder(other)
 
     def finish(self) -> None:
-        """Makes the best policy the run's."""
+        """Makes the best policy that of the run."""
         self._best().rename(self.job.run.policy)
 
     def _best(self) -> Path:
         return self.job.work / f"policy-{self.state.best}"
 
     def sampler(self) -> AbstractContextManager[Engine]:
-        """The run's engine, with the policy as it is now."""
+        """The run's engine, loaded with the policy as it is now."""
         return self._sampler_of(self._policy())
 
     @contextmanager
     def _sampler_of(self, policy: Policy) -> Iterator[Engine]:
-        """The one engine of the run. It holds no weights while the policy learns."""
+        """The one engine of the run, which holds no weights while the policy learns."""
         if self._engine is None:
             self._engine = self.job.sampler(policy)
         else:

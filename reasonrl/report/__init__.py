@@ -1,1 +1,1 @@
-"""From run folders to what people look at. Imports no torch."""
+"""What people look at, made from run folders. This package imports no torch."""

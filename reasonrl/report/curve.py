@@ -19,7 +19,7 @@ from reasonrl.runs.folder import RunFolder
 from reasonrl.runs.metrics_log import read_metrics
 from reasonrl.util.atomic import write_bytes
 
-# Of a picture in inches, by the number of charts beside each other, of which there are at most 3.
+# The width of a picture in inches, by the number of charts side by side, which is 3 at most.
 WIDTH = {1: 5.5, 2: 10.0, 3: 14.0}
 XLABEL = {"step": "optimizer step", "rollouts": "rollouts", "label": "asked for"}
 
@@ -28,10 +28,10 @@ Points = Sequence[tuple[Any, float]]
 
 
 def draw_learning_curve(run: RunFolder, panels: Panels) -> None:
-    """Draws learning_curve.png, by what the run's algorithm declares; nothing if that is nothing.
+    """Draws learning_curve.png with the charts that the run's algorithm declares, if there are any.
 
-    Charts over the same quantity have the same limits of x, so that they can be read below each
-    other.
+    Charts over the same quantity have the same limits of x, so that they can be compared where one
+    stands below the other.
     """
     if not panels.charts:
         return
@@ -52,9 +52,9 @@ def draw_learning_curve(run: RunFolder, panels: Panels) -> None:
 def over_rollouts(records: Records, name: str, rollouts: str) -> list[tuple[int, float]]:
     """The points (rollouts sampled so far, value) of a metric, oldest first.
 
-    ``rollouts`` is the metric that counts them. A record without it belongs to the one before it;
-    the values of several optimizer steps on the same rollouts are averaged. Null is nan, and so is
-    a mean with it: a gap.
+    ``rollouts`` names the metric that counts rollouts. A record without it belongs to the last one
+    that has it, and the values of several optimizer steps on the same rollouts are averaged. A null
+    becomes nan, and so does an average with one in it; nan is drawn as a gap.
     """
     values = defaultdict(list)
     sampled = 0
@@ -66,12 +66,15 @@ def over_rollouts(records: Records, name: str, rollouts: str) -> list[tuple[int,
 
 
 def over_steps(records: Records, name: str) -> list[tuple[int, float]]:
-    """The points (optimizer step, value) of a metric, oldest first; null is nan."""
+    """The points (optimizer step, value) of a metric, oldest first; a null becomes nan."""
     return [(record["step"], _number(record[name])) for record in records if name in record]
 
 
 def over_labels(records: Records, pattern: str) -> list[tuple[str, float]]:
-    """The points (label, value) of the metrics that the pattern, which ends in ``*``, is of."""
+    """The points (label, value) of the metrics whose names match the pattern.
+
+    The pattern ends in ``*``, which stands for the label.
+    """
     prefix = pattern.removesuffix("*")
     return [
         (name.removeprefix(prefix), _number(value))
@@ -109,7 +112,7 @@ def _draw(axis: Axes, panel: Panel, records: Records, rollouts: str | None) -> N
         name, ylabel = panel.right
         right = axis.twinx()
         plot(right, name, "C1", "x")
-        # Either axis is in the colour of its line.
+        # Each axis has the colour of its line.
         axis.yaxis.label.set_color("C0")
         right.set_ylabel(ylabel, color="C1")
         if panel.right_ylim is not None:

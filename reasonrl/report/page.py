@@ -1,6 +1,6 @@
 """A sweep as one HTML file that needs nothing else: no network, no server, no login.
 
-page.html is the frame, page.css its looks, page.js all that it does; the data are in it as JSON.
+page.html is its frame, page.css its looks and page.js all that it does; the data are in it as JSON.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from reasonrl.config.algorithm.base import VALIDATION
 from reasonrl.report.run_data import RunData
 from reasonrl.runs.provenance import differences
 
-# Some 25 bytes each; a browser still opens that at once.
+# A point takes some 25 bytes, and a browser still opens a file with so many at once.
 MAX_POINTS = 1_000_000
 MIN_POINTS_PER_LINE = 20
 
@@ -28,13 +28,14 @@ MIN_POINTS_PER_LINE = 20
 def page(
     title: str, command: str, created: str, made: str, runs: Sequence[RunData], note: str = ""
 ) -> str:
-    """The file's text.
+    """The text of the HTML file.
 
-    created, made: when the sweep was begun and when the page is made, UTC, ISO 8601. note: what
-    else there is to know of how it was made.
-    Numbers are in it as they are in the runs' files, to the last bit. Only if all curves together
+    It holds numbers as they are in the runs' files, to the last bit. Only if all curves together
     have more than a million points, the long ones are thinned (``Curve.thinned``), and the page
     says so.
+
+    created, made: when the sweep was begun and when the page is made, in UTC, ISO 8601.
+    note: what else readers should know of how the page was made.
     """
     limit = _points_per_line(runs)
     data = {
@@ -63,18 +64,18 @@ def _own(suffix: str) -> str:
 
 
 def _hash(script: str) -> str:
-    """By which a browser knows the scripts that it may run: nothing else in the page ever is."""
+    """The hash by which a browser knows that it may run a script; it runs no other in the page."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def _json(data: object) -> str:
-    """For a script element: without <, which could end it, be it in a completion."""
+    """The data as JSON for a script element: without <, which in a completion could end it."""
     text = json.dumps(data, default=_fields, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")
 
 
 def _fields(value: object) -> dict[str, object]:
-    """Of a dataclass; ``asdict`` would copy a million points."""
+    """The fields of a dataclass, without the copies of a million points that ``asdict`` makes."""
     fields = dict(vars(value))
     if isinstance(value, RunData):
         fields["makes_policy"] = value.makes_policy
@@ -82,7 +83,7 @@ def _fields(value: object) -> dict[str, object]:
 
 
 def _points_per_line(runs: Sequence[RunData]) -> int | None:
-    """The most that a line may have; None if that is no limit."""
+    """The most points that a line may have; None if there is no limit."""
     lengths = [len(curve.values) for run in runs for curve in run.curves.values()]
     if sum(lengths) <= MAX_POINTS:
         return None

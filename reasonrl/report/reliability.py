@@ -18,11 +18,14 @@ NUM_BINS = 15
 def draw_reliability_diagram(
     labels: np.ndarray, probabilities: np.ndarray, path: Path, title: str
 ) -> None:
-    """Draws a PNG: the fraction right over the mean probability of each bin; below, a histogram.
+    """Draws a PNG: the fraction right over the mean probability of each bin, above a histogram.
 
-    A calibrated model's points lie on the diagonal; the bars to it are the gaps that the expected
-    calibration error, given in the title, averages by count. Takes bool (completions,) and float
-    (completions,). Raises UserError as ``metrics.reliability_bins``, or if path can't be written.
+    A calibrated model's points lie on the diagonal. The bars between points and diagonal are the
+    gaps, whose average by count is the expected calibration error in the title.
+
+    labels: bool (completions,). probabilities: float (completions,).
+
+    Raises UserError where ``metrics.reliability_bins`` does, and if ``path`` can't be written.
     """
     bins = reliability_bins(labels, probabilities, NUM_BINS)
     error = expected_calibration_error(labels, probabilities, NUM_BINS)

@@ -1,4 +1,4 @@
-"""What a page of a sweep shows, read from the runs' folders: they may be at any stage."""
+"""What a page of a sweep shows, read from the runs' folders, which may be at any stage."""
 
 from __future__ import annotations
 
@@ -36,21 +36,19 @@ NUM_COMPLETIONS = 8
 
 @dataclass(frozen=True)
 class Curve:
-    """A metric of a run: one entry of each list for each line of metrics.jsonl that has it.
-
-    rollouts: sampled so far; a line that doesn't say belongs to the one before it. None for a run
-    that says it nowhere. values: None, for NaN and ±inf, is a gap.
-    """
+    """A metric of a run: each list has an entry for each line of metrics.jsonl with the metric."""
 
     step: list[int]
+    # How many were sampled so far. A line that doesn't say belongs to the last one that does; the
+    # whole list is None for a run that says it nowhere.
     rollouts: list[int | None] | None
-    values: list[float | None]
+    values: list[float | None]  # None stands for NaN and ±inf, and is shown as a gap
 
     def thinned(self, limit: int) -> Curve:
-        """At most so many points, all of them points of this curve.
+        """This curve with at most ``limit`` of its points.
 
-        Kept are the first, the last, and of each of (limit - 2) / 3 stretches of equally many
-        points the lowest, the highest and the first gap.
+        The first and the last point are kept. The rest is cut into (limit - 2) / 3 stretches of
+        equally many points, and of each the lowest, the highest and the first gap are kept.
         """
         n = len(self.values)
         if n <= limit:
@@ -74,41 +72,34 @@ class Curve:
 
 @dataclass(frozen=True)
 class RunData:
-    """A run of a sweep. What isn't there yet is None or empty.
-
-    overrides: None for a run that only others need. settings: those that tell it from others with
-        the same algorithm, reward, model, init, dataset and seed.
-    state: as the status of sweeps has it. heartbeat: its last sign of life. why: the reason for its
-        state, and what of its folder can't be read.
-    reward: None where the algorithm asks for none.
-    protocol: by which the policy is evaluated here; None of older runs, which name none.
-    estimates: ``after/maj@1`` and so on: value, low, high, n. gain: after on before, paired; gap:
-        between the best and the worst label; those by another protocol have its name in front.
-    completions: the first of those evaluated after: problem_id, text, answer, correct; and question
-        and gold, the right answer, of problems that are here without a network.
-    correct: ``0110``, whether each of them all is right, by the ids of the problems. problems: a
-        hash of these.
-    """
+    """What the page shows of a run. A field is None or empty as long as its value isn't there."""
 
     name: str
-    overrides: list[str] | None
+    overrides: list[str] | None  # None: only other runs need this one
+    # The overrides that tell this run from those with the same algorithm, reward, model, init,
+    # dataset and seed.
     settings: list[str] = field(default_factory=list)
-    state: str = TO_DO
-    why: str = ""
+    state: str = TO_DO  # the verdict of the sweep's status
+    why: str = ""  # the reason for the state, and what of the folder can't be read
     attempt: int = 0
-    heartbeat: str | None = None
+    heartbeat: str | None = None  # the last sign of life
     algorithm: str | None = None
-    reward: str | None = None
+    reward: str | None = None  # None: the algorithm reads no reward
     model: str | None = None
     init: str | None = None
     dataset: str | None = None
     seed: int | None = None
-    protocol: str | None = None
+    protocol: str | None = None  # by which the policy is evaluated; older runs name none
+    # By ``after/maj@1`` and so on: value, low, high, n. ``gain`` is the paired difference of after
+    # and before, ``gap`` that of the best and the worst label. Estimates by other protocols have
+    # the protocol's name in front.
     estimates: dict[str, dict[str, Any]] = field(default_factory=dict)
-    curves: dict[str, Curve] = field(default_factory=dict)
+    curves: dict[str, Curve] = field(default_factory=dict)  # by metric
+    # The first completions of the evaluation after: problem_id, text, answer and correct. If the
+    # problems can be read without a network, there are question and gold, the right answer, too.
     completions: list[dict[str, Any]] = field(default_factory=list)
-    correct: str = ""
-    problems: str = ""
+    correct: str = ""  # ``0110``: whether each answer is right, in the order of the problems' ids
+    problems: str = ""  # a hash of these ids
     hardware: dict[str, str] = field(default_factory=dict)  # ``runs.provenance.hardware``
 
     @property
@@ -122,10 +113,11 @@ def read_run(
     needs: Sequence[str],
     verdict: tuple[str, str] | None = None,
 ) -> RunData:
-    """Never raises for a run that is unfinished or damaged.
+    """Reads what the page shows of a run; never raises for one that is unfinished or damaged.
 
-    needs: the names of the runs that it needs directly. verdict: what became of it, and why; None
-    leaves that to the run's own word, which it may have had no time for.
+    needs: the names of the runs that it needs directly.
+    verdict: what became of it, and why. With None that is read from the run's own status, which the
+        run may have had no time to write.
     """
     data = RunData(run.path.name, overrides, protocol=run.protocol, **_parts(_config(run)))
     if (status := read_status(run)) is not None:
@@ -151,7 +143,7 @@ def read_run(
 
 
 def read_curves(path: Path) -> dict[str, Curve]:
-    """By the name of the metric. Raises UserError for a line that isn't JSON."""
+    """The curves of a metrics.jsonl, by metric. Raises UserError for a line that isn't JSON."""
     records = read_metrics(path)
     says_rollouts = any(name in record for record in records for name in ROLLOUTS)
     curves: dict[str, Curve] = {}
@@ -172,7 +164,7 @@ def read_curves(path: Path) -> dict[str, Curve]:
 
 
 def _config(run: RunFolder) -> dict[str, Any]:
-    # OmegaConf takes fifteen times as long, and here nothing is left to be resolved.
+    # OmegaConf would take fifteen times as long, and here nothing is left to be resolved.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         values = yaml.load(run.config.read_bytes(), loader)
@@ -191,14 +183,17 @@ def _parts(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _text(config: dict[str, Any], group: str, key: str) -> str | None:
-    """None also where somebody has written something else into a configuration."""
+    """A text in a group of a configuration; None if there is none, or something else."""
     values = config.get(group)
     value = values.get(key) if isinstance(values, dict) else None
     return value if isinstance(value, str) else None
 
 
 def _before(run: RunFolder, needs: Sequence[str]) -> Path | None:
-    """The estimates of the policy that a run starts from: its own, or those of another run."""
+    """The file with estimates of the policy that a run starts from.
+
+    It is in the run's own folder, or in that of the run that made the policy.
+    """
     if own := evaluation_files(run).get("before"):
         return own
     earlier = (_text(_config(run), "init", "run"), *needs)
@@ -221,7 +216,7 @@ def _estimates(run: RunFolder, before: Path | None) -> dict[str, dict[str, Any]]
 
 
 def _greedy(evaluation: Path) -> dict[str, bool]:
-    """Whether right, by the problem's id."""
+    """Whether each greedy answer is right, by the problem's id."""
     table = pq.read_table(evaluation / GREEDY, columns=["problem_id", "correct"])
     return dict(zip(table["problem_id"].to_pylist(), table["correct"].to_pylist(), strict=True))
 
@@ -259,7 +254,10 @@ def _completions(run: RunFolder) -> list[dict[str, Any]]:
 
 @lru_cache
 def _problems(dataset: str, split: str) -> dict[str, Problem]:
-    """By id; none of a dataset that has to be fetched. dataset: its configuration, as JSON."""
+    """The problems of a split by their ids; none if the dataset would have to be fetched.
+
+    dataset: its configuration, as JSON.
+    """
     values = json.loads(dataset)
     config = DATASETS[values["name"]](**values)
     if not config.local:
@@ -268,5 +266,5 @@ def _problems(dataset: str, split: str) -> dict[str, Problem]:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN and no ±inf."""
+    """The value, or None for NaN and ±inf, which JSON doesn't have."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

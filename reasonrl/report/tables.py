@@ -11,7 +11,7 @@ from reasonrl.grading.metrics import Estimate
 
 
 def estimates_table(title: str, estimates: Mapping[str, Estimate]) -> Table:
-    """Metrics with their 95% bootstrap intervals over problems."""
+    """A table of metrics with their 95% bootstrap intervals over problems."""
     table = Table(title=title, title_justify="left")
     table.add_column("metric")
     table.add_column("value [95% interval]", justify="right")
@@ -27,7 +27,10 @@ def gains_table(
     gains: Mapping[str, Estimate],
     columns: tuple[str, str] = ("before", "after"),
 ) -> Table:
-    """Before, after, and the paired difference; bold where its interval excludes 0."""
+    """A table of before, after, and their paired difference.
+
+    A row is bold where the difference's interval excludes 0.
+    """
     table = Table(title=title, title_justify="left")
     for column in ("metric", *map(escape, columns), "gain, paired [95% interval]"):
         table.add_column(column, justify="left" if column == "metric" else "right")
@@ -38,9 +41,9 @@ def gains_table(
 
 
 def comparison_table(title: str, rows: Mapping[str, Mapping[str, Estimate]]) -> Table:
-    """Runs side by side, a row each; a gain or gap is bold where its interval excludes 0.
+    """A table of runs, a row each; a gain or gap is bold where its interval excludes 0.
 
-    rows: by the run's name, what is known of it; a metric that some run lacks is left blank there.
+    rows: the estimates of each run, by its name; a cell is blank where a run lacks the metric.
     """
     columns = list(dict.fromkeys(column for cells in rows.values() for column in cells))
     table = Table(title=title, title_justify="left", show_lines=True)
@@ -53,7 +56,7 @@ def comparison_table(title: str, rows: Mapping[str, Mapping[str, Estimate]]) -> 
 
 
 def _cell(column: str, estimate: Estimate | None) -> str:
-    """A gain's column is named METRIC: WHAT."""
+    """The text of a cell; a column named METRIC: WHAT holds gains."""
     if estimate is None:
         return ""
     text = str(estimate).replace(" [", "\n\\[")  # the interval below; no markup

@@ -1,14 +1,14 @@
-"""Weights & Biases as a mirror of a run's folder, which stays the record. Imports no torch.
+"""Weights & Biases as a mirror of a run's folder, which stays the record. No torch is imported.
 
-Line n of metrics.jsonl is W&B's step n, and W&B takes no step twice: what it has of a run (online,
-what its server has; offline, nothing, as every attempt writes its folder anew) says from which line
-on to send. So a run that was killed at any moment, as often as you like, has each line once. The
-charts' x axis is the line's own ``step``.
+Line n of metrics.jsonl is W&B's step n, and W&B takes no step twice. The number of steps that W&B
+has of a run says from which line on to send: online its server knows it, and offline it is 0, as
+every attempt writes W&B's folder anew. So W&B has each line once, however often the run was killed
+and at whatever moments. The charts' x axis is the line's own ``step``.
 
 Offline, W&B's folder holds exactly metrics.jsonl. Online, a line that was sent, lost to a kill and
-computed again keeps its first version. On a CPU the second is the same but for ``time/``. On a GPU
-its last digits may differ; and if PPO then ends an iteration at another step, the lines that were
-lost are a mixture of both versions.
+computed again keeps its first version. On a CPU the second version is the same but for ``time/``.
+On a GPU its last digits may differ; and if PPO then ends an iteration at another step, the lines
+that were lost are a mixture of both versions.
 
 Nothing here stops a run: whatever W&B raises ends the mirror of this attempt, with one warning.
 """
@@ -38,9 +38,9 @@ from reasonrl.util.atomic import remove_folder
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "wandb"  # in the run's; W&B names it so
+FOLDER = "wandb"  # in the run's folder; W&B names it so
 NUM_COMPLETIONS = 64  # in the table
-VALIDATION = "rollouts/validation.parquet"  # of a run that makes no policy
+VALIDATION = "rollouts/validation.parquet"  # the completions of a run that makes no policy
 COLUMNS = ("problem_id", "text", "answer", "correct", "score")
 PICTURES = {
     "learning_curve": "learning_curve.png",
@@ -49,7 +49,7 @@ PICTURES = {
 
 
 class Mirror:
-    """What W&B is told of one attempt at a run; with no W&B run, nothing. Never raises."""
+    """Tells W&B of one attempt at a run, or nobody if there is no W&B run. It never raises."""
 
     def __init__(self, run: RunFolder, wandb_run: Any | None) -> None:
         self._run, self._wandb = run, wandb_run
@@ -58,11 +58,14 @@ class Mirror:
 
     @property
     def works(self) -> bool:
-        """Whether W&B is told at all: it isn't switched off, and nothing has failed so far."""
+        """Whether W&B is told anything: it isn't switched off, and nothing has failed so far."""
         return self._wandb is not None
 
     def follow(self) -> None:
-        """Sends the lines of metrics.jsonl that W&B hasn't got: `MetricsLog`'s ``on_line``."""
+        """Sends the lines of metrics.jsonl that W&B hasn't got.
+
+        `MetricsLog` calls this after each line, as its ``on_line``.
+        """
         if self._wandb and self._run.metrics.exists():
             with self._giving_up_on_errors():
                 with open(self._run.metrics, "rb") as file:
@@ -75,7 +78,7 @@ class Mirror:
     def complete(self, questions: Mapping[str, str]) -> None:
         """Adds what there is at a run's end: evaluations, pictures, and a table of completions.
 
-        questions: by the ids of the problems that the completions are of.
+        questions: the completions' questions, by the ids of their problems.
         """
         self.follow()
         if self._wandb:
@@ -86,7 +89,10 @@ class Mirror:
                     self._log(media)
 
     def close(self, error: BaseException | None) -> None:
-        """Waits, not for ever, until W&B has everything. error: what ended the attempt."""
+        """Waits, but not for ever, until W&B has everything.
+
+        error: what ended the attempt, if anything did.
+        """
         if self._wandb:
             with self._giving_up_on_errors():
                 if isinstance(error, Preempted):
@@ -109,7 +115,7 @@ class Mirror:
         rows = pq.read_table(file, columns=list(COLUMNS)).slice(0, NUM_COMPLETIONS).to_pylist()
         data = [[questions.get(row["problem_id"]), *row.values()] for row in rows]
         table = wandb.Table(columns=["question", *COLUMNS], data=data)
-        # W&B would else keep it a second time, as an artifact that it stages in the home folder.
+        # Else W&B would keep it a second time, as an artifact that it stages in the home folder.
         table.bind_to_run(self._wandb, "completions", self._lines)
         return {"completions": table}
 
@@ -126,7 +132,7 @@ class Mirror:
 def mirrored(run: RunFolder, config: TrainConfig, process: Process = ALONE) -> Iterator[Mirror]:
     """A mirror of an attempt at a run that `running` has begun, as ``tracking`` asks for.
 
-    process: one of those that make the run together. The main one alone tells W&B.
+    process: this one of the processes that make the run together; only the main one tells W&B.
     """
     start = TRACKERS[config.tracking.name]
     mirror = Mirror(run, start(run, config, config.tracking) if process.is_main else None)
@@ -141,15 +147,15 @@ def mirrored(run: RunFolder, config: TrainConfig, process: Process = ALONE) -> I
 def wandb_id(run: RunFolder, config: TrainConfig) -> str:
     """``1a2b3c4d-20261122T202406``: the run's identity, and when its folder was begun.
 
-    The same for all attempts; another for a run that was deleted and made again, or by someone
-    else: other code may have made other numbers.
+    All attempts at a run share this id. A run that was deleted and made again has another, and so
+    has the same run made by someone else: other code may have made other numbers.
     """
     begun = str(_attempts(run)[0]["started"]).partition("+")[0]
     return f"{identity(decisive(config))}-{begun.replace('-', '').replace(':', '')}"
 
 
 def logged_in() -> bool:
-    """Whether W&B finds a login in the environment or in ~/.netrc; takes no network."""
+    """Whether W&B finds a login in the environment or in ~/.netrc; this needs no network."""
     import wandb
     from wandb.sdk.lib import wbauth
 
@@ -158,14 +164,14 @@ def logged_in() -> bool:
         login = wbauth.authenticate_session(
             host=host, source="reasonrl", prompt=False, update_session=False
         )
-    except wandb.Error as error:  # a key that can be none
+    except wandb.Error as error:  # a text that can't be a key
         logger.warning("W&B: %s", _line(error))
         return False
     return login is not None
 
 
 def _start(run: RunFolder, config: TrainConfig, tracking: WandbConfig) -> Any | None:
-    """W&B's run; None without the package, if it is switched off, or if it fails."""
+    """Starts W&B's run; None without the package, if W&B is switched off, or if it fails."""
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # crash reports to its makers
     try:
         import wandb
@@ -206,13 +212,14 @@ def _mode(tracking: WandbConfig) -> str:
 
 
 def _init(run: RunFolder, config: TrainConfig, tracking: WandbConfig, mode: Any) -> Any:
-    """What W&B would collect by itself, but for the machine's load, stays off: the environment,
-    command lines, paths, code and what is printed are no one else's business.
+    """Starts W&B's run with all that it would collect by itself switched off, but for the load.
+
+    The environment, command lines, paths, code and what is printed are no one else's business.
     """
     import wandb
 
     if (run.path / FOLDER).exists():
-        remove_folder(run.path / FOLDER)  # of an earlier attempt: what it held is sent again
+        remove_folder(run.path / FOLDER)  # an earlier attempt's, whose lines are sent again
     settings = wandb.Settings(
         init_timeout=tracking.timeout_seconds,
         finish_timeout=tracking.timeout_seconds,
@@ -266,8 +273,10 @@ def _attempts(run: RunFolder) -> list[dict[str, Any]]:
 
 
 def _evaluations(run: RunFolder) -> dict[str, float]:
-    """``eval/after_maj@1``, ``eval/gain_maj@1`` and so on, by the protocol that W&B's config names;
-    by others that the run has been evaluated by, ``eval/test-k96-t0.7/after_maj@1``.
+    """The run's estimates for W&B's summary.
+
+    Those by the protocol that W&B's config names are ``eval/after_maj@1``, ``eval/gain_maj@1`` and
+    so on. Those by other protocols are ``eval/test-k96-t0.7/after_maj@1`` and so on.
     """
     return {
         f"eval/{kind}_{name}": estimate["value"]
@@ -284,7 +293,7 @@ def _pictures(run: RunFolder) -> dict[str, Any]:
 
 
 def without_home(value: Any) -> Any:
-    """The home folder, which has a person's name in it, as ``~``, in every text."""
+    """The value with ``~`` for the home folder, which has a person's name in it, in every text."""
     if isinstance(value, Mapping):
         return {key: without_home(part) for key, part in value.items()}
     if isinstance(value, list):
@@ -299,7 +308,7 @@ def _line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
-# By the name of the option: what begins W&B's run of an attempt, or gives None.
+# By the option's name, the function that starts W&B's run of an attempt, or gives None.
 TRACKERS: dict[str, Callable[[RunFolder, TrainConfig, Any], Any | None]] = {
     "none": lambda *_: None,
     "wandb": _start,

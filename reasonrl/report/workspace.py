@@ -17,11 +17,11 @@ MEDIA = ("learning_curve", "calibration")
 
 
 def workspace(entity: str, project: str) -> Any:
-    """A ``wandb_workspaces.workspaces.Workspace``, in this process only until it is saved.
+    """A ``wandb_workspaces.workspaces.Workspace``, which only this process has until it is saved.
 
     Runs are grouped by algorithm, reward and model, so a bar or a line is a cell of the matrix with
     its seeds together. Below are the validation and the losses of all algorithms, and a section
-    for each algorithm that declares more to see than these.
+    for each algorithm that declares more charts than these.
     """
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
@@ -76,7 +76,7 @@ def workspace(entity: str, project: str) -> Any:
 
 
 def _metrics(panels: Panels, over: Over) -> list[str]:
-    """The metrics of an algorithm's charts over this, without the validation that all share."""
+    """The metrics of an algorithm's charts over ``over``, without the validation that all share."""
     return [
         name
         for panel in panels.charts
@@ -89,7 +89,7 @@ def _metrics(panels: Panels, over: Over) -> list[str]:
 def push(entity: str | None, project: str) -> str:
     """Saves the workspace as a new view of the project; returns its address.
 
-    Raises UserError without W&B's packages, a login, or a server that takes it.
+    Raises UserError without W&B's packages or a login, or if its server refuses.
     """
     try:
         import wandb

@@ -1,1 +1,1 @@
-"""Reward models: the network, the model at work, how it learns."""
+"""Reward models: the network, the trained model on disk and at work, and how it learns."""

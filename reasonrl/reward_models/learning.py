@@ -1,6 +1,6 @@
 """What the outcome and the stepwise reward model share: learning, calibration and a report.
 
-They differ in the targets of their tokens alone.
+The two differ only in the targets of their tokens.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from reasonrl.types import Problem, Rollout
 from reasonrl.util.errors import UserError
 from reasonrl.util.seeding import derive_seed
 
-Target = float | None  # of a token: the label to learn; None: nothing to learn here
+Target = float | None  # the label that is learnt at a token; None: nothing is learnt there
 Targets = tuple[Target, ...]
 
 VALIDATION, VERDICTS = "validation", "verdicts.parquet"
@@ -60,7 +60,10 @@ VERDICT = pa.schema(
 
 
 def held_out_questions(rollouts: Sequence[Rollout], share: float, seed: int) -> set[str]:
-    """The ids of a random share of the problems, one at least and not all; none of a single one."""
+    """The ids of a random share of the problems: at least one, and not all.
+
+    Of a single problem there are none.
+    """
     ids = sorted({rollout.prompt.problem_id for rollout in rollouts})
     count = min(max(1, round(share * len(ids))), len(ids) - 1)
     order = np.random.default_rng(derive_seed(seed, "held out")).permutation(len(ids))
@@ -75,8 +78,8 @@ def learn_reward_model(
 ) -> None:
     """Learns from ``learnt``, calibrates on ``held_out``, and reports on the validation problems.
 
-    Raises UserError with the counts where there are only good or only bad labels to learn from, and
-    where there are none to calibrate on.
+    Raises UserError if there are only good or only bad labels to learn from, or none to calibrate
+    on.
     """
     targets = Counter(target for one in learnt for target in one.targets)
     if not (targets[1.0] and targets[0.0]):
@@ -152,7 +155,7 @@ def _learn(
 
 
 def report(job: Job, reward_model: RewardModel) -> None:
-    """Judges the model on the validation problems' completions, which it has never seen.
+    """Judges the model on completions of the validation problems, which it has never seen.
 
     Writes verdicts.parquet and metrics.json to evaluation/validation.
     """
@@ -198,10 +201,17 @@ def judge(
 ) -> dict[str, Estimate]:
     """The metrics of a reward model, with intervals over problems.
 
-    accuracy (of the probability, at 0.5), auroc and expected calibration error over completions;
-    first_wrong_step: of wrong completions, where the first wrong step is found exactly: the first
-    with a probability below 0.5, against ``dense.first_wrong_step``; and what choosing among a
-    problem's samples by the model gives, beside maj@K and pass@K.
+        accuracy            the share of completions that a threshold of 0.5 judges rightly
+        auroc               the area under the ROC curve, over completions
+        calibration_error   the expected calibration error, over completions
+        first_wrong_step    the share of wrong completions whose first step with a probability below
+                            0.5 is the one that ``dense.first_wrong_step`` names
+        rerank@K, weighted_maj@K, maj@K, pass@K
+                            what choosing among a problem's samples by the model achieves, beside
+                            what voting and the best choice do
+
+    auroc and calibration_error are left out if all completions are right, or all are wrong;
+    first_wrong_step is left out if none is wrong.
     """
     rows = [list(of_problem) for _, of_problem in groupby(verdicts, key=lambda v: v["problem_id"])]
     labels = [np.array([v["correct"] for v in row]) for row in rows]

@@ -1,7 +1,7 @@
-"""A reward model on disk and at work: probabilities for completions, each prompt read once.
+"""A reward model on disk and at work: it gives completions probabilities, reading a prompt once.
 
 network = build(policy_folder, "all", likelihood=True, lora_rank=16, seed=0, device=device)
-fit(network, labelled, ..., gradients=label_gradients)
+job.fit(network, labelled, ..., label_gradients)
 reward_model = RewardModel(folder, tokenizer, template, hashes, network)
 reward_model.save()
 reward_model.final(completions, problems)
@@ -39,26 +39,22 @@ TOKENS_IN_FLIGHT = 4096
 
 
 def question_hash(question: str) -> str:
-    """How a reward model remembers a question it was trained on."""
+    """The hash by which a reward model remembers a question that it was trained on."""
     return hashlib.sha256(question.encode()).hexdigest()[:16]
 
 
 @dataclass
 class Description:
-    """What has to be known of a reward model, but for its weights, to tell whether it may be asked.
-
-    template: of the zero-shot prompt it was trained with; see ``build_prompts``.
-    questions: ``question_hash`` of those whose completions it was trained on.
-    """
+    """A reward model without its weights: this is enough to tell whether it may be asked."""
 
     folder: Path
     tokenizer: PreTrainedTokenizerBase
-    template: str
-    questions: frozenset[str]
+    template: str  # of the zero-shot prompt that it was trained with; see ``build_prompts``
+    questions: frozenset[str]  # ``question_hash`` of those whose completions it was trained on
 
     @classmethod
     def read(cls, folder: Path) -> Description:
-        """Raises UserError if there is no reward model."""
+        """Reads the description in a folder. Raises UserError if there is no reward model."""
         try:
             described = json.loads((folder / DESCRIPTION).read_bytes())
             template, questions = str(described["prompt"]), frozenset(described["questions"])
@@ -96,7 +92,10 @@ class RewardModel(Description):
 
     @classmethod
     def load(cls, folder: Path, dtype: str, device: torch.device) -> RewardModel:
-        """With weights of ``dtype`` (float32, bfloat16). Raises UserError if it can't be."""
+        """Loads a reward model with weights of ``dtype`` (float32, bfloat16).
+
+        Raises UserError if the folder doesn't hold one.
+        """
         known = Description.read(folder)
         try:
             head = load_file(folder / HEAD)
@@ -111,8 +110,10 @@ class RewardModel(Description):
         return cls(folder, known.tokenizer, known.template, known.questions, network.eval())
 
     def save(self) -> None:
-        """Writes ``folder``, whole or not at all: the trunk as transformers loads it, its head, and
-        a description. Raises UserError if it can't be written.
+        """Writes ``folder``, whole or not at all.
+
+        It then holds the trunk as transformers loads it, the head, and the description. Raises
+        UserError if it can't be written.
         """
         with atomic_folder(self.folder) as target:
             self.network.policy.save_pretrained(target)
@@ -131,16 +132,18 @@ class RewardModel(Description):
     ) -> list[np.ndarray]:
         """The logit after each token of each completion: arrays of shape (len(token_ids),).
 
-        problems: of each completion, in the same order; a problem's prompt is read once, however
-            many of them are its. Token ids are scored as they were sampled.
-        on_progress: called with the number of completions just scored.
+        Token ids are scored as they were sampled. A problem's prompt is read once, however many
+        completions it has.
+
+        problems: each completion's problem, in the completions' order.
+        on_progress: is called with the number of completions just scored.
         """
         if not completions:
             return []
         of_question = {problem.question: problem for problem in problems}
         prompts = build_prompts(list(of_question.values()), self.tokenizer, self.template)
         prompt_of = dict(zip(of_question, (p.token_ids for p in prompts), strict=True))
-        completions_of = defaultdict(list)  # of a prompt, but for empty ones: nothing to score
+        completions_of = defaultdict(list)  # by prompt; an empty completion has nothing to score
         logits = [np.zeros(0, dtype=np.float32)] * len(completions)
         for i, (completion, problem) in enumerate(zip(completions, problems, strict=True)):
             if completion.token_ids:
@@ -149,7 +152,7 @@ class RewardModel(Description):
         policy, device = self.network.policy, self.network.device
         with torch.inference_mode(), shared_prompt_attention(policy):
             for group in micro_batches(list(completions_of), TOKENS_IN_FLIGHT):
-                # The last token of each prompt is left to the rows: what it predicts is read too.
+                # The last token of each prompt is left to the rows, as its prediction is read too.
                 segment = prefill(policy, [prompt[:-1] for prompt in group])
                 rows = [
                     _Row(prompt[-1:] + completions[i].token_ids, place, i, max(map(len, group)) - 1)
@@ -191,12 +194,12 @@ class RewardModel(Description):
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A prompt's last token and a completion to score, after what is prefilled at ``place``."""
+    """A prompt's last token and a completion to score; the prompt's other tokens are prefilled."""
 
     token_ids: tuple[int, ...]
-    place: int
-    index: int
-    prefilled: int  # tokens, padding included
+    place: int  # the row in which the prompt is prefilled
+    index: int  # the completion's, among all that are scored
+    prefilled: int  # the number of tokens that are, padding included
 
     def __len__(self) -> int:
         return self.prefilled + len(self.token_ids)

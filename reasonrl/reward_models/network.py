@@ -4,14 +4,16 @@
 
 h_t is the trunk's last hidden state, π the trunk's own next-token distribution, and p estimates
 P(the completion ends correct | question, completion up to t). Trained on the correctness of whole
-completions this is an outcome reward model (Cobbe et al. 2021, arXiv 2110.14168; Havrilla et al.
-2024, section 2), on labels of steps a stepwise one (GLoRe): the targets differ, the network not.
+completions, this is an outcome reward model (Cobbe et al. 2021, arXiv 2110.14168; Havrilla et al.
+2024, section 2); trained on labels of steps, it is a stepwise one (GLoRe). The targets differ, the
+network doesn't.
 
-Departures from both: the sum (likelihood=false leaves it out), cross-entropy instead of squared
-error, no language modelling objective beside it, calibration. The sum lets the head read what
-the trunk knows anyway, and lets the labels of whole completions reach every token's prediction, as
-in implicit process rewards (Yuan et al. 2024, arXiv 2412.01981, with a constant reference). Without
-it a small trunk has to learn to judge tokens from scratch, out of one bit a completion.
+It departs from both in four points: there is the sum (likelihood=false leaves it out), the loss is
+cross-entropy instead of squared error, no language modelling objective stands beside it, and the
+result is calibrated. The sum lets the head read what the trunk knows anyway, and lets the labels of
+whole completions reach every token's prediction, as in implicit process rewards (Yuan et al. 2024,
+arXiv 2412.01981, with a constant reference). Without the sum a small trunk has to learn to judge
+tokens from scratch, out of one bit a completion.
 """
 
 from __future__ import annotations
@@ -36,9 +38,9 @@ from reasonrl.policy.policy import autocast, load_policy
 
 Trainable = Literal["all", "head", "lora"]
 
-# Calibration neither reverses a ranking nor makes a step function of it.
+# Within these bounds calibration neither reverses a ranking nor makes a step function of it.
 TEMPERATURES = (0.05, 20.0)
-# Completions from which the head's first guess is made.
+# The head's first guess is made from so many completions.
 FIRST_GUESS = 1024
 
 
@@ -46,16 +48,13 @@ FIRST_GUESS = 1024
 class Labelled:
     """A completion with what its tokens' probabilities should be.
 
-    targets: one for each completion token, in [0, 1]; None: this token isn't trained on.
-    weight: of each of its targets, relative to those of other completions.
-
     Raises ValueError if there isn't one target for each token, or all are None.
     """
 
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
-    targets: tuple[float | None, ...]
-    weight: float = 1.0
+    targets: tuple[float | None, ...]  # of each token, in [0, 1]; None: it isn't trained on
+    weight: float = 1.0  # of each of these targets, relative to those of other completions
 
     def __post_init__(self) -> None:
         if len(self.targets) != len(self.completion_ids):
@@ -68,27 +67,27 @@ class Labelled:
 
 
 class RewardNetwork(nn.Module):
-    """See the module. ``policy`` is the trunk with its language modelling head."""
+    """The network that the module's docstring defines."""
 
     def __init__(self, policy: PreTrainedModel, *, likelihood: bool) -> None:
         super().__init__()
-        self.policy = policy
+        self.policy = policy  # the trunk with its language modelling head
         self.score = nn.Linear(policy.config.hidden_size, 1)  # w and b
         nn.init.zeros_(self.score.weight)
         nn.init.zeros_(self.score.bias)
         self.scale = nn.Parameter(torch.zeros(1)) if likelihood else None  # s
         self.to(policy.device)
-        self.adapters: list[Any] = []  # of LoRA, until merged; a list hides them from PyTorch
+        self.adapters: list[Any] = []  # LoRA's, until merged; a list hides them from PyTorch
 
     @property
     def device(self) -> torch.device:
         return self.policy.device
 
     def read(self, hidden: Tensor, token_ids: Tensor) -> Tensor:
-        """Logits (B, T) at the tokens of completions.
+        """The logits (B, T) at the tokens of completions.
 
         hidden: (B, 1 + T, H), the trunk's last hidden states from the last prompt token on.
-        token_ids: (B, T).
+        token_ids: (B, T), the completions' tokens.
         """
         logits: Tensor = self.score(hidden[:, 1:].float())[..., 0]
         if self.scale is not None:
@@ -96,28 +95,28 @@ class RewardNetwork(nn.Module):
         return logits
 
     def logprobs(self, hidden: Tensor, token_ids: Tensor) -> Tensor:
-        """log π of each token of the completions: arguments as of ``read``, returns (B, T)."""
+        """log π (B, T) of each token of the completions; the arguments are those of ``read``."""
         head: Any = self.policy.get_output_embeddings()
-        before = hidden[:, :-1].to(head.weight.dtype)  # autocast may have left another
+        before = hidden[:, :-1].to(head.weight.dtype)  # autocast may have left another dtype
         return token_logprobs(head(before), token_ids)
 
     def forward(self, batch: Sequence[Labelled], compute_dtype: torch.dtype) -> Tensor:
-        """Logits (B, T) at the completions' tokens, whatever at the padding after them."""
+        """The logits (B, T) at the completions' tokens; at the padding they mean nothing."""
         return self.read(*self.hidden(batch, compute_dtype))
 
     def hidden(
         self, batch: Sequence[Labelled], compute_dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        """What ``read`` takes, from a plain pass over prompts and completions."""
+        """The arguments of ``read``, from a plain pass over prompts and completions."""
         device = self.device
-        # Right-padded: with causal attention no real token sees the padding after it.
+        # The padding is on the right, where with causal attention no real token sees it.
         ids = padded(one.prompt_ids + one.completion_ids for one in batch).to(device)
         completion_ids = padded(one.completion_ids for one in batch).to(device)
         with autocast(device, compute_dtype):
             states = self.policy.base_model(input_ids=ids, use_cache=False).last_hidden_state
         first = torch.tensor([len(one.prompt_ids) - 1 for one in batch], device=device)
         places = first[:, None] + torch.arange(completion_ids.shape[1] + 1, device=device)
-        places = places.clamp(max=ids.shape[1] - 1)  # of padding
+        places = places.clamp(max=ids.shape[1] - 1)  # places of padding may lie outside
         return states.gather(1, places[..., None].expand(-1, -1, states.shape[-1])), completion_ids
 
 
@@ -130,11 +129,11 @@ def build(
     seed: int,
     device: torch.device,
 ) -> RewardNetwork:
-    """A network to train, float32, from the policy in ``path``: every probability is 1/2.
+    """A float32 network to train, from the policy in ``path``; all its probabilities are 1/2.
 
-    trainable: ``all`` parameters, the ``head`` alone (w, b and s), or the head and ``lora``
-        adapters of rank ``lora_rank`` (scale α / r = 2) on the trunk's linear layers, to be merged
-        once trained.
+    trainable: which parameters train: ``all``, the ``head`` alone (w, b and s), or the head and
+        ``lora`` adapters of rank ``lora_rank`` (scale α / r = 2) on the trunk's linear layers,
+        which ``merge_lora`` merges once they are trained.
     seed: decides the adapters' random half.
 
     Raises UserError if there is no policy.
@@ -149,7 +148,7 @@ def build(
 
 
 def merge_lora(network: RewardNetwork) -> None:
-    """Makes adapters part of the weights; nothing to do without any."""
+    """Makes the adapters part of the weights, if there are any."""
     for adapters in network.adapters:
         network.policy = adapters.merge_and_unload()
     network.adapters = []
@@ -162,9 +161,10 @@ def guess_from_likelihood(
     max_tokens: int,
     compute_dtype: torch.dtype,
 ) -> None:
-    """Sets s and b by logistic regression: what the policy's own likelihood says before training.
+    """Sets s and b to what the policy's own likelihood says before training.
 
-    On the first ``FIRST_GUESS`` of ``labelled``. Does nothing without likelihood.
+    They are found by logistic regression on the first ``FIRST_GUESS`` of ``labelled``. A network
+    without likelihood is left as it is.
     """
     if network.scale is None:
         return
@@ -187,11 +187,12 @@ def label_gradients(
     max_tokens: int,
     compute_dtype: torch.dtype,
 ) -> float:
-    """Adds the gradient of the loss of ``labelled``, an optimizer step's; returns that loss.
+    """Adds the gradient of the loss of an optimizer step's completions; returns that loss.
 
-    loss = Σ w BCE(sigmoid(logit), target) / Σ w over all targets, w the weight of their completion:
-    targets of equal weight count the same, so a completion counts by how many it has. To be passed
-    to ``Job.fit``. Micro-batches and padding change nothing.
+        loss = Σ w BCE(sigmoid(logit), target) / Σ w        w: the weight of the target's completion
+
+    The sums are over all targets. Targets of equal weight count the same, so a completion counts by
+    how many it has. Micro-batches and padding change nothing. ``Job.fit`` takes this function.
     """
     total_weight = sum(one.weight * sum(t is not None for t in one.targets) for one in labelled)
     total = 0.0
@@ -215,11 +216,13 @@ def label_gradients(
 
 
 def fit_platt(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """(temperature, bias): sigmoid(logit / temperature + bias) is calibrated (Platt 1999).
+    """(temperature, bias) with which sigmoid(logit / temperature + bias) is calibrated.
 
-    logits, labels: (n,), n > 0; labels True for correct. Minimises binary cross-entropy, the
-    temperature within ``TEMPERATURES``. As in Platt, a target is the estimate (N₊ + 1) / (N₊ + 2)
-    or 1 / (N₋ + 2) instead of 1 or 0: with separable labels, or all alike, the bias stays finite.
+    They minimise binary cross-entropy, with the temperature within ``TEMPERATURES``. As in Platt
+    (1999), a target is the estimate (N₊ + 1) / (N₊ + 2) or 1 / (N₋ + 2) instead of 1 or 0: so the
+    bias stays finite even if the labels are separable or all alike.
+
+    logits, labels: (n,), n > 0; a label is True for a correct completion.
     """
     logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=bool)
     right = labels.sum()
@@ -247,7 +250,10 @@ def fit_platt(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
 def calibrate(
     network: RewardNetwork, logits: np.ndarray, labels: np.ndarray
 ) -> tuple[float, float]:
-    """Folds ``fit_platt`` of the held-out logits into the head; returns what was fitted."""
+    """Fits ``fit_platt`` to held-out logits and folds it into the head.
+
+    Returns the temperature and the bias.
+    """
     temperature, bias = fit_platt(logits, labels)
     network.score.weight.div_(temperature)
     network.score.bias.div_(temperature).add_(bias)

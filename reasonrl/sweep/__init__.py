@@ -1,1 +1,1 @@
-"""Many runs at once: who submits them, what has become of them, and how to go on."""
+"""Many runs at once: how they are submitted, what became of them, and how they are continued."""

@@ -1,4 +1,4 @@
-"""``python -m reasonrl.sweep``: see ``reasonrl.cli.sweep``."""
+"""What ``python -m reasonrl.sweep`` does; see ``reasonrl.cli.sweep``."""
 
 import sys
 

@@ -1,9 +1,12 @@
-"""What a sweep leaves on the disk that nobody needs any more; never a result, never of a live run.
+"""What a sweep leaves on the disk that nobody needs any more, and its removal.
 
-1. ``work/`` of a run that is done: checkpoints, left where its end was cut short.
-2. On demand, ``work/`` of a run that ended long ago without being done: it will start over.
-3. Copies of the code that no unfinished run of any sweep is made with.
-4. Temporary files of writers that died.
+1. ``work/`` of a run that is done holds checkpoints if the run's end was cut short.
+2. ``work/`` of a run that ended long ago without being done is removed on demand; the run will then
+   start over.
+3. Copies of the code may be there with which no unfinished run of any sweep is made.
+4. Temporary files may be there whose writers died.
+
+A result is never removed, and neither is anything of a run that is alive.
 """
 
 from __future__ import annotations
@@ -24,25 +27,25 @@ from reasonrl.sweep.verdict import ALIVE
 from reasonrl.util.atomic import remove_folder, writing
 
 TEMPORARY = ".*~*~*~*.tmp"  # see reasonrl.util.atomic
-DAY = 24 * 3600.0  # an older temporary, and code that no sweep mentions yet, is nobody's
+DAY = 24 * 3600.0  # older temporary files are nobody's, and so is older code that no sweep mentions
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """A file or folder to remove. run: whose it is, if a run's."""
+    """A file or folder to remove."""
 
     path: Path
     why: str
-    size: int
-    run: RunFolder | None = None
+    size: int  # in bytes
+    run: RunFolder | None = None  # the run that it belongs to, if any
 
 
 def leftovers(
     sweep: Sweep, findings: Sequence[Finding], *, failed: bool, days: float
 ) -> list[Leftover]:
-    """What there is to remove.
+    """The files and folders to remove.
 
-    failed: whether also checkpoints of runs that ended `days` ago or earlier without being done.
+    failed: whether checkpoints go too of runs that ended `days` ago or earlier without being done.
     """
     found = []
     for finding in findings:
@@ -67,7 +70,7 @@ def leftovers(
 
 
 def remove(leftover: Leftover) -> bool:
-    """False if somebody works in its run at this moment; then nothing is removed.
+    """Removes a leftover, unless somebody works in its run at this moment; returns whether it did.
 
     Raises UserError where it can't be removed.
     """
@@ -84,7 +87,10 @@ def remove(leftover: Leftover) -> bool:
 
 
 def _code_needed(outputs: Path) -> Iterator[Path]:
-    """Raises UserError for a sweep that can't be read: nobody knows what it needs."""
+    """Yields the folders of code that unfinished runs are made with.
+
+    Raises UserError for a sweep that can't be read, as nobody knows what it needs.
+    """
     for manifest in (outputs / "sweeps").glob(f"*/{MANIFEST}"):
         sweep = Sweep.read(manifest.parent)
         unfinished = [run for m in sweep.runs if not is_done(run := sweep.run(m.name))]

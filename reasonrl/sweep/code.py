@@ -14,13 +14,14 @@ from reasonrl.util.atomic import atomic_folder, json_text, writing
 
 
 def snapshot(outputs: Path, package: Path = PACKAGE) -> Path:
-    """``<outputs>/code/1a2b3c4d``: the package, the commit it is of, and its difference to that.
+    """Copies the package to ``<outputs>/code/1a2b3c4d``; returns that folder.
 
-    Named by the SHA-256 of its files, and so made once for the same code; its time is that of its
-    last use. It goes on the module search path of jobs.
+    It holds the package's commit and its difference to that, too. It is named by the SHA-256 of the
+    package's files, so it is made only once for the same code, and its time is that of its last
+    use. It goes on the module search path of jobs.
     """
     files = sorted(f for f in package.rglob("*") if f.is_file() and "__pycache__" not in f.parts)
-    # Read once: somebody may be editing them.
+    # They are read only once, as somebody may be editing them.
     contents = {file.relative_to(package.parent).as_posix(): file.read_bytes() for file in files}
     digest = hashlib.sha256()
     for name, content in contents.items():
@@ -28,7 +29,7 @@ def snapshot(outputs: Path, package: Path = PACKAGE) -> Path:
     folder = outputs / "code" / digest.hexdigest()[:8]
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(outputs / ".code.lock"):  # another launcher's jobs may run with the same
+        with FileLock(outputs / ".code.lock"):  # another launcher may make the same copy
             if folder.exists():
                 os.utime(folder)
             else:

@@ -1,4 +1,4 @@
-"""From the points of a sweep to runs that are submitted: planned, every one, before any is."""
+"""The way from the points of a sweep to submitted runs; all are planned before any is submitted."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Point:
-    """One combination of a sweep. overrides: what the command said of it."""
+    """One combination of a sweep's overrides."""
 
-    overrides: tuple[str, ...]
+    overrides: tuple[str, ...]  # what the command said of it
     config: TrainConfig
     options: LauncherOptions
 
 
 def point(overrides: Sequence[str], composed: DictConfig) -> Point:
-    """A composed point, taken apart and validated. Raises UserError, which names the point."""
+    """Takes a composed point apart and validates it. Raises UserError, which names the point."""
     with _naming(overrides):
         given: Any = OmegaConf.to_container(composed.hydra.launcher, resolve=True)
         options = read_options(given)
@@ -62,9 +62,11 @@ def point(overrides: Sequence[str], composed: DictConfig) -> Point:
 
 
 def launch(points: Sequence[Point], *, dry_run: bool = False) -> None:
-    """Submits a sweep, on Slurm or here, where it then is made; prints what will be, and was, done.
+    """Submits a sweep to Slurm, or makes it on this machine; prints what will be and was done.
 
     Raises UserError, also if it has waited for the runs and one of them isn't done.
+
+    dry_run: whether nothing is submitted, and only the plan is printed.
     """
     from reasonrl.pipeline.comparison import show_comparison  # torch is imported here
     from reasonrl.pipeline.plan import Planner
@@ -120,7 +122,7 @@ def launch(points: Sequence[Point], *, dry_run: bool = False) -> None:
 
 
 def _same(key: str, values: Iterable[T]) -> T:
-    """The value of all points. Raises UserError if there isn't one for all."""
+    """The one value that all points have. Raises UserError if they have several."""
     different = list(dict.fromkeys(values))
     if len(different) > 1:
         raise UserError(
@@ -139,7 +141,7 @@ def _plans(points: Sequence[Point], planner: Planner) -> list[Plan]:
 
 
 def _runs(points: Sequence[Point], plans: Sequence[Plan]) -> dict[str, tuple[Member, TrainConfig]]:
-    """All runs there are to be, each once, by name; none before those it needs."""
+    """All runs of the sweep, each once, by name; none comes before those that it needs."""
     runs: dict[str, tuple[Member, TrainConfig]] = {}
     for point, planned in zip(points, plans, strict=True):
         for one in planned.in_order():
@@ -158,7 +160,10 @@ def _runs(points: Sequence[Point], plans: Sequence[Plan]) -> dict[str, tuple[Mem
 
 
 def _in_sweep(config: TrainConfig, sweep: Sweep) -> TrainConfig:
-    """As a run of this sweep: W&B groups by it, and runs side by side share the cores."""
+    """The configuration as a run of this sweep has it.
+
+    W&B groups the run by the sweep, and runs that are made side by side share the cores.
+    """
     tracking, runtime = config.tracking.grouped(sweep.name), config.runtime
     if sweep.cluster == "local" and sweep.at_once > 1 and runtime.threads is None:
         from reasonrl.runs.process import usable_cores
@@ -168,7 +173,7 @@ def _in_sweep(config: TrainConfig, sweep: Sweep) -> TrainConfig:
 
 
 def plan_table(sweep: Sweep, *, asks: bool) -> Table:
-    """The runs, whether they are done, what each needs first, and what its job asks Slurm for."""
+    """A table of the runs: whether they are done, what each needs first, what its job asks for."""
     title = f"{sweep.name}: {len(sweep.runs):,} run{'s' if len(sweep.runs) > 1 else ''}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE)
     for column in ("run", "state", "needs", *(["asks for"] if asks else [])):
@@ -185,7 +190,7 @@ def plan_table(sweep: Sweep, *, asks: bool) -> Table:
 
 
 def _needs(plans: Sequence[Plan]) -> Iterator[str]:
-    """Of each model, what its runs need of a GPU, and what isn't known of them."""
+    """What the runs of each model need of a GPU, and what couldn't be checked of them."""
     from reasonrl.pipeline.text import needs
 
     by_model: dict[str, list[Plan]] = {}
@@ -204,7 +209,7 @@ def _asks_for(member: Member) -> str:
 
 @contextmanager
 def _naming(overrides: Sequence[str]) -> Iterator[None]:
-    """Says of an error in which of a sweep's points it is."""
+    """Adds to an error in which of a sweep's points it is."""
     try:
         yield
     except UserError as error:
@@ -215,7 +220,7 @@ def _naming(overrides: Sequence[str]) -> Iterator[None]:
 def sweep_name(points: Sequence[Point], runs: Sequence[str]) -> str:
     """``ei-ppo-rcrl_7b-13b_seed-0-1-1a2b3c4d``: what differs, and the hash of the runs' names.
 
-    So the same sweep has the same name, and the same folder.
+    The same sweep therefore has the same name, and the same folder.
     """
     values: dict[str, list[str]] = {}
     for one in points:
@@ -231,7 +236,10 @@ def sweep_name(points: Sequence[Point], runs: Sequence[str]) -> str:
 
 
 def _swept(key: str, values: Sequence[str]) -> str:
-    """Names of options speak for themselves; numbers need their key, and many are counted."""
+    """The part of a sweep's name that says which values a key has.
+
+    Names of options speak for themselves; numbers need their key, and many values are counted.
+    """
     name = key.rpartition(".")[2]
     if len(values) > MAX_VALUES:
         return f"{len(values)}-{name}s"

@@ -1,4 +1,4 @@
-"""Runs of a sweep as processes of this machine, a few at a time, none before those it needs."""
+"""The runs of a sweep as processes of this machine, a few at a time, none before those it needs."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ from reasonrl.sweep.manifest import SUBMISSION, Member, Submission, Submitted, S
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
-MISSED_BEATS = 6  # in a row: a process of another host has died
+MISSED_BEATS = 6  # after so many in a row a process of another host is taken to be dead
 
 
 def is_alive(run: RunFolder) -> bool:
     """Whether a process makes this run or, as launcher of a sweep on this machine, is about to.
 
-    Of a process of another host its heartbeat tells. What waits or runs on Slurm, Slurm knows.
+    A process of another host is taken to be alive if its heartbeat is recent. Jobs that wait on
+    Slurm don't count.
     """
     status, submission = read_status(run), Submission.read(run)
     if status is not None and status.state == "running" and _works(run, status):
@@ -48,12 +49,15 @@ def is_alive(run: RunFolder) -> bool:
 
 
 def has_begun(status: Status | None, batch: Submitted) -> bool:
-    """Whether a run has, since it was submitted with this batch."""
+    """Whether a run has begun since it was submitted with this batch."""
     return status is not None and status.started >= batch.submitted
 
 
 def _lives(batch: Submitted) -> bool:
-    """Whether its launcher does; by now its number may be another's, which began later."""
+    """Whether the batch's launcher lives.
+
+    By now its process number may belong to another process, which began later.
+    """
     try:
         process = psutil.Process(batch.pid)
         submitted = datetime.fromisoformat(batch.submitted).timestamp()
@@ -75,11 +79,12 @@ def _works(run: RunFolder, status: Status) -> bool:
 
 
 def make(sweep: Sweep, batch: Submitted, members: Sequence[Member]) -> None:
-    """Makes the runs of a batch. What a failed one is needed for isn't begun; the others go on.
+    """Makes the runs of a batch.
 
-    What they need and another process makes, such as one whose launcher was killed, is waited for.
-    With one at a time it has the terminal, with more each prints into a file of the batch's folder.
-    Interrupted (Ctrl-C, SIGTERM), it lets them save, and raises KeyboardInterrupt.
+    If one fails, those that need it aren't begun, and the others continue. A run that they need is
+    waited for if another process makes it, such as one whose launcher was killed. If runs are made
+    one at a time they print to the terminal; else each prints to a file in the batch's folder.
+    Interrupted by Ctrl-C or SIGTERM, it lets the runs save, and raises KeyboardInterrupt.
     """
     waiting = list(members)
     working: dict[str, subprocess.Popen[bytes]] = {}
@@ -92,7 +97,7 @@ def make(sweep: Sweep, batch: Submitted, members: Sequence[Member]) -> None:
             for member in list(waiting):
                 if len(working) == sweep.at_once:
                     break
-                # First who is alive: one that isn't any more has said whether it is done.
+                # Whether it is alive is asked first: once it isn't, it has said whether it is done.
                 if any(n in unmade or is_alive(sweep.run(n)) for n in member.needs):
                     continue
                 missing = [need for need in member.needs if not is_done(sweep.run(need))]
@@ -116,7 +121,7 @@ def make(sweep: Sweep, batch: Submitted, members: Sequence[Member]) -> None:
 
 
 def wait_for(runs: Iterable[RunFolder]) -> None:
-    """Until no other process makes any of them."""
+    """Waits until no other process makes any of the runs."""
     for run in runs:
         if not is_done(run) and is_alive(run):
             logger.info("waiting for %s, which another process makes", run.path.name)
@@ -130,7 +135,7 @@ def _start(sweep: Sweep, batch: Submitted, name: str) -> subprocess.Popen[bytes]
     where = {
         "cwd": sweep.folder,
         "env": os.environ | {"PYTHONPATH": path},
-        "start_new_session": True,  # Ctrl-C is for the launcher, which tells them to save
+        "start_new_session": True,  # Ctrl-C reaches only the launcher, which tells them to save
     }
     if sweep.at_once == 1:
         return subprocess.Popen(command, **where)  # type: ignore[call-overload]
@@ -139,7 +144,11 @@ def _start(sweep: Sweep, batch: Submitted, name: str) -> subprocess.Popen[bytes]
 
 
 def _note_end(run: RunFolder, batch: Submitted, code: int) -> None:
-    """Says what became of a run; for it, if it couldn't: else it would seem to be still to come."""
+    """Logs what became of a run.
+
+    If the run ended before it could write a status, a failure is written for it: else it would
+    seem to be still to come.
+    """
     status = read_status(run)
     if not is_done(run) and not has_begun(status, batch):
         failed = Status.here("failed", attempt=status.attempt + 1 if status else 1)

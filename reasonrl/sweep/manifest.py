@@ -1,4 +1,4 @@
-"""A sweep's folder: the runs it is made of, and what was submitted of them, and when.
+"""A sweep's folder, which says what runs it is made of and which were submitted, and when.
 
     outputs/sweeps/ei-ppo-rcrl_7b-13b-1a2b3c4d/
       sweep.json          the command, and the runs with what each needs first
@@ -8,7 +8,7 @@
     outputs/runs/NAME/
       submission.json     the last batch that a run was part of
 
-All of this the launcher writes and no job does; a run's own word is its status.json.
+Only the launcher writes these files; what a run says of itself is in its status.json.
 """
 
 from __future__ import annotations
@@ -30,42 +30,32 @@ MANIFEST, BATCH, SUBMISSION = "sweep.json", "batch.json", "submission.json"
 
 @dataclass(frozen=True)
 class Member:
-    """A run of a sweep.
+    """A run of a sweep."""
 
-    name: its folder's. overrides: what the command said of it; None for a run that only others
-    need. needs: the names of the runs that must be done before it can start. options: of its job on
-    Slurm, see ``reasonrl.sweep.options.JobOptions``.
-    """
-
-    name: str
-    overrides: list[str] | None
-    needs: list[str] = field(default_factory=list)
-    options: dict[str, Any] = field(default_factory=dict)
+    name: str  # the name of its folder
+    overrides: list[str] | None  # what the command said of it; None: only other runs need it
+    needs: list[str] = field(default_factory=list)  # the names of the runs that must be done first
+    options: dict[str, Any] = field(default_factory=dict)  # its job's on Slurm, see JobOptions
     protocol: str | None = None  # how its policy is to be evaluated; None: it makes none
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Contents of sweep.json, and where it lies.
-
-    command: and the folder it was given in, on which relative paths in configurations depend.
-    created: UTC, ISO 8601. code: the folder of the code that the runs are made with. at_once: how
-    many of a batch may be made at a time. runs: none before those it needs.
-    """
+    """The contents of sweep.json, and the folder in which it lies."""
 
     path: Path
     command: list[str]
-    folder: str
-    created: str
+    folder: str  # where the command was given; relative paths in configurations depend on it
+    created: str  # UTC, ISO 8601
     cluster: Cluster
-    code: str
-    at_once: int
-    runs: list[Member]
+    code: str  # the folder of the code that the runs are made with
+    at_once: int  # how many runs of a batch may be made at a time
+    runs: list[Member]  # none comes before those that it needs
 
     @classmethod
     def read(cls, path: Path) -> Sweep:
-        """Raises UserError if there is no sweep in this folder."""
-        path = path.resolve()  # jobs are told of it, and they have a working directory of their own
+        """Reads a sweep's folder. Raises UserError if it holds no sweep."""
+        path = path.resolve()  # jobs get this path, and have a working directory of their own
         try:
             values = json.loads((path / MANIFEST).read_bytes())
             runs = [Member(**member) for member in values.pop("runs")]
@@ -105,23 +95,23 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Submitted:
-    """A batch: runs that were submitted at once, as batch.json says, and where that lies."""
+    """A batch of runs that were submitted at once: the contents of batch.json, and its folder."""
 
     path: Path
     cluster: Cluster
     runs: list[str]  # their names; task k of the array is runs[k]
     code: str  # the folder of the code they run with
-    submitted: str  # UTC, ISO 8601
-    host: str  # of the launcher, which on this machine has to live for the runs to go on
-    pid: int  # of the launcher
-    options: dict[str, Any]  # of the launcher: memory, time, partition and so on
-    # Slurm's id of the array. None on this machine, and if the launcher died before it knew: the
-    # jobs' comment then still leads from them to this folder.
+    submitted: str  # when, in UTC, ISO 8601
+    host: str  # the launcher's; on this machine the launcher has to live until the runs are made
+    pid: int  # the launcher's
+    options: dict[str, Any]  # the launcher's: memory, time, partition and so on
+    # Slurm's id of the array. It is None on this machine, and if the launcher died before it knew
+    # the id: the jobs' comment then still leads from them to this folder.
     job: str | None = None
 
     @classmethod
     def read(cls, path: Path) -> Submitted | None:
-        """None if there is no readable batch in this folder."""
+        """Reads a batch's folder; None if it holds no readable batch."""
         try:
             return cls(path=path, **json.loads((path / BATCH).read_bytes()))
         except (OSError, ValueError, TypeError):
@@ -135,18 +125,18 @@ class Submitted:
 
     @property
     def comment(self) -> str:
-        """Of the Slurm jobs: it leads from a job in the queue to this folder."""
+        """The comment of the Slurm jobs, which leads from a job in the queue to this folder."""
         return f"reasonrl:{self.path.resolve()}"
 
     @property
     def outputs(self) -> Path:
-        """Of the sweep that it is of."""
+        """The outputs folder of the sweep that this batch belongs to."""
         return self.path.resolve().parents[3]
 
     def can_begin(self, job: str) -> bool:
         """Whether this Slurm job finds what it is to do, which submitit writes after sbatch.
 
-        False for ever if the launcher died between the two.
+        If the launcher died between the two, it never will.
         """
         return self.job is not None or (self.path / f"{job}_submitted.pkl").exists()
 
@@ -157,20 +147,24 @@ class Submitted:
         return f"{self.job}_{task}"
 
     def log(self, task: int) -> Path:
-        """What a task printed, all its attempts; of a job whose id isn't known, no such file."""
+        """The file into which all attempts at a task print.
+
+        If the job's id isn't known, there is no file of this name.
+        """
         name = f"{task}.log" if self.cluster == "local" else f"{self.job_of(task)}_0_log.out"
         return self.path / name
 
 
 @dataclass(frozen=True)
 class Submission:
-    """Contents of a run's submission.json: where in which batch it was submitted last."""
+    """The contents of a run's submission.json: the batch with which it was submitted last."""
 
-    batch: str
-    task: int
+    batch: str  # the batch's folder
+    task: int  # the run's index in the batch
 
     @classmethod
     def read(cls, run: RunFolder) -> Submission | None:
+        """Reads a run's last submission; None if there was none."""
         try:
             return cls(**json.loads((run.path / SUBMISSION).read_bytes()))
         except (OSError, ValueError, TypeError):

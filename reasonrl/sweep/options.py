@@ -11,7 +11,7 @@ from reasonrl.sweep.manifest import Cluster
 from reasonrl.util.errors import UserError
 
 CLUSTERS = ("auto", "slurm", "local")
-OURS = {  # of sbatch: by these jobs are found, end in order, and go on
+OURS = {  # of sbatch's parameters: by these jobs are found, end in order, and are continued
     "array",
     "chdir",
     "comment",
@@ -23,52 +23,44 @@ OURS = {  # of sbatch: by these jobs are found, end in order, and go on
     "signal",
     "wait",
 }
-OF_SWEEPS = ("cluster", "wait", "processes", "array_parallelism")  # not of single runs
+OF_SWEEPS = ("cluster", "wait", "processes", "array_parallelism")  # they can't differ by run
 
 
 @dataclass
 class JobOptions:
-    """Of one job. None: Slurm's default, and of the first four what its model asks for
-    (``model.resources``).
+    """The options of one job."""
 
-    setup: lines of bash before Python starts. signal_delay_s: how long before its time limit a job
-    is told to save. max_requeues: how often it may go on in another job after that, or after it was
-    preempted. additional_parameters: any others of sbatch, by their long names.
-    """
-
+    # Where one of these four is None, the job asks for what its model does (``model.resources``).
     gpus_per_node: int | None = None
     cpus_per_task: int | None = None
     mem_gb: int | None = None
     timeout_min: int | None = None
+    # Where one of these is None, Slurm's default counts.
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
     exclude: str | None = None
-    setup: list[str] = field(default_factory=list)
-    signal_delay_s: int = 120
-    max_requeues: int = 100
+    setup: list[str] = field(default_factory=list)  # lines of bash before Python starts
+    signal_delay_s: int = 120  # how long before its time limit a job is told to save
+    max_requeues: int = 100  # how often a job goes back into the queue after it has saved
+    # Any other parameters of sbatch, by their long names.
     additional_parameters: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class LauncherOptions(JobOptions):
-    """Of a sweep.
-
-    cluster: auto is slurm where there is an sbatch. wait: on Slurm, whether to stay until all runs
-    have ended. processes: on this machine, how many runs at a time. array_parallelism: on Slurm,
-    how many of an array's.
-    """
+    """The options of a sweep, and those of its jobs."""
 
     _target_: str = "hydra_plugins.reasonrl_launcher.SweepLauncher"
-    cluster: str = "auto"
-    wait: bool = False
-    processes: int = 1
-    array_parallelism: int = 1000
+    cluster: str = "auto"  # slurm, local, or auto, which is slurm where there is an sbatch
+    wait: bool = False  # whether the launcher stays on Slurm until all runs have ended
+    processes: int = 1  # how many runs are made at a time on this machine
+    array_parallelism: int = 1000  # how many runs of an array are made at a time on Slurm
 
 
 def read_options(given: dict[str, Any]) -> LauncherOptions:
-    """Of ``hydra.launcher``, validated. Raises UserError."""
+    """The validated options of ``hydra.launcher``. Raises UserError for those that can't be."""
     known = LauncherOptions.__dataclass_fields__
     for name in given:
         if name not in known:
@@ -82,7 +74,7 @@ def read_options(given: dict[str, Any]) -> LauncherOptions:
 
 
 def cluster_of(options: LauncherOptions) -> Cluster:
-    """Raises UserError for a cluster that isn't there."""
+    """The cluster that the options choose. Raises UserError for one that isn't there."""
     if options.cluster not in CLUSTERS:
         raise UserError(
             f"hydra.launcher.cluster must be one of {', '.join(CLUSTERS)}; got {options.cluster}."
@@ -98,7 +90,7 @@ def cluster_of(options: LauncherOptions) -> Cluster:
 
 
 def job_options(options: LauncherOptions, config: TrainConfig) -> dict[str, Any]:
-    """Of a run's job, with what its model asks for where nothing else is said."""
+    """The options of a run's job, with what its model asks for where nothing else is said."""
     own = {name: getattr(options, name) for name in JobOptions.__dataclass_fields__}
     resources = config.model.resources
     asked = {
@@ -111,7 +103,7 @@ def job_options(options: LauncherOptions, config: TrainConfig) -> dict[str, Any]
 
 
 def validate(options: LauncherOptions) -> None:
-    """Raises UserError."""
+    """Raises UserError for a value that is too small, or a parameter that the launcher sets."""
     for name in ("cpus_per_task", "mem_gb", "timeout_min", "processes", "array_parallelism"):
         value = getattr(options, name)
         if value is not None and value < 1:

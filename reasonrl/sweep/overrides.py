@@ -1,4 +1,4 @@
-"""What tells the runs of a sweep apart, on its page."""
+"""The overrides that tell the runs of a sweep apart on its page."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from reasonrl.pipeline.overrides import differing
 from reasonrl.sweep.manifest import Member
 
-# A page has a place of its own for each of these.
+# The page has a place of its own for each of these.
 PARTS = ("algorithm", "reward", "model", "init", "dataset", "seed")
 
 
 def settings(members: Sequence[Member]) -> dict[str, list[str]]:
-    """``differing`` without PARTS, by the run's name: runs alike in both differ in their seed only.
+    """The overrides of each run that not all share, without PARTS, by the run's name.
 
-    A run that only others need has those that all of them have, for it was made for them.
+    Runs that are alike in both differ in their seed only. A run that only others need has those
+    overrides that all of them have, for it was made for them.
     """
     asked = [member for member in members if member.overrides is not None]
     names = {member.name for member in asked}

@@ -1,7 +1,8 @@
-"""What Slurm knows of our jobs, asked through its commands.
+"""What Slurm knows of our jobs; its commands are asked for it.
 
-It knows what is alive. What became of a job it forgets after minutes, unless there is an accounting
-database, and it is wrong about it in both directions: a run's own status.json is the truth.
+Slurm knows which jobs are alive. It forgets after minutes what became of a job, unless there is an
+accounting database, and it may be wrong about it in both directions: a run's own status.json is the
+truth.
 """
 
 from __future__ import annotations
@@ -32,12 +33,13 @@ OVER = {
     "TIMEOUT",
 }
 
-# What people set for themselves (SQUEUE_FORMAT, SCANCEL_INTERACTIVE) would change what we read.
+# Variables that people set for themselves (SQUEUE_FORMAT, SCANCEL_INTERACTIVE) would change what is
+# read here.
 _PERSONAL = ("SQUEUE_", "SCANCEL_", "SACCT_")
 
 
 class SlurmError(UserError):
-    """A command of Slurm's failed or didn't answer."""
+    """Says that one of Slurm's commands failed or didn't answer."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,13 @@ class SlurmJob:
 
     @property
     def launch_failed(self) -> bool:
-        """Whether Slurm holds it since it couldn't be begun: its node failed just then."""
+        """Whether Slurm holds the job because it couldn't be begun: its node failed just then."""
         reason = self.reason.replace(" ", "_")  # versions differ
         return reason in {"launch_failed_requeued_held", "JobHoldMaxRequeue"}
 
     @property
     def held(self) -> bool:
-        """By somebody, with ``scontrol hold``."""
+        """Whether somebody holds the job, with ``scontrol hold``."""
         return self.reason in {"JobHeldUser", "JobHeldAdmin"}
 
 
@@ -103,9 +105,10 @@ def queue() -> list[SlurmJob]:
 
 
 def ended() -> dict[tuple[Path, str], Ended]:
-    """By batch and job id, our ended jobs that the controller remembers: five minutes by default.
+    """Our ended jobs by batch and job id, as far as the controller remembers them.
 
-    A controller that was set up anew begins again with the same ids. Raises SlurmError.
+    It does so for five minutes by default. The id alone isn't enough, because a controller that was
+    set up anew begins again with the same ids. Raises SlurmError.
     """
     fields = "JobArrayID:|,State:|,Reason:|,exit_code:|,Comment:"
     output = _run("squeue", "--array", "--noheader", _me(), "--states=all", f"--Format={fields}")
@@ -118,7 +121,7 @@ def ended() -> dict[tuple[Path, str], Ended]:
 
 
 def accounting(ids: Sequence[str]) -> dict[str, Ended]:
-    """By job id, the ended ones of these; none of them where the cluster keeps no accounts."""
+    """Those of these jobs that have ended, by id; none where the cluster keeps no accounts."""
     jobs: dict[str, Ended] = {}
     if shutil.which("sacct"):
         for some in _chunks(ids):
@@ -132,7 +135,7 @@ def accounting(ids: Sequence[str]) -> dict[str, Ended]:
 
 
 def parse_accounting(text: str) -> dict[str, Ended]:
-    """Of ``sacct -P -n -X -o JobID,State,ExitCode,Reason``, the ended jobs."""
+    """The ended jobs in what ``sacct -P -n -X -o JobID,State,ExitCode,Reason`` prints, by id."""
     jobs = {}
     for line in text.splitlines():
         id, state, code, reason = line.split("|", maxsplit=3)
@@ -152,8 +155,8 @@ def cancel(ids: Sequence[str]) -> None:
 def requeue(id: str) -> bool:
     """Puts a job back into the queue, unless it is being ended. Raises SlurmError.
 
-    A job that is only warned is still RUNNING. One that was cancelled, that has reached its limit
-    or that Slurm puts back by itself isn't any more.
+    A job that was only warned is still RUNNING. A job that was cancelled, that has reached its time
+    limit or that Slurm puts back by itself isn't any more.
     """
     if _run("squeue", "--noheader", f"--jobs={id}", "--format=%T").strip() != "RUNNING":
         return False
@@ -166,7 +169,7 @@ def max_array_size() -> int:
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _run("scontrol", "show", "config"), re.M)
     if found is None:
         raise SlurmError("scontrol show config must name MaxArraySize; it doesn't.")
-    return max(int(found[1]), 1)  # 0: no arrays, and one run makes none
+    return max(int(found[1]), 1)  # 0 allows no arrays, but a single run is none
 
 
 def _batch(comment: str) -> Path:
@@ -183,7 +186,10 @@ def _chunks(ids: Sequence[str]) -> Iterator[str]:
 
 
 def _seconds(text: str) -> int | None:
-    """``1-02:03:04``, ``02:03:04`` or ``03:04``; None for UNLIMITED, NOT_SET, INVALID."""
+    """The seconds of ``1-02:03:04``, ``02:03:04`` or ``03:04``.
+
+    UNLIMITED, NOT_SET and INVALID give None.
+    """
     found = re.fullmatch(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)", text)
     if found is None:
         return None

@@ -1,4 +1,4 @@
-"""What there is to know of each run of a sweep: its own word, Slurm's, and what its files show.
+"""What is known of each run of a sweep: what it says itself, what Slurm says, what its files show.
 
 Nothing here prints or imports torch.
 """
@@ -38,24 +38,24 @@ _NUMBER = re.compile(rb"[-+.\deE]+")
 
 @dataclass(frozen=True)
 class Finding:
-    """What there is to say about a run."""
+    """What was found out about a run."""
 
     member: Member
     run: RunFolder
     verdict: Verdict
-    reason: str  # one line; empty where there is nothing to say
-    status: Status | None  # the run's own word
-    batch: Submitted | None  # with which it was submitted last
-    job: str | None  # Slurm's id of its last job; of a run that is alive, of the one that makes it
-    slurm: str | None  # Slurm's word on that job, while it has one
-    seconds: float | None  # that the last attempt has taken
+    reason: str  # of the verdict, in one line; empty where there is nothing to say
+    status: Status | None  # what the run says itself
+    batch: Submitted | None  # the batch with which it was submitted last
+    job: str | None  # Slurm's id of its last job; if it is alive, of the job that makes it
+    slurm: str | None  # Slurm's state of that job, as long as Slurm has one
+    seconds: float | None  # how long the last attempt has taken
     seconds_left: int | None  # until the job's time limit
-    log: Path | None  # what the last job printed, if there is such a file
-    progress: str  # for people, as the metric
-    metric: str
+    log: Path | None  # the file into which the last job prints, which may not exist
+    progress: str  # how far it is, for people; may be empty
+    metric: str  # the last value of one metric, for people; may be empty
 
     def values(self) -> dict[str, Any]:
-        """For JSON."""
+        """The finding as values for JSON."""
         status = self.status
         return {
             "run": self.member.name,
@@ -75,14 +75,14 @@ class Finding:
 
 
 def look(sweep: Sweep) -> list[Finding]:
-    """A finding on each run of a sweep, in its order. Raises SlurmError.
+    """A finding on each run of a sweep, in the sweep's order. Raises SlurmError.
 
-    What Slurm says of ended jobs is kept in their batches' folders, for it forgets it in minutes.
-    Where there is no Slurm, no job is alive. It isn't asked about what never had to do with it, or
-    is done.
+    What Slurm says of ended jobs is kept in their batches' folders, because Slurm forgets it in
+    minutes. Where there is no Slurm, no job is alive. Slurm isn't asked about runs that never had
+    to do with it, or that are done.
     """
     batches = Batches()
-    # First the queue: who isn't in it any more has said its last word.
+    # The queue is read first: a job that isn't in it any more has written its last status.
     asks = _on_slurm(sweep, batches) and not all(is_done(sweep.run(m.name)) for m in sweep.runs)
     jobs = jobs_by_run(sweep.outputs, batches) if asks else {}
     last = {member.name: _Last.of(sweep.run(member.name), batches) for member in sweep.runs}
@@ -135,7 +135,10 @@ def look(sweep: Sweep) -> list[Finding]:
 
 
 def _on_slurm(sweep: Sweep, batches: Batches) -> bool:
-    """Also a run of a sweep on this machine may last have been submitted to Slurm by another."""
+    """Whether Slurm may have to do with any of the runs.
+
+    Another sweep may have submitted a run of this one to Slurm, even if this one isn't made there.
+    """
     if sweep.cluster == "slurm":
         return True
     last = (_Last.of(sweep.run(member.name), batches) for member in sweep.runs)
@@ -143,7 +146,7 @@ def _on_slurm(sweep: Sweep, batches: Batches) -> bool:
 
 
 class Batches:
-    """Each is read once: hundreds of runs may be of the same."""
+    """Reads each batch only once, because hundreds of runs may belong to the same."""
 
     def __init__(self) -> None:
         self._read: dict[Path, Submitted | None] = {}
@@ -166,7 +169,7 @@ def jobs_by_run(outputs: Path, batches: Batches) -> dict[str, SlurmJob]:
 def doomed(outputs: Path) -> list[str]:
     """The ids of jobs that are alive and will never find what they are to do.
 
-    If no launcher is at work: ask while holding its lock.
+    This is true only while no launcher is at work, so hold the launchers' lock when asking.
     """
     return [job.id for job, batch in _jobs(outputs, Batches()) if not batch.can_begin(job.id)]
 
@@ -175,7 +178,7 @@ def _jobs(outputs: Path, batches: Batches) -> Iterator[tuple[SlurmJob, Submitted
     outputs = outputs.resolve()
     for job in slurm.queue() if slurm.available() else []:
         batch = batches.get(job.batch)
-        # Other outputs have runs of the same names: a name doesn't depend on where it lies.
+        # Other outputs may have runs of the same names, which don't depend on where they lie.
         if batch is not None and batch.outputs == outputs:
             yield job, batch
 
@@ -187,21 +190,18 @@ def tail(path: Path, size: int = TAIL) -> str:
 
 @dataclass(frozen=True)
 class _Last:
-    """What the disk says of a run, and of the job that it was submitted as last.
-
-    job: Slurm's id of it. log: what it printed, which may not exist.
-    """
+    """What the disk says of a run, and of the job as which it was submitted last."""
 
     status: Status | None
     batch: Submitted | None
-    job: str | None
-    log: Path | None
+    job: str | None  # Slurm's id
+    log: Path | None  # the file into which the job prints, which may not exist
 
     @classmethod
     def of(cls, run: RunFolder, batches: Batches) -> _Last:
         status, submission = read_status(run), Submission.read(run)
         if status is not None and status.state == "done" and not is_done(run):
-            status = None  # of what this sweep asks for, its evaluation, it hasn't said anything
+            status = None  # it speaks of another evaluation than the one this sweep asks for
         batch = batches.get(Path(submission.batch)) if submission else None
         if submission is None or batch is None:
             return cls(status, None, None, None)
@@ -218,7 +218,7 @@ class _Last:
         return self.status is not None and self.status.state == "done"
 
     def process(self, run: RunFolder) -> str | None:
-        """In Slurm's words, the state of this machine's process; None if there is none."""
+        """The state of this machine's process, in Slurm's words; None if there is no process."""
         if self.done or (self.batch and self.batch.cluster == "slurm"):
             return None
         if (self.batch is None and self.status is None) or not local.is_alive(run):
@@ -236,8 +236,8 @@ class _Last:
 
 
 def _ended(last: list[_Last]) -> dict[str, Ended]:
-    """By job id, what Slurm says of ended jobs of runs that aren't done; new knowledge is kept."""
-    unfinished = [one for one in last if one.job and one.batch and not one.done]  # all of Slurm's
+    """What Slurm says of the ended jobs of runs that aren't done, by job id; news is kept."""
+    unfinished = [one for one in last if one.job and one.batch and not one.done]  # all on Slurm
     if not unfinished:
         return {}
     now = slurm.ended() if slurm.available() else {}
@@ -269,9 +269,9 @@ def _remembered(file: Path) -> dict[str, Ended]:
 
 
 def _silence(status: Status | None) -> str:
-    """Of a run that is alive by Slurm's word, and whose heartbeat isn't recent."""
+    """How long a run has been silent that Slurm says is alive; empty if its heartbeat is recent."""
     if status is None or status.state != "running":
-        return ""  # it loads
+        return ""  # it still loads
     age = (datetime.now(UTC) - datetime.fromisoformat(status.heartbeat)).total_seconds()
     if age < local.MISSED_BEATS * HEARTBEAT_SECONDS:
         return ""
@@ -286,7 +286,7 @@ def _seconds(status: Status | None, verdict: Verdict) -> float | None:
 
 
 def _progress(run: RunFolder, verdict: Verdict, metrics: bytes) -> str:
-    """``iteration 19 of 20: learning: 8 of 8, 0.3/s``; else the last step logged."""
+    """``iteration 19 of 20: learning: 8 of 8, 0.3/s``; without such a line the last step logged."""
     if verdict == "running" and (lines := _PROGRESS.findall(tail(run.log, 4096))):
         return str(lines[-1])
     found = _STEP.match(metrics, max(metrics.rfind(b'{"step": '), 0))

@@ -1,7 +1,7 @@
-"""Submits those runs of a sweep that are neither done nor alive, each once. Imports no torch.
+"""Submits those runs of a sweep that are neither done nor alive, each once. No torch is imported.
 
-All decisions are made under one lock for all sweeps of an outputs folder, and what is alive is
-asked of Slurm: a record could be wrong whenever a launcher was killed. A batch is written down
+All decisions are made under one lock for all sweeps of an outputs folder. Slurm is asked which runs
+are alive, because a record could be wrong whenever a launcher was killed. A batch is written down
 before it is submitted, and its jobs carry its folder in their comment.
 """
 
@@ -37,13 +37,13 @@ logger = logging.getLogger(__name__)
 
 LOCK = ".submitting.lock"
 NOTICE_SECONDS = 5.0
-OF_CLUSTER = {"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT"}  # which to ask, not of a job
+OF_CLUSTER = {"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT"}  # these say which Slurm to ask
 
 
 def submit(sweep: Sweep, configs: Mapping[str, TrainConfig]) -> list[str]:
-    """Submits a sweep anew: all its runs, with these configurations. Returns what was submitted.
+    """Submits a sweep with these configurations; returns the names of the runs it submitted.
 
-    On this machine it returns when the runs are made, also those that other processes make.
+    On this machine it returns when all runs are made, also those that other processes make.
     """
     with _alone(sweep):
         with _locked(sweep.outputs / LOCK):
@@ -52,7 +52,7 @@ def submit(sweep: Sweep, configs: Mapping[str, TrainConfig]) -> list[str]:
             _check_needs(sweep, todo, findings)
             for member in todo:
                 write_config(sweep.run(member.name), configs[member.name])
-            sweep.write()  # the last, so that a sweep that is there has all its configurations
+            sweep.write()  # it comes last, so that a written sweep has all its configurations
             batches = _submit(sweep, todo, findings)
         _make_here(sweep, todo, batches)
         if sweep.cluster == "local":
@@ -63,7 +63,9 @@ def submit(sweep: Sweep, configs: Mapping[str, TrainConfig]) -> list[str]:
 def resubmit(sweep: Sweep, names: Iterable[str], changes: Mapping[str, Any]) -> list[str]:
     """Submits these runs of a sweep again, and what they need, as they were first configured.
 
-    changes: of the options of their jobs, kept for later. Returns what was submitted.
+    Returns the names of the runs it submitted.
+
+    changes: other options for their jobs, which are kept for later submissions too.
     """
     if changes and sweep.cluster != "slurm":
         raise UserError(
@@ -94,7 +96,7 @@ def resubmit(sweep: Sweep, names: Iterable[str], changes: Mapping[str, Any]) -> 
 
 
 def _alone(sweep: Sweep) -> AbstractContextManager[None]:
-    """On this machine a sweep has one launcher at a time, until its runs are made."""
+    """A lock for a sweep on this machine, which has one launcher at a time until it is made."""
     return _locked(sweep.path / LOCK) if sweep.cluster == "local" else nullcontext()
 
 
@@ -115,7 +117,7 @@ def _locked(file: Path) -> Iterator[None]:
 
 
 def _check_needs(sweep: Sweep, todo: Sequence[Member], findings: Sequence[Finding]) -> None:
-    """Raises UserError where a run needs one that waits elsewhere: it couldn't wait for that."""
+    """Raises UserError if a run needs one that waits elsewhere, and so can't be waited for."""
     by_name = {finding.member.name: finding for finding in findings}
     for member in todo:
         for need in map(by_name.__getitem__, member.needs):
@@ -144,10 +146,10 @@ def _submit(sweep: Sweep, todo: Sequence[Member], findings: Sequence[Finding]) -
 def _submit_to_slurm(
     sweep: Sweep, todo: Sequence[Member], findings: Sequence[Finding]
 ) -> list[Submitted]:
-    """As few arrays as there are different options and prerequisites to wait for.
+    """Submits one array for each different choice of options and prerequisites to wait for.
 
-    A job waits for those alone that are alive: of one that Slurm has forgotten it would say that it
-    has succeeded.
+    A job waits only for prerequisites that are alive: a dependency on one that Slurm has forgotten
+    would count as satisfied.
     """
     names = {member.name for member in todo}
     stuck = [r.job for r in findings if r.member.name in names and r.slurm == "PENDING" and r.job]
@@ -171,7 +173,7 @@ def _submit_to_slurm(
 
 
 def _levels(todo: Sequence[Member]) -> Iterator[list[Member]]:
-    """First those that need none of the others, then those that need only these, and so on."""
+    """Yields first the runs that need none of the others, then those that need only these, …"""
     while todo:
         names = {member.name for member in todo}
         yield [member for member in todo if not names.intersection(member.needs)]
@@ -197,7 +199,10 @@ def _new_batch(sweep: Sweep, members: Sequence[Member], options: dict[str, Any])
 
 
 def _submit_array(sweep: Sweep, batch: Submitted, wait_for: Sequence[str]) -> Submitted:
-    """The batch with the id of its array. Raises UserError if sbatch refuses it."""
+    """Submits a batch as one array; returns the batch with the array's id.
+
+    Raises UserError if sbatch refuses it.
+    """
     executor = submitit.SlurmExecutor(folder=batch.path)
     executor.update_parameters(**_sbatch_parameters(sweep, batch, wait_for))
     folders = [str(sweep.run(name).path) for name in batch.runs]
@@ -216,7 +221,10 @@ def _submit_array(sweep: Sweep, batch: Submitted, wait_for: Sequence[str]) -> Su
 
 @contextmanager
 def _outside_of_jobs() -> Iterator[None]:
-    """Inside a job its variables would become the new jobs': its memory, its place in an array."""
+    """Hides the variables of the Slurm job that this process is in, if it is in one.
+
+    Else new jobs would inherit them: its memory, its place in an array.
+    """
     inner = {}
     if "SLURM_JOB_ID" in os.environ:
         named = [
@@ -230,16 +238,19 @@ def _outside_of_jobs() -> Iterator[None]:
 
 
 def _sbatch_parameters(sweep: Sweep, batch: Submitted, wait_for: Sequence[str]) -> dict[str, Any]:
-    """In submitit's names. The site's setup comes before ours: a module may set PYTHONPATH."""
+    """The parameters of sbatch, under submitit's names.
+
+    The site's setup comes before ours, because a module may set PYTHONPATH.
+    """
     options = dict(batch.options)
     additional = {
         "chdir": sweep.folder,
         "requeue": True,
-        "kill-on-invalid-dep": "yes",  # else they stay in the queue for ever
+        "kill-on-invalid-dep": "yes",  # else jobs that wait in vain stay in the queue for ever
         **options.pop("additional_parameters"),
     }
     code = f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(batch.code)}"
-    # Some versions of srun don't take it from sbatch: the run would have a single core.
+    # Some versions of srun don't take the number of cores from sbatch, and the run would have one.
     cores = "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"
     parameters = {
         "job_name": sweep.name,

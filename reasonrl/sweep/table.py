@@ -1,6 +1,6 @@
-"""What there is to see of a sweep on a terminal.
+"""What a terminal shows of a sweep.
 
-Lines are put together here, for a rich table of 1,000 rows takes more than a second.
+Lines are put together by hand, because a rich table of 1,000 rows takes more than a second.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ RIGHT = {"attempt", "took", "left"}
 GAP = "  "
 WATCH_SECONDS = 5.0
 SILENT_SECONDS = 600.0
-LOG_LINES = 5  # of each failed run, below the table
-LOGS = 5  # of so many failed runs
+LOG_LINES = 5  # of the log of each failed run, below the table
+LOGS = 5  # the logs of so many failed runs are shown
 
-# What Slurm says where it is right.
+# The states that Slurm should say, by verdict.
 _EXPECTED: dict[Verdict, tuple[str, ...]] = {
     "done": ("COMPLETED",),
     "running": ("RUNNING",),
@@ -55,14 +55,14 @@ _EXPECTED: dict[Verdict, tuple[str, ...]] = {
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Without the hash at the end, where that leaves it unique."""
+    """The names without the hash at their end, where they stay unique without it."""
     short = {name: name.rpartition("-")[0] or name for name in names}
     count = Counter(short.values())
     return {name: short[name] if count[short[name]] == 1 else name for name in names}
 
 
 def status_table(title: str, findings: Sequence[Finding], *, logs: bool = True) -> Text:
-    """A line for each run, then the counts, then the ends of failed ones' logs.
+    """A line for each run, then the counts, then the ends of the failed runs' logs.
 
     Columns with nothing in them are left out.
     """
@@ -82,7 +82,7 @@ def status_table(title: str, findings: Sequence[Finding], *, logs: bool = True) 
 
 
 def watch(sweep: Sweep, console: Console) -> list[Finding]:
-    """Shows the table, again and again, until no run is alive; returns what then is.
+    """Shows the table, again and again, until no run is alive; returns the last findings.
 
     A controller that doesn't answer is asked again. Raises SlurmError if it has been silent for
     SILENT_SECONDS.
@@ -135,7 +135,7 @@ def summary(findings: Sequence[Finding]) -> str:
 
 
 def graph(findings: Sequence[Finding]) -> Tree:
-    """Each run below the last of those it needs; the others that it needs are named."""
+    """A tree with each run below the last of those it needs; it names the others that it needs."""
     names = short_names([finding.member.name for finding in findings])
     root = Tree("needed first", hide_root=True)
     branches: dict[str, Tree] = {}
@@ -168,7 +168,7 @@ def _colour(verdict: Verdict) -> str:
 
 
 def _disagreement(finding: Finding) -> str:
-    """Slurm's word, only where it isn't what the verdict leads one to expect."""
+    """Slurm's state of the job, only where it isn't what the verdict leads one to expect."""
     if finding.slurm is None or finding.slurm in _EXPECTED.get(finding.verdict, ()):
         return ""
     return finding.slurm
@@ -181,7 +181,7 @@ def _shortened(text: str, names: dict[str, str]) -> str:
 
 
 def _logs(findings: Sequence[Finding], names: dict[str, str]) -> Text:
-    """Of runs that went wrong by themselves."""
+    """The ends of the logs of runs that went wrong by themselves."""
     bad = [r for r in findings if _colour(r.verdict) == "red"]
     shown = Text()
     for finding in bad[:LOGS]:

@@ -1,4 +1,4 @@
-"""What became of a run, judged by its own word, Slurm's and its log's. Nothing is read here."""
+"""What became of a run, judged by what it says, what Slurm says and its log. Nothing is read."""
 
 from __future__ import annotations
 
@@ -15,45 +15,40 @@ from reasonrl.sweep.slurm import Ended
 from reasonrl.sweep.worker import ATTEMPT, BACK
 
 Verdict = Literal[
-    "done",
+    "done",  # the run says so itself
     "running",
     "queued",
-    "waiting",
-    "preempted",
-    "failed",
-    "crashed",
+    "waiting",  # it is queued, and what it needs isn't done
+    "preempted",  # it is queued again after it saved
+    "failed",  # the run says so itself, with its error
+    "crashed",  # it ended without saying anything
     "out of memory",
     "timed out",
     "node failure",
-    "cancelled",
-    "blocked",
-    "to do",
+    "cancelled",  # also if it left the queue before it began
+    "blocked",  # what it needs ended without being done
+    "to do",  # it was never submitted
 ]
-"""
-done, failed (with its error): the run's own word.
-queued; waiting: queued, and what it needs isn't done; preempted: queued again after it saved.
-crashed: it ended without a word. cancelled: also if it left the queue before it began.
-blocked: what it needs ended without being done. to do: never submitted.
-"""
 
 ALIVE: tuple[Verdict, ...] = ("running", "queued", "waiting", "preempted")
 UNFINISHED: tuple[Verdict, ...] = tuple(
     verdict for verdict in get_args(Verdict) if verdict not in ("done", *ALIVE)
 )
 
-# What Slurm itself writes into a job's log. "JOB REQUEUE" and "PREEMPTION" are no end.
+# Slurm itself writes these into a job's log. "JOB REQUEUE" and "PREEMPTION" don't end a run.
 _CANCELLED = re.compile(r"\*\*\* (?:JOB|STEP) \S+ ON \S+ CANCELLED AT \S+(?: DUE TO (.+?))? \*\*\*")
 _MEMORY = re.compile(
     r"(?:slurmstepd\S*|srun): .*(?:oom[-_]kill|Out Of Memory|exceeded memory limit)"
 )
-# Of bash ("Killed" or "job.sh: line 9: 1234 Killed   python"), of srun, of Python's faulthandler.
+# These are written by bash ("Killed" or "job.sh: line 9: 1234 Killed   python"), by srun, and by
+# Python's faulthandler.
 _SIGNAL = re.compile(
     r"(?:^|: task \S+ |: +\d+ |Python error: )"
     r"(Segmentation fault|Bus error|Aborted|Illegal instruction|Floating point exception|Killed)",
     re.MULTILINE,
 )
 _QUEUED_AGAIN = re.compile(rf"^(?:.* DUE TO JOB REQUEUE \*\*\*|{re.escape(BACK)})$", re.MULTILINE)
-_OF_A_JOB = re.compile(r"^(?!srun: |slurmstepd)\S", re.MULTILINE)  # and not of Slurm
+_OF_A_JOB = re.compile(r"^(?!srun: |slurmstepd)\S", re.MULTILINE)  # a line that isn't Slurm's
 _ERROR = re.compile(r"^\w[\w.]*(?:: .*)?$", re.MULTILINE)
 
 
@@ -61,12 +56,12 @@ _ERROR = re.compile(r"^\w[\w.]*(?:: .*)?$", re.MULTILINE)
 class Evidence:
     """All that is known about what became of a run."""
 
-    own: Status | None = None  # its own word
-    submitted: str | None = None  # when it was last; None if never
+    own: Status | None = None  # what the run says itself
+    submitted: str | None = None  # when it was submitted last; None if never
     job: bool = False  # whether Slurm took it then
-    alive: str | None = None  # Slurm's state of its job or, alike, of a process of this machine
-    stuck: bool = False  # whether it is in the queue for ever
-    unlaunched: bool = False  # whether it is there because it couldn't be begun
+    alive: str | None = None  # the state of its job or its process here, in Slurm's words
+    stuck: bool = False  # whether its job stays in the queue for ever
+    unlaunched: bool = False  # whether its job is in the queue because it couldn't be begun
     beats: bool = False  # whether its heartbeat is recent
     works_here: bool = False  # whether it is alive for sure, as a process of this machine
     ended: Ended | None = None  # what Slurm says of its last job
@@ -75,11 +70,14 @@ class Evidence:
 
 
 def judge(evidence: Evidence) -> tuple[Verdict, str]:
-    """What became of a run, and why, in one line where there is something to say.
+    """The verdict on a run, and its reason in one line, or an empty one.
 
-    Done is the run's own word. Then whether it is alive: what it said before may be of an earlier
-    job, and clocks of hosts differ. Then failed, if that is of what was submitted last; then how it
-    died.
+    1. If the run says that it is done, it is.
+    2. If it says that it failed since it was submitted last, and no job of it is alive, it has.
+    3. If it is alive, its state in the queue decides: what the run said before may be about an
+       earlier job, and the clocks of hosts differ.
+    4. Else Slurm's word and the log tell how it died, if they can.
+    5. Else what it needs, or the last that it said, decides.
     """
     own = evidence.own
     said = own.state if own is not None else None
@@ -122,9 +120,10 @@ def judge(evidence: Evidence) -> tuple[Verdict, str]:
 
 
 def last_attempt(log: str) -> str:
-    """Logs are appended to: only what the last attempt printed tells how it ended.
+    """The part of a log that the last attempt printed; only that tells how it ended.
 
-    One that dies before it says that it has begun is known by what follows its being queued again.
+    All attempts append to the same log, and each begins by saying so. If one dies before that, its
+    part is what follows the line that says that the job was queued again.
     """
     log = log[max(log.rfind(ATTEMPT), 0) :]
     *_, last = [0, *(found.end() for found in _QUEUED_AGAIN.finditer(log))]
@@ -132,7 +131,7 @@ def last_attempt(log: str) -> str:
 
 
 def _death(evidence: Evidence, bad: list[str], *, saved: bool) -> tuple[Verdict, str] | None:
-    """How a run ended that isn't alive and has no last word of its own, if anything tells."""
+    """How a run ended that isn't alive and doesn't say so itself; None if nothing tells."""
     log = last_attempt(evidence.log)
     cuts = [cut or "" for cut in _CANCELLED.findall(log)]
     cut = cuts[-1] if cuts else None
@@ -172,7 +171,7 @@ def _crash(log: str, code: int) -> str:
     if traceback and (error := _ERROR.search(text)):
         return error[0]
     status, number = code >> 8, code & 0x7F
-    if status > 128:  # of a shell whose command died of a signal
+    if status > 128:  # a shell says so of a command that died of a signal
         status, number = 0, status - 128
     if number:
         with suppress(ValueError):

@@ -1,10 +1,10 @@
-"""What a job of a sweep does: make one run, as its folder says.
+"""What a job of a sweep does: it makes one run, as the run's folder says.
 
     python -P -m reasonrl.sweep.worker outputs/runs/NAME
 
-Told to stop (SIGUSR2 before a time limit, SIGTERM for a job that matters more), it saves at its
-next step boundary; on Slurm the job then goes back into the queue, and here it ends with exit
-status 75. Imports torch only at work: launchers import this too.
+A job is told to stop by SIGUSR2 before its time limit, and by SIGTERM for a job that matters more.
+It then saves at its next step boundary and ends with exit status 75; on Slurm it goes back into the
+queue. Torch is imported only when the work begins, because launchers import this module too.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from reasonrl.sweep.slurm import SlurmError
 from reasonrl.util.errors import UserError
 
 ATTEMPT = "reasonrl: attempt"  # begins what an attempt prints; logs are appended to
-BACK = "reasonrl: saved, and back in the queue"  # ends it
+BACK = "reasonrl: saved, and back in the queue"  # ends what such an attempt prints
 
 
 def work(folder: str, max_requeues: int = 0) -> None:
-    """Makes the run in this folder, whose prerequisites are done. Raises what goes wrong.
+    """Makes the run in this folder, whose prerequisites must be done. Raises what goes wrong.
 
-    max_requeues: how often its Slurm job may be put back into the queue.
+    max_requeues: how often the run's Slurm job may be put back into the queue.
     """
     run = RunFolder(Path(folder))
-    os.environ.pop("WANDB_SERVICE", None)  # W&B's, of the process that submitted this
+    os.environ.pop("WANDB_SERVICE", None)  # it leads to W&B's service for the submitting process
     status = read_status(run)
     print(f"{ATTEMPT} {status.attempt + 1 if status else 1} of {run.path}", flush=True)
     with listening():
