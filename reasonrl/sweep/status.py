@@ -200,9 +200,12 @@ class _Last:
     @classmethod
     def of(cls, run: RunFolder, batches: Batches) -> _Last:
         status, submission = read_status(run), Submission.read(run)
-        if status is not None and status.state == "done" and not is_done(run):
-            status = None  # it speaks of another evaluation than the one this sweep asks for
         batch = batches.get(Path(submission.batch)) if submission else None
+        if status is not None and status.state == "done" and not is_done(run):
+            # It and the job that made it speak of other evaluations than the one asked for here.
+            if batch is not None and local.has_begun(status, batch):
+                batch = None
+            status = None
         if submission is None or batch is None:
             return cls(status, None, None, None)
         job, log = batch.job_of(submission.task), batch.log(submission.task)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +27,7 @@ from reasonrl.report.run_data import read_run
 from reasonrl.report.wandb_mirror import _evaluations
 from reasonrl.runs.folder import RunFolder, is_done, read_status, run_folder
 from reasonrl.util.progress import Progress
-from tests.helpers.configs import ROOT, small_config
+from tests.helpers.configs import ROOT, SMALL, small_config
 
 EI = ["algorithm.rounds=1", "algorithm.batch_size=8", "init.sft.batch_size=8"]
 K2, K3 = ("evaluation.num_samples_per_prompt=2", "evaluation.num_samples_per_prompt=3")
@@ -122,6 +125,37 @@ def test_w_and_b_names_the_other_protocol(twice: Twice):
         *(f"eval/{kind}_maj@{k}" for kind in ("after", "gain") for k in (1, 3)),
         *(f"eval/{FIRST}/{kind}_maj@{k}" for kind in ("after", "gain") for k in (1, 2)),
     }
+
+
+def test_a_sweep_of_finished_runs_only_evaluates_them(twice: Twice) -> None:
+    sft = twice.first.prerequisites["init"].run
+    before = sft.path / "policy" / "model.safetensors", sft.metrics
+    learnt = [(file.stat().st_mtime_ns, file.read_bytes()) for file in before]
+    outputs = f"runtime.outputs={sft.path.parents[1]}"
+    sweep = ["-m", "algorithm=sft", "algorithm.batch_size=8", "hydra.launcher.cluster=local"]
+    k5 = "evaluation.num_samples_per_prompt=5"
+    command = [sys.executable, "train.py", *sweep, *SMALL, outputs, k5]
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    assert [(file.stat().st_mtime_ns, file.read_bytes()) for file in before] == learnt
+    assert {f.name for f in sft.evaluated("test-n10-k5-t0.7").iterdir()} == {
+        *("before", "after", "gain.json")
+    }
+    # The page and status of this sweep are of its own protocol.
+    (manifest,) = (sft.path.parents[1] / "sweeps").glob("*/sweep.json")
+    assert json.loads(manifest.read_text())["runs"][0]["protocol"] == "test-n10-k5-t0.7"
+
+
+def test_points_that_differ_in_their_evaluation_alone_are_refused(twice: Twice) -> None:
+    outputs = f"runtime.outputs={twice.first.run.path.parents[1]}"
+    small = [o for o in SMALL if "num_samples" not in o]
+    swept = [*small, outputs, "evaluation.num_samples_per_prompt=2,3", "dry_run=true"]
+    command = [sys.executable, "train.py", "-m", *swept]
+    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    said = " ".join(refused.stderr.split())
+    assert "runs of a sweep must be evaluated in one way each; got sft-tiny-" in said
+    assert "test-n10-k2-t0.7 and test-n10-k3-t0.7. Give one command for each" in said
 
 
 def test_evaluate_py_finds_the_same_evaluation(

@@ -15,9 +15,10 @@ from filelock import FileLock
 
 from reasonrl.runs.folder import Status, write_status
 from reasonrl.sweep import slurm
-from reasonrl.sweep.manifest import Sweep
+from reasonrl.sweep.manifest import Member, Submission, Sweep
 from reasonrl.sweep.slurm import Ended, SlurmError, SlurmJob, parse_accounting
 from reasonrl.sweep.status import doomed, look
+from reasonrl.util.atomic import write_json
 from tests.helpers.configs import ROOT
 from tests.helpers.fake_sweep import made_up_sweep
 from tests.helpers.slurm_logs import BEGIN, OOM, SCANCEL, SEGFAULT, STOPPED, SUBMITTED, own
@@ -120,6 +121,30 @@ def test_slurm_is_not_asked_about_what_is_done(
         look(sweep)
     write_status(sweep.run("b"), own("done"))
     assert verdicts(sweep) == {"a": "done", "b": "done"}
+
+
+def test_a_run_that_is_done_by_another_protocol_is_still_to_be_evaluated(
+    tmp_path: Path, queued: list[SlurmJob]
+) -> None:
+    made, batch = made_up_sweep(tmp_path, ["a"])
+    write_status(made.run("a"), own("done"))
+    batch.log(0).write_text(BEGIN + SEGFAULT)  # whatever its job printed, it was done
+    sweep = replace(made, runs=[Member("a", [], protocol="test-k96-t0.7")])
+    assert (verdicts(made), verdicts(sweep)) == ({"a": "done"}, {"a": "to do"})
+
+    later = replace(batch, path=batch.path.with_name("0002"), submitted="2099-01-01T00:00:00+00:00")
+    later.write()
+    Submission(str(later.path), 0).write(sweep.run("a"))
+    queued.append(SlurmJob("17", "17", 0, "PENDING", "Priority", None, later.path))
+    assert verdicts(sweep) == {"a": "queued"}
+    queued[0] = replace(queued[0], state="RUNNING")
+    assert verdicts(sweep) == {"a": "running"}
+
+    queued.clear()
+    later.log(0).write_text(BEGIN + SEGFAULT)
+    assert verdicts(sweep) == {"a": "crashed"}
+    write_json(sweep.run("a").evaluated("test-k96-t0.7") / "gain.json", {})
+    assert verdicts(sweep) == {"a": "done"}
 
 
 def test_a_job_that_will_never_find_its_orders_is_not_alive(
