@@ -11,11 +11,10 @@ from reasonrl.util.entry_point import one_line_errors, run_app
 @hydra.main(config_path="conf", config_name="evaluate", version_base="1.3")
 def main(config: DictConfig) -> None:
     with one_line_errors():
-        from reasonrl.cli.evaluate import (
-            evaluate,  # torch is slow to import, --help doesn't need it
-        )
+        # torch is slow to import, and --help doesn't need it.
+        from reasonrl.cli.evaluate import evaluate_and_show
 
-        evaluate(config)
+        evaluate_and_show(config)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,7 @@ from reasonrl.cli.attempt import attempt
 from reasonrl.config.identity import decisive, identity
 from reasonrl.config.resolve import resolve_evaluation
 from reasonrl.config.schema import EvaluateConfig
-from reasonrl.evaluation.policy import Evaluation
-from reasonrl.evaluation.policy import evaluate as evaluate_policy
+from reasonrl.evaluation.policy import Evaluation, evaluate
 from reasonrl.evaluation.predictions import grade_predictions
 from reasonrl.grading.metrics import paired_difference
 from reasonrl.grading.strict import Strict
@@ -31,7 +30,7 @@ from reasonrl.util.errors import UserError
 from reasonrl.util.progress import Progress, console
 
 
-def evaluate(config: DictConfig) -> None:
+def evaluate_and_show(config: DictConfig) -> None:
     """Evaluates what the configuration names and shows the metrics. Raises UserError.
 
     Told to stop by a signal, it keeps what it has sampled and exits; see ``attempt``.
@@ -88,7 +87,7 @@ def _evaluate(
     dataset = config.dataset
     problems = load_problems(dataset, config.evaluation.split)
     exemplars = load_problems(dataset, "validation")[: dataset.num_exemplars]
-    return evaluate_policy(
+    return evaluate(
         config,
         policy,
         problems,

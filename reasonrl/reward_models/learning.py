@@ -96,7 +96,7 @@ def learn_reward_model(
         )
     if not job.run.reward_model.exists():
         _learn(job, config, learnt, held_out)
-    report(job, RewardModel.load(job.run.reward_model, "float32", job.device))
+    write_validation(job, RewardModel.load(job.run.reward_model, "float32", job.device))
 
 
 def _learn(
@@ -154,7 +154,7 @@ def _learn(
     reward_model.save()
 
 
-def report(job: Job, reward_model: RewardModel) -> None:
+def write_validation(job: Job, reward_model: RewardModel) -> None:
     """Judges the model on completions of the validation problems, which it has never seen.
 
     Writes verdicts.parquet and metrics.json to evaluation/validation.
@@ -171,7 +171,9 @@ def report(job: Job, reward_model: RewardModel) -> None:
     ]
     folder = job.run.evaluation / VALIDATION
     write_table(folder / VERDICTS, pa.Table.from_pylist(verdicts, schema=VERDICT))
-    write_estimates(judge(rollouts, job.validation, verdicts, job.grader), folder / METRICS)
+    write_estimates(
+        validation_estimates(rollouts, job.validation, verdicts, job.grader), folder / METRICS
+    )
 
 
 def _verdict(
@@ -193,7 +195,7 @@ def _verdict(
     return verdict
 
 
-def judge(
+def validation_estimates(
     rollouts: Sequence[Rollout],
     problems: Sequence[Problem],
     verdicts: Sequence[dict[str, Any]],

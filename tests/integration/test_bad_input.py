@@ -14,7 +14,7 @@ import pytest
 import transformers
 from hydra import compose, initialize_config_dir
 
-from reasonrl.cli.evaluate import evaluate
+from reasonrl.cli.evaluate import evaluate_and_show as evaluate
 from reasonrl.cli.train import train
 from reasonrl.util.entry_point import one_line_errors
 from tests.helpers.configs import ROOT, TINY

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from reasonrl.cli.evaluate import evaluate as evaluate_py
+from reasonrl.cli.evaluate import evaluate_and_show as evaluate_py
 from reasonrl.config.resolve import resolve
 from reasonrl.config.schema import TrainConfig
 from reasonrl.evaluation.policy import read_estimates

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reasonrl import job
 from reasonrl.algorithms import rcrl
-from reasonrl.cli.evaluate import evaluate as evaluate_py
+from reasonrl.cli.evaluate import evaluate_and_show as evaluate_py
 from reasonrl.config.identity import prerequisites, training_set
 from reasonrl.config.resolve import resolve
 from reasonrl.config.schema import TrainConfig

@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from transformers import AutoTokenizer
 
 from reasonrl.algorithms import steps as continuations
-from reasonrl.cli.evaluate import evaluate as evaluate_py
+from reasonrl.cli.evaluate import evaluate_and_show as evaluate_py
 from reasonrl.config.schema import TrainConfig
 from reasonrl.evaluation.policy import read_estimates
 from reasonrl.pipeline.execute import ensure_done
@@ -376,7 +376,7 @@ def test_a_reward_model_killed_in_its_making_ends_the_same(
         ensure_done(planned, Progress())  # in the fourth step
     assert not planned.run.reward_model.exists()
     with monkeypatch.context() as unwritable:
-        unwritable.setattr(reward_learning, "judge", dies)
+        unwritable.setattr(reward_learning, "validation_estimates", dies)
         with pytest.raises(Killed):
             ensure_done(planned, Progress())  # learnt, but not judged
     assert planned.run.reward_model.exists()

@@ -14,7 +14,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from reasonrl.cli.evaluate import evaluate as evaluate_py
+from reasonrl.cli.evaluate import evaluate_and_show as evaluate_py
 from reasonrl.config.schema import TrainConfig
 from reasonrl.evaluation.policy import read_estimates
 from reasonrl.pipeline.execute import ensure_done

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from reasonrl.cli.evaluate import evaluate
+from reasonrl.cli.evaluate import evaluate_and_show as evaluate
 from reasonrl.pipeline.execute import ensure_done
 from reasonrl.pipeline.plan import plan
 from reasonrl.runs.folder import RunFolder, read_status

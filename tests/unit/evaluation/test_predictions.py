@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from reasonrl.cli.evaluate import evaluate
+from reasonrl.cli.evaluate import evaluate_and_show as evaluate
 from reasonrl.evaluation.predictions import grade_predictions, read_predictions
 from reasonrl.util.errors import UserError
 from tests.helpers.configs import ROOT

@@ -18,7 +18,11 @@ from transformers import PreTrainedTokenizerBase
 from reasonrl import job as job_module
 from reasonrl.config.schema import TrainConfig
 from reasonrl.reward_models import learning as reward_learning
-from reasonrl.reward_models.learning import held_out_questions, judge, learn_reward_model
+from reasonrl.reward_models.learning import (
+    held_out_questions,
+    learn_reward_model,
+    validation_estimates,
+)
 from reasonrl.reward_models.model import RewardModel, question_hash
 from reasonrl.reward_models.network import Labelled
 from reasonrl.runs.metrics_log import read_metrics
@@ -216,7 +220,7 @@ def test_a_verdict_of_each_validation_sample_is_kept(
     doubtful[12] = doubtful[16] = 0.4
     judging = Judge(doubtful, [0.1, 0.2, 0.3, 0.8], [], [0.1, 0.2, 0.3, 0.6, 0.45])
     with job_of(configure("algorithm=orm"), random_policy, tmp_path / "run", tmp_path) as job:
-        reward_learning.report(job, judging)  # type: ignore[arg-type]
+        reward_learning.write_validation(job, judging)  # type: ignore[arg-type]
         folder = job.run.evaluation / "validation"
     columns = ("problem_id", "sample_index", "correct", "probability")
     steps = ("first_wrong_step", "predicted_first_wrong_step")
@@ -242,7 +246,7 @@ SAMPLES += [(True, "16"), (False, "2"), (False, "2"), (False, None)]
 
 
 def judged(probability: Callable[[bool], float]) -> dict[str, float]:
-    """The values of ``judge`` on SAMPLES; of each wrong one the first wrong step is step 1."""
+    """What ``validation_estimates`` says of SAMPLES; in each wrong one step 1 is the first wrong."""
     rollouts, verdicts = [], []
     for place, (correct, answer) in enumerate(SAMPLES):
         name, index = f"t{place // 4}", place % 4
@@ -251,7 +255,10 @@ def judged(probability: Callable[[bool], float]) -> dict[str, float]:
         steps = {"first_wrong_step": 1, "predicted_first_wrong_step": index - 1}
         verdict = {"problem_id": name, "correct": correct, "probability": probability(correct)}
         verdicts.append(verdict | ({} if correct else steps))
-    return {name: e.value for name, e in judge(rollouts, TRAIN[:2], verdicts, STRICT).items()}
+    return {
+        name: e.value
+        for name, e in validation_estimates(rollouts, TRAIN[:2], verdicts, STRICT).items()
+    }
 
 
 def test_an_oracle_chooses_as_well_as_can_be() -> None:
