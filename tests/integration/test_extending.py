@@ -122,8 +122,8 @@ def without(source: str, member: str) -> str:
 
 
 def name_of(part: ast.stmt) -> str | None:
-    if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
-        return part.target.id
+    if isinstance(part, ast.Assign) and isinstance(part.targets[0], ast.Name):
+        return part.targets[0].id
     return part.name if isinstance(part, ast.FunctionDef) else None
 
 

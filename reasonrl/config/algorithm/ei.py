@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from reasonrl.config.algorithm.base import (
     LEARNT,
     Algorithm,
-    Makes,
     Panels,
-    Questions,
-    ReadsReward,
     Sizes,
     Work,
     learning_panel,
@@ -40,10 +37,10 @@ class EIConfig(LearnerConfig, Algorithm):
     restart: bool  # whether a round starts from the base weights; false: from the last policy
     patience: int | None  # stop after so many rounds without a better validation maj@1
 
-    makes: ClassVar[Makes] = "policy"
-    reads_reward: ClassVar[ReadsReward] = "scores and threshold"
-    questions: ClassVar[Questions] = "train_size"
-    panels: ClassVar[Panels] = Panels(
+    makes = "policy"
+    reads_reward = "scores and threshold"
+    questions = "train_size"
+    panels = Panels(
         rollouts="ei/rollouts",
         charts=(learning_panel("ei"), validation_panel("rollouts")),
         more=("rollout/correct", "ei/new_solutions", "ei/problems_solved"),

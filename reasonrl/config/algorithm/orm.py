@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from reasonrl.config.algorithm.base import Panels, Sizes, Work, learning_panel
 from reasonrl.config.algorithm.reward_model import RewardModelConfig
@@ -21,7 +21,7 @@ class ORMConfig(RewardModelConfig):
 
     targets: str  # final: only the last token of a completion has the label; tokens: every one
 
-    panels: ClassVar[Panels] = Panels(rollouts=None, charts=(learning_panel("orm"),))
+    panels = Panels(rollouts=None, charts=(learning_panel("orm"),))
 
     def check(self, key: str) -> None:
         super().check(key)

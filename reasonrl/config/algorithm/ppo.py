@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from reasonrl.config.algorithm.base import (
     FLOAT32,
     LEARNT,
     VALIDATION,
     Algorithm,
-    Makes,
     Panel,
     Panels,
-    Questions,
-    ReadsReward,
     Sizes,
     Work,
 )
@@ -75,10 +72,10 @@ class PPOConfig(LearnerConfig, Algorithm):
     validate_every: int  # iterations between validations
     compat: CompatConfig
 
-    makes: ClassVar[Makes] = "policy"
-    reads_reward: ClassVar[ReadsReward] = "scores"
-    questions: ClassVar[Questions] = "reward_train_size"
-    panels: ClassVar[Panels] = Panels(
+    makes = "policy"
+    reads_reward = "scores"
+    questions = "reward_train_size"
+    panels = Panels(
         rollouts="ppo/rollouts",
         charts=(
             Panel(

@@ -7,15 +7,12 @@ from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from reasonrl.config.algorithm.base import (
     LEARNT,
     Algorithm,
-    Makes,
     Panels,
-    Questions,
-    ReadsReward,
     Sizes,
     Work,
     learning_panel,
@@ -55,10 +52,10 @@ class RCRLConfig(LearnerConfig, Algorithm):
     shuffle_labels: bool
     restart: bool  # whether training starts from the base weights; false: from the starting policy
 
-    makes: ClassVar[Makes] = "policy"
-    reads_reward: ClassVar[ReadsReward] = "scores"
-    questions: ClassVar[Questions] = "reward_train_size"
-    panels: ClassVar[Panels] = Panels(
+    makes = "policy"
+    reads_reward = "scores"
+    questions = "reward_train_size"
+    panels = Panels(
         rollouts=None,
         charts=(learning_panel("rcrl"), validation_panel("label", "rcrl/maj@1_*")),
         more=("rcrl/conditioning_gap",),

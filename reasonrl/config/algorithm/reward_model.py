@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from reasonrl.config.algorithm.base import FLOAT32, LEARNT, Algorithm, Makes, Questions, ReadsReward
+from reasonrl.config.algorithm.base import FLOAT32, LEARNT, Algorithm
 from reasonrl.config.algorithm.sample import SampleConfig
 from reasonrl.config.base import require, require_one_of
 from reasonrl.config.learner import LearnerConfig
@@ -31,9 +31,9 @@ class RewardModelConfig(LearnerConfig, Algorithm, abstract=True):
     balanced: bool  # whether right and wrong labels weigh the same, whatever their numbers
     held_out: float  # share of the training questions to calibrate on, not to learn from
 
-    makes: ClassVar[Makes] = "reward model"
-    reads_reward: ClassVar[ReadsReward] = "nothing"
-    questions: ClassVar[Questions] = "reward_train_size"
+    makes = "reward model"
+    reads_reward = "nothing"
+    questions = "reward_train_size"
 
     def check(self, key: str) -> None:
         LearnerConfig.check(self, key)

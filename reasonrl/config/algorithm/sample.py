@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from reasonrl.config.algorithm.base import (
     Algorithm,
-    Makes,
     Panels,
-    Questions,
-    ReadsReward,
     Sizes,
     Work,
 )
@@ -30,10 +27,10 @@ class SampleConfig(Algorithm):
     num_samples_per_prompt: int
     temperature: float
 
-    makes: ClassVar[Makes] = "completions"
-    reads_reward: ClassVar[ReadsReward] = "nothing"
-    questions: ClassVar[Questions] = "reward_train_size"
-    panels: ClassVar[Panels] = Panels(rollouts=None, charts=())
+    makes = "completions"
+    reads_reward = "nothing"
+    questions = "reward_train_size"
+    panels = Panels(rollouts=None, charts=())
 
     def check(self, key: str) -> None:
         require(

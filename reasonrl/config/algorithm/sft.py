@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from reasonrl.config.algorithm.base import (
     LEARNT,
     Algorithm,
-    Makes,
     Panels,
-    Questions,
-    ReadsReward,
     Sizes,
     Work,
     learning_panel,
@@ -29,10 +26,10 @@ class SFTConfig(LearnerConfig, Algorithm):
 
     name: str
 
-    makes: ClassVar[Makes] = "policy"
-    reads_reward: ClassVar[ReadsReward] = "nothing"
-    questions: ClassVar[Questions] = "train_size"
-    panels: ClassVar[Panels] = Panels(rollouts=None, charts=(learning_panel("sft"),))
+    makes = "policy"
+    reads_reward = "nothing"
+    questions = "train_size"
+    panels = Panels(rollouts=None, charts=(learning_panel("sft"),))
 
     def check(self, key: str) -> None:
         LearnerConfig.check(self, key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from reasonrl.config.algorithm.base import Panels, Sizes, Work, learning_panel
 from reasonrl.config.algorithm.reward_model import RewardModelConfig
@@ -21,7 +21,7 @@ class SORMConfig(RewardModelConfig):
     num_solutions_per_prompt: int  # sampled completions of each question that are labelled
     num_continuations: int  # completions that continue each step's prefix
 
-    panels: ClassVar[Panels] = Panels(rollouts=None, charts=(learning_panel("sorm"),))
+    panels = Panels(rollouts=None, charts=(learning_panel("sorm"),))
 
     def check(self, key: str) -> None:
         super().check(key)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from reasonrl.config.algorithm.base import (
     Algorithm,
-    Makes,
     Panels,
-    Questions,
-    ReadsReward,
     Sizes,
     Work,
 )
@@ -32,10 +29,10 @@ class StepsConfig(Algorithm):
     num_solutions_per_prompt: int  # completions of each question whose steps are continued
     num_continuations: int  # completions that continue each step's prefix
 
-    makes: ClassVar[Makes] = "completions"
-    reads_reward: ClassVar[ReadsReward] = "nothing"
-    questions: ClassVar[Questions] = "reward_train_size"
-    panels: ClassVar[Panels] = Panels(rollouts=None, charts=())
+    makes = "completions"
+    reads_reward = "nothing"
+    questions = "reward_train_size"
+    panels = Panels(rollouts=None, charts=())
 
     def check(self, key: str) -> None:
         self.sample.check(f"{key}.sample")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from reasonrl.config.base import IMMATERIAL
 from reasonrl.config.dataset.base import DatasetConfig
@@ -18,8 +17,8 @@ class GSM8KConfig(DatasetConfig):
     # The folder of the dataset's files; None: they come from the hub.
     path: str | None = field(metadata=IMMATERIAL)
 
-    splits: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
-    grader: ClassVar[str] = "strict"
+    splits = ("train", "validation", "test")
+    grader = "strict"
 
     @property
     def local(self) -> bool:

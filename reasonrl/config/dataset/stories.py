@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from reasonrl.config.base import require
 from reasonrl.config.dataset.base import DatasetConfig
@@ -16,8 +15,8 @@ class StoriesConfig(DatasetConfig):
     min_steps: int  # the fewest calculations of a problem
     max_steps: int  # the most calculations of a problem
 
-    splits: ClassVar[tuple[str, ...]] = ("train", "validation", "test", "ood")
-    grader: ClassVar[str] = "strict"
+    splits = ("train", "validation", "test", "ood")
+    grader = "strict"
 
     @property
     def local(self) -> bool:

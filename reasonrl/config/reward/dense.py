@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from reasonrl.config.reward.base import JudgesStepsBy, RewardConfig
+from reasonrl.config.reward.base import RewardConfig
 
 if TYPE_CHECKING:
     from reasonrl.config.schema import TrainConfig
@@ -19,7 +19,7 @@ class DenseConfig(RewardConfig):
     step_weight: float  # for all intermediate results of the reference solution together
     ordered: bool  # whether these count only in the reference's order
 
-    judges_steps_by: ClassVar[JudgesStepsBy] = "reference solution"
+    judges_steps_by = "reference solution"
 
     def needs(self, run: TrainConfig) -> dict[str, TrainConfig]:
         return {}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from reasonrl.config.algorithm.ei import EIConfig
 from reasonrl.config.algorithm.reward_model import RewardModelConfig
 from reasonrl.config.base import RUN_NAME, require_one_of, unless
-from reasonrl.config.reward.base import JudgesStepsBy, RewardConfig
+from reasonrl.config.reward.base import RewardConfig
 
 if TYPE_CHECKING:
     from reasonrl.config.schema import TrainConfig
@@ -31,7 +31,7 @@ class LearnedConfig(RewardConfig, abstract=True):
     run: str | None = field(metadata=RUN_NAME)  # a finished reward-model run's folder
     policy: EIConfig | None = field(metadata=unless("run"))  # None: the starting policy itself
 
-    judges_steps_by: ClassVar[JudgesStepsBy] = "reward model"
+    judges_steps_by = "reward model"
 
     @property
     def reward_model(self) -> RewardModelConfig:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from reasonrl.config.reward.base import JudgesStepsBy, RewardConfig
+from reasonrl.config.reward.base import RewardConfig
 
 if TYPE_CHECKING:
     from reasonrl.config.schema import TrainConfig
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class SparseConfig(RewardConfig):
     """1 for the right final answer, 0 for any other."""
 
-    judges_steps_by: ClassVar[JudgesStepsBy] = "continuations"
+    judges_steps_by = "continuations"
 
     def needs(self, run: TrainConfig) -> dict[str, TrainConfig]:
         return {}

@@ -246,7 +246,7 @@ SAMPLES += [(True, "16"), (False, "2"), (False, "2"), (False, None)]
 
 
 def judged(probability: Callable[[bool], float]) -> dict[str, float]:
-    """What ``validation_estimates`` says of SAMPLES; in each wrong one step 1 is the first wrong."""
+    """What ``validation_estimates`` says of SAMPLES; of a wrong one step 1 is the first wrong."""
     rollouts, verdicts = [], []
     for place, (correct, answer) in enumerate(SAMPLES):
         name, index = f"t{place // 4}", place % 4
