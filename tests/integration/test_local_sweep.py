@@ -65,6 +65,8 @@ class Stage:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            # As from a terminal, also where these tests run in the background of a shell.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
 
     def hold(self, *runs: str) -> None:
@@ -186,7 +188,7 @@ def test_what_is_interrupted_or_killed_is_made_by_the_same_command(stage: Stage)
     launcher = stage.launch(processes=2)
     stage.wait_until_held("sft0", "sft1")
     launcher.send_signal(signal.SIGINT)
-    time.sleep(0.5)  # for the launcher to tell them
+    time.sleep(2)  # for the launcher to tell them
     stage.release("sft0", "sft1")
     status, printed = ends(launcher)
     assert status == 2
