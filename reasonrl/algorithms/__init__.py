@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from reasonrl.algorithms import ei, orm, ppo, rcrl, sample, sft, sorm, steps
+from reasonrl.config import algorithm as declared
+from reasonrl.config.base import check_listed
 from reasonrl.job import Job
 from reasonrl.types import SavedPolicy
 
@@ -23,3 +25,4 @@ ALGORITHMS: dict[str, Callable[[Job, Any], SavedPolicy | None]] = {
     "orm": orm.run,
     "sorm": sorm.run,
 }
+check_listed("algorithm", declared.ALGORITHMS, ALGORITHMS)

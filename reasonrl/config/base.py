@@ -51,6 +51,13 @@ def require_one_of(key: str, value: str, options: Collection[str]) -> None:
     require(value in options, f"{key} must be one of {', '.join(options)}; got {key}={value}.")
 
 
+def check_listed(kind: str, declared: Collection[str], at_work: Collection[str]) -> None:
+    """Raises TypeError, at import, for an option that only one of its two tables lists."""
+    for name in sorted({*declared} ^ {*at_work}):
+        missing = "a declaration" if name in at_work else "its work"
+        raise TypeError(f"{kind} {name} must be listed in both tables; {missing} is missing")
+
+
 def undeclared(cls: type, base: type, names: Collection[str]) -> list[str]:
     """The names that neither ``cls`` nor any class between it and ``base`` declares, in order."""
     between = [c for c in cls.__mro__ if issubclass(c, base) and c is not base]

@@ -92,7 +92,7 @@ class EvaluateConfig:
             evaluation.split,
             *([] if size is None else [f"n{size}"]),
             f"k{evaluation.num_samples_per_prompt}",
-            f"t{evaluation.temperature:g}",
+            f"t{str(evaluation.temperature).removesuffix('.0')}",  # to the last digit
         ]
         return "-".join(parts)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from reasonrl.config import dataset as declared
+from reasonrl.config.base import check_listed
 from reasonrl.config.dataset.base import DatasetConfig
 from reasonrl.problems import gsm8k, stories, svamp
 from reasonrl.types import Problem
@@ -17,6 +19,7 @@ PROBLEMS: dict[str, Callable[[Any, str, int | None], list[Problem]]] = {
     "gsm8k": gsm8k.read,
     "svamp": svamp.read,
 }
+check_listed("dataset", declared.DATASETS, PROBLEMS)
 
 
 def load_problems(dataset: DatasetConfig, split: str) -> list[Problem]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from reasonrl.config import reward as declared
+from reasonrl.config.base import check_listed
 from reasonrl.rewards import dense, learned, sparse
 from reasonrl.rewards.base import Materials, Reward, TokenRewards
 
@@ -16,3 +18,4 @@ REWARDS: dict[str, Callable[[Any, Materials], Reward]] = {
     "orm": learned.build,
     "sorm": learned.build,
 }
+check_listed("reward", declared.REWARDS, REWARDS)

@@ -17,8 +17,12 @@ CONDITIONING_GAP = "conditioning_gap.json"
 
 
 def policy_of(run: RunFolder) -> SavedPolicy:
-    """The policy a finished run made. Raises UserError if it isn't done or makes none."""
-    if not is_done(run):
+    """The policy that a run has made. Raises UserError if it hasn't yet, or makes none.
+
+    The status doesn't count: a run that has made its policy may be evaluated once more at this
+    moment, or may have been killed while it was.
+    """
+    if not run.result.exists():
         raise UserError(f"run={run.path} must be done; it isn't. Give its command again.")
     return read_result(run)
 

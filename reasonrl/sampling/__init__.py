@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from reasonrl.config import sampler as declared
+from reasonrl.config.base import check_listed
 from reasonrl.config.schema import EvaluateConfig
 from reasonrl.policy.policy import Policy
 from reasonrl.sampling.base import Engine, Sampler, SamplingParams
@@ -12,6 +14,7 @@ from reasonrl.sampling.transformers import TransformersEngine
 __all__ = ["ENGINES", "Engine", "Sampler", "SamplingParams", "TransformersEngine", "open_engine"]
 
 ENGINES: dict[str, type[Engine]] = {"transformers": TransformersEngine}  # by the option's name
+check_listed("engine", declared.SAMPLERS, ENGINES)
 
 
 def open_engine(source: str | Policy, config: EvaluateConfig, device: torch.device) -> Engine:

@@ -113,6 +113,28 @@ def test_a_rule_of_the_page_holds(project: Path) -> None:
     assert "reward=dense must have calculations in the reference solutions to pay for" in said
 
 
+TABLES = {
+    "reasonrl/algorithms/__init__.py": "algorithm rft",
+    "reasonrl/problems/__init__.py": "dataset sums",
+    "reasonrl/rewards/__init__.py": "reward brief",
+    "reasonrl/sampling/__init__.py": "engine generate",
+}
+
+
+@pytest.mark.parametrize(("table", "option"), TABLES.items())
+def test_an_option_that_one_table_lacks_is_named_at_import(
+    project: Path, tmp_path: Path, table: str, option: str
+) -> None:
+    copy = tmp_path / "project"
+    shutil.copytree(project / "reasonrl", copy / "reasonrl")
+    shutil.copy(ROOT / table, copy / table)
+    module = table.removesuffix("/__init__.py").replace("/", ".")
+    command = [sys.executable, "-c", f"import {module}"]
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
+    said = f"TypeError: {option} must be listed in both tables; its work is missing"
+    assert done.stderr.splitlines()[-1] == said
+
+
 def without(source: str, member: str) -> str:
     """A module's source without this member of its class."""
     tree = ast.parse(source)

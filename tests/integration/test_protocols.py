@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -22,10 +23,11 @@ from reasonrl.pipeline.comparison import show_comparison
 from reasonrl.pipeline.estimate import work
 from reasonrl.pipeline.execute import ensure_done
 from reasonrl.pipeline.plan import Plan, plan
-from reasonrl.pipeline.results import result_of
+from reasonrl.pipeline.results import result_of, starting_policy
 from reasonrl.report.run_data import read_run
 from reasonrl.report.wandb_mirror import _evaluations
-from reasonrl.runs.folder import RunFolder, is_done, read_status, run_folder
+from reasonrl.runs.folder import RunFolder, Status, is_done, read_status, run_folder, write_status
+from reasonrl.util.errors import UserError
 from reasonrl.util.progress import Progress
 from tests.helpers.configs import ROOT, SMALL, small_config
 
@@ -191,6 +193,23 @@ def test_a_run_killed_before_its_gain_is_not_evaluated(twice: Twice, tmp_path: P
     assert is_done(RunFolder(run.path))  # its policy is there to start from
 
 
+@pytest.mark.parametrize("state", ["running", "failed", "preempted"])
+def test_a_run_that_is_evaluated_once_more_is_still_one_to_start_from(
+    twice: Twice, tmp_path: Path, state: Literal["running", "failed", "preempted"]
+) -> None:
+    """Or was killed while it was: its policy is whole all the same."""
+    run = RunFolder(tmp_path / twice.first.run.path.name)
+    shutil.copytree(twice.first.run.path, run.path)
+    write_status(run, Status.here(state, 3))
+    start = plan(twice.configure("init=run", f"init.run={run.path}", "algorithm.rounds=1"))
+    assert starting_policy(start).path == str(run.policy)
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        evaluate_py(compose("evaluate", [f"run={run.path}", K3]))
+    run.result.unlink()  # of a run that is still learning
+    with pytest.raises(UserError, match="must be done; it isn't"):
+        starting_policy(start)
+
+
 @pytest.mark.parametrize(
     ("overrides", "protocol"),
     [
@@ -201,6 +220,7 @@ def test_a_run_killed_before_its_gain_is_not_evaluated(twice: Twice, tmp_path: P
             "validation-n8-k4-t0.7",
         ),
         (["dataset.test_size=7"], "test-n7-k4-t0.7"),
+        (["evaluation.temperature=0.7000001"], "test-n10-k4-t0.7000001"),
         (["algorithm=sample"], None),
         (["algorithm=orm"], None),
     ],
