@@ -21,8 +21,8 @@ class Problem:
 
     id: str  # unique within a dataset, stable across machines, e.g. ``gsm8k-train-17``
     question: str
-    answer: str  # the gold answer in canonical form (see ``answers.canonical_number``)
-    solution: str  # the reference solution in GSM8K's format; it ends in a line ``#### <answer>``
+    answer: str  # the gold answer, as the dataset's grader writes answers
+    solution: str  # the reference solution, in the form that the dataset's grader reads
 
 
 @dataclass(frozen=True, slots=True)

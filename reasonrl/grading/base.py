@@ -49,7 +49,10 @@ class Grader:
             raise TypeError(f"grader {cls.__name__} must declare {', '.join(missing)}")
 
     def answer(self, text: str) -> str | None:
-        """The answer that the text gives, in canonical form; None if it can't be read."""
+        """The answer that the text gives; None if it can't be read.
+
+        It is in canonical form: wrong answers that are written alike are one in a vote.
+        """
         raise NotImplementedError
 
     def equal(self, answer: str | None, gold: str) -> bool:

@@ -1,4 +1,4 @@
-"""A run's identity, its folder, its status, and the right to work in it.
+"""A run's folder, its status, and the right to work in it.
 
 The configuration determines the identity and the identity the folder, so the same command run again
 resumes what is unfinished and skips what is done. The status that a run itself writes is the truth

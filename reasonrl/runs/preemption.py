@@ -15,6 +15,11 @@ completion ends, or as PPO's assessment of an iteration's rollouts; then a check
 W&B's mirror is closed. A run loses at most the shard in work and, where sampling or judging that
 follows a fit is interrupted, the fit's steps since its last periodic checkpoint.
 
+Three places catch ``Preempted``: ``runs.folder.running`` writes the status, ``cli.attempt`` ends a
+command with exit status 75, and ``sweep.worker`` puts a job back into the queue.
+
+A signal during imports and planning does what it always does to Python: no run has begun.
+
 A person who doesn't want to wait presses Ctrl-C again. That ends the run at once, as a failure: its
 status says ``interrupted``, and the next attempt goes on from the last periodic checkpoint.
 """

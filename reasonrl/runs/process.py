@@ -1,9 +1,10 @@
 """The process that a run is made in, as one of the processes that make it together.
 
 So far a run has one process: ``ALONE``. Code that would differ between several processes asks the
-process it is given: who writes, who samples what, on which device, and when all stop. What several
-processes do otherwise is then said in a subclass of ``Process``, and nowhere else. This module
-imports torch only to find a device.
+process it is given: who writes, who samples what, on which device, and when all stop. Sampling,
+signals, ownership, the log, provenance and W&B ask it already. Learning, checkpoints, saved weights
+and what ``pipeline/execute.py`` and the algorithms write don't yet. This module imports torch only
+to find a device.
 """
 
 from __future__ import annotations
