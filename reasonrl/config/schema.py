@@ -87,7 +87,7 @@ class EvaluateConfig:
         The part n is the number of problems; it is there only where a setting limits that number.
         """
         evaluation, dataset = self.evaluation, self.dataset
-        size = getattr(dataset, f"{evaluation.split}_size", dataset.test_size)
+        size = dataset.size_of(evaluation.split)
         parts = [
             evaluation.split,
             *([] if size is None else [f"n{size}"]),

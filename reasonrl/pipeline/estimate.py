@@ -41,13 +41,17 @@ def work(planned: Plan) -> Work:
 def sizes(planned: Plan) -> Sizes:
     """What the work of a planned run depends on beside its algorithm's settings."""
     dataset, train = planned.config.dataset, planned.train
+
+    def steps_per_solution() -> float:
+        step_ends = planned.grader.step_ends
+        return sum(len(step_ends(p.solution)) - 1 for p in train) / len(train)
+
     return Sizes(
         train=len(train),
         references=len(train[: dataset.num_references]),
         validation=len(planned.validation),
         evaluation=(1 + planned.config.evaluation.num_samples_per_prompt) * len(planned.test),
-        steps_per_solution=sum(len(planned.grader.step_ends(p.solution)) - 1 for p in train)
-        / len(train),
+        steps_per_solution=steps_per_solution,
         starts_from_references=planned.config.init.name == "sft",
     )
 

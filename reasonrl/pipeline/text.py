@@ -14,7 +14,7 @@ from reasonrl.pipeline.plan import Plan
 from reasonrl.pipeline.results import Result, result_of
 from reasonrl.report.tables import estimates_table, gains_table
 from reasonrl.reward_models.learning import VALIDATION
-from reasonrl.runs.folder import is_done, read_status
+from reasonrl.runs.folder import read_status, state_of
 from reasonrl.util.progress import Progress, console
 
 LARGEST_GPU_GB = 141  # an H200's; most have 24 to 80
@@ -25,10 +25,7 @@ def plan_table(planned: Plan) -> Table:
     table = Table(title="plan", title_justify="left", show_header=False, box=box.SIMPLE)
     table.add_column(overflow="fold")
     for one in planned.in_order():
-        status, work = read_status(one.run), estimate.work(one)
-        state: str = status.state if status else "to do"
-        if state == "done" and not is_done(one.run):
-            state = "to be evaluated"
+        state, work = state_of(one.run, read_status(one.run)), estimate.work(one)
         table.add_row(f"[bold]{one.run.path.name}[/] ({state})")
         evaluated = (
             f", evaluated on {len(one.test):,} ({one.config.evaluation.split})"

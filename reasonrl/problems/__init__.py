@@ -28,7 +28,7 @@ def load_problems(dataset: DatasetConfig, split: str) -> list[Problem]:
     split: one of ``dataset.splits``; where it has no size of its own, test_size is its size.
     Raises UserError for a missing or malformed file (with its line) and for an empty split.
     """
-    size: int | None = getattr(dataset, f"{split}_size", dataset.test_size)
+    size = dataset.size_of(split)
     problems = PROBLEMS[dataset.name](dataset, split, size)[:size]
     if not problems:
         raise UserError(f"dataset={dataset.name} must have problems in its split {split}; got 0.")

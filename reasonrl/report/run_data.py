@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -119,17 +119,19 @@ def read_run(
     verdict: what became of it, and why. With None that is read from the run's own status, which the
         run may have had no time to write.
     """
-    data = RunData(run.path.name, overrides, protocol=run.protocol, **_parts(_config(run)))
+    config, files = _config(run), evaluation_files(run)
+    data = RunData(run.path.name, overrides, protocol=run.protocol, **_parts(config))
     if (status := read_status(run)) is not None:
         verdict = verdict or (status.state, status.error or "")
         data = replace(data, attempt=status.attempt, heartbeat=status.heartbeat)
     state, why = verdict or (TO_DO, "")
-    before = _before(run, needs)
+    if "before" not in files and (before := _evaluated_elsewhere(run, config, needs)):
+        files["before"] = before
     read: dict[str, Callable[[], Any]] = {
         "curves": lambda: read_curves(run.metrics),
-        "estimates": lambda: _estimates(run, before),
-        "answers": lambda: _answers(run),
-        "completions": lambda: _completions(run),
+        "estimates": lambda: _estimates(files),
+        "answers": lambda: _answers(files),
+        "completions": lambda: _completions(files, config),
         "hardware": lambda: hardware(run.provenance),
     }
     found, reasons = {}, [why] if why else []
@@ -189,14 +191,11 @@ def _text(config: dict[str, Any], group: str, key: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _before(run: RunFolder, needs: Sequence[str]) -> Path | None:
-    """The file with estimates of the policy that a run starts from.
-
-    It is in the run's own folder, or in that of the run that made the policy.
-    """
-    if own := evaluation_files(run).get("before"):
-        return own
-    earlier = (_text(_config(run), "init", "run"), *needs)
+def _evaluated_elsewhere(
+    run: RunFolder, config: dict[str, Any], needs: Sequence[str]
+) -> Path | None:
+    """The file with estimates of the policy that a run starts from, if another run made it."""
+    earlier = (_text(config, "init", "run"), *needs)
     for name in filter(None, earlier):
         other = RunFolder(run.path.parent / Path(name).name, run.protocol)
         if _parts(_config(other))["algorithm"] in MAKE_POLICIES:
@@ -204,10 +203,7 @@ def _before(run: RunFolder, needs: Sequence[str]) -> Path | None:
     return None
 
 
-def _estimates(run: RunFolder, before: Path | None) -> dict[str, dict[str, Any]]:
-    files = evaluation_files(run)
-    if before is not None:
-        files["before"] = before
+def _estimates(files: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
     return {
         f"{NAMES.get(kind, kind)}/{name}": {key: _finite(x) for key, x in estimate.items()}
         for kind, file in files.items()
@@ -221,8 +217,8 @@ def _greedy(evaluation: Path) -> dict[str, bool]:
     return dict(zip(table["problem_id"].to_pylist(), table["correct"].to_pylist(), strict=True))
 
 
-def _answers(run: RunFolder) -> dict[str, str]:
-    after = evaluation_files(run).get("after")
+def _answers(files: Mapping[str, Path]) -> dict[str, str]:
+    after = files.get("after")
     if after is None:
         return {}
     right = dict(sorted(_greedy(after.parent).items()))
@@ -232,8 +228,8 @@ def _answers(run: RunFolder) -> dict[str, str]:
     }
 
 
-def _completions(run: RunFolder) -> list[dict[str, Any]]:
-    after = evaluation_files(run).get("after")
+def _completions(files: Mapping[str, Path], config: dict[str, Any]) -> list[dict[str, Any]]:
+    after = files.get("after")
     if after is None:
         return []
     file = after.with_name(GREEDY)
@@ -241,7 +237,6 @@ def _completions(run: RunFolder) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = (
         pq.read_table(file, columns=columns).slice(0, NUM_COMPLETIONS).to_pylist()
     )
-    config = _config(run)
     try:
         problems = _problems(json.dumps(config["dataset"]), config["evaluation"]["split"])
     except (UserError, OSError, ValueError, LookupError, TypeError, AttributeError):

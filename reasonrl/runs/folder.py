@@ -162,11 +162,21 @@ def write_status(run: RunFolder, status: Status) -> None:
 
 
 def is_done(run: RunFolder) -> bool:
-    """Whether the run's status is done, and its policy is evaluated as ``run.protocol`` asks."""
-    status = read_status(run)
-    if status is None or status.state != "done":
-        return False
-    return run.protocol is None or (run.evaluated(run.protocol) / GAIN).exists()
+    """Whether the run's last word is that it is done, and it is evaluated as its protocol asks."""
+    return state_of(run, read_status(run)) == "done"
+
+
+def state_of(run: RunFolder, status: Status | None) -> str:
+    """The state of a run with this status, for people: ``to do``, or that of the status.
+
+    A run that is done, but not yet evaluated as its protocol asks, is ``to be evaluated``.
+    """
+    if status is None:
+        return "to do"
+    asked = run.protocol if status.state == "done" else None
+    if asked is not None and not (run.evaluated(asked) / GAIN).exists():
+        return "to be evaluated"
+    return status.state
 
 
 @contextmanager
@@ -206,7 +216,7 @@ def running(
 def _owning(run: RunFolder, *, wait: bool, poll: float) -> Iterator[bool]:
     with _lease(run, wait=wait, poll=poll):
         previous = read_status(run)
-        if is_done(run):
+        if state_of(run, previous) == "done":
             logger.info("%s is done", run.path)
             yield False
             return

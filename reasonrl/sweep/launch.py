@@ -21,7 +21,7 @@ from rich.table import Table
 
 from reasonrl.config.resolve import resolve
 from reasonrl.config.schema import TrainConfig
-from reasonrl.runs.folder import is_done, read_status
+from reasonrl.runs.folder import is_done, read_status, state_of
 from reasonrl.runs.provenance import now
 from reasonrl.sweep.code import snapshot
 from reasonrl.sweep.manifest import Member, Sweep
@@ -180,8 +180,8 @@ def plan_table(sweep: Sweep, *, asks: bool) -> Table:
         table.add_column(column, overflow="fold")
     short = short_names([member.name for member in sweep.runs])
     for member in sweep.runs[:MAX_ROWS]:
-        status = read_status(sweep.run(member.name))
-        state = status.state if status else "to do"
+        run = sweep.run(member.name)
+        state = state_of(run, read_status(run))
         needs = "\n".join(short[need] for need in member.needs)
         table.add_row(short[member.name], state, needs, *([_asks_for(member)] if asks else []))
     if len(sweep.runs) > MAX_ROWS:

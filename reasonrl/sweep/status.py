@@ -15,7 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from reasonrl.runs.folder import HEARTBEAT_SECONDS, RunFolder, Status, is_done, read_status
+from reasonrl.runs.folder import (
+    HEARTBEAT_SECONDS,
+    RunFolder,
+    Status,
+    is_done,
+    read_status,
+    state_of,
+)
 from reasonrl.sweep import local, slurm
 from reasonrl.sweep.manifest import Member, Submission, Submitted, Sweep
 from reasonrl.sweep.slurm import Ended, SlurmJob
@@ -201,7 +208,7 @@ class _Last:
     def of(cls, run: RunFolder, batches: Batches) -> _Last:
         status, submission = read_status(run), Submission.read(run)
         batch = batches.get(Path(submission.batch)) if submission else None
-        if status is not None and status.state == "done" and not is_done(run):
+        if state_of(run, status) == "to be evaluated":
             # It and the job that made it speak of other evaluations than the one asked for here.
             if batch is not None and local.has_begun(status, batch):
                 batch = None

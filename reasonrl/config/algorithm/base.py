@@ -46,7 +46,8 @@ class Sizes:
     references: int  # training problems whose reference solution may be learnt from
     validation: int  # validation problems
     evaluation: int  # completions of one evaluation on the test problems, greedy ones included
-    steps_per_solution: float  # mean steps of a reference solution, its last step not counted
+    # The mean steps of a reference solution, its last step not counted. It reads all solutions.
+    steps_per_solution: Callable[[], float]
     starts_from_references: bool  # whether the starting policy has learnt the reference solutions
 
 

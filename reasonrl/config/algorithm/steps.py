@@ -51,7 +51,7 @@ class StepsConfig(Algorithm):
         """See ``Algorithm.work``. Every step's prefix counts, as if no two were the same."""
         solutions = sizes.train * self.num_solutions_per_prompt
         return Work(
-            completions=round(solutions * sizes.steps_per_solution * self.num_continuations)
+            completions=round(solutions * sizes.steps_per_solution() * self.num_continuations)
         )
 
     def bytes_per_parameter(self, compute: int) -> int:

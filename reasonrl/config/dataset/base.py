@@ -43,6 +43,11 @@ class DatasetConfig:
         """Whether its problems are on this machine, so that no network is asked for them."""
         raise NotImplementedError
 
+    def size_of(self, split: str) -> int | None:
+        """How many problems of a split are wanted; None: all. One without a key has test_size."""
+        size: int | None = getattr(self, f"{split}_size", self.test_size)
+        return size
+
     def check(self) -> None:
         """Raises UserError for a value out of range."""
         sizes = [f.name for f in fields(self) if f.name.endswith("_size")]

@@ -102,6 +102,17 @@ def test_what_runs_need_comes_first_and_once(
     assert sweep.at_once == 1
 
 
+def test_the_plan_says_which_finished_runs_are_to_be_evaluated(
+    points: Callable[..., list[Point]], submitted: list[Any], shown: Console
+) -> None:
+    launch(points("algorithm=sft"))
+    launch(points("algorithm=sft"), dry_run=True)
+    assert " done " in shown.export_text()
+    launch(points("algorithm=sft evaluation.num_samples_per_prompt=5"), dry_run=True)
+    assert "to be evaluated" in shown.export_text()
+    assert len(submitted) == 1
+
+
 def test_points_that_are_the_same_run_are_one(
     points: Callable[..., list[Point]], submitted: list[Any]
 ) -> None:
