@@ -138,6 +138,38 @@ class Job:
             for prompt, ids in zip(prompts, completions, strict=True)
         }
 
+    def collect(
+        self,
+        sampler: Sampler,
+        problems: Sequence[Problem],
+        prompts: Sequence[Prompt],
+        params: SamplingParams,
+        *,
+        seed: int,
+        file: Path,
+        description: str,
+        reward: Reward | None = None,
+    ) -> list[Rollout]:
+        """Samples completions of the prompts, and grades and scores them: ``collect_rollouts``.
+
+        description: of the work, beside its progress bar.
+        reward: scores the completions; None: 1 for the right answer.
+        """
+        total = len(prompts) * params.num_samples_per_prompt
+        with self.progress.task(description, total) as advance:
+            return collect_rollouts(
+                sampler,
+                problems,
+                prompts,
+                params,
+                Outcome(self.grader) if reward is None else reward,
+                self.grader,
+                seed=seed,
+                file=file,
+                on_progress=advance,
+                process=self.process,
+            )
+
     def accuracy(
         self,
         sampler: Sampler,
@@ -149,19 +181,15 @@ class Job:
         step_label: tuple[int, ...] = (),
     ) -> float:
         """maj@1 of the sampler's policy: the fraction its greedy completions solve."""
-        with self.progress.task(description, len(problems)) as advance:
-            rollouts = collect_rollouts(
-                sampler,
-                problems,
-                self.prompts(problems, few_shot=few_shot),
-                self.params(1, 0.0, step_label),
-                Outcome(self.grader),
-                self.grader,
-                seed=0,  # greedy decoding draws nothing
-                file=file,
-                on_progress=advance,
-                process=self.process,
-            )
+        rollouts = self.collect(
+            sampler,
+            problems,
+            self.prompts(problems, few_shot=few_shot),
+            self.params(1, 0.0, step_label),
+            seed=0,  # greedy decoding draws nothing
+            file=file,
+            description=description,
+        )
         return fmean(r.correct for r in rollouts)
 
     def optimization(

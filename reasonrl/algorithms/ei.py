@@ -35,7 +35,7 @@ from reasonrl.job import Job
 from reasonrl.learning.checkpoint import weights_hash
 from reasonrl.learning.supervised import Example, Position, with_eos
 from reasonrl.policy.policy import save_policy
-from reasonrl.sampling.rollouts import collect_rollouts, completions_statistics, read_rollouts
+from reasonrl.sampling.rollouts import completions_statistics, read_rollouts
 from reasonrl.types import Rollout, SavedPolicy
 from reasonrl.util.atomic import remove_folder, write_json
 from reasonrl.util.seeding import derive_seed
@@ -173,20 +173,16 @@ def _explore(job: Job, previous: Round, config: EIConfig) -> list[Rollout]:
     """K completions of every training question from the last round's policy."""
     number = previous.number + 1
     policy = _policy(job, previous)
-    num_samples = config.samples_in_round(number)
-    with job.progress.task(f"round {number}: sampling", len(job.train) * num_samples) as advance:
-        return collect_rollouts(
-            job.sampler(policy.path),
-            job.train,
-            job.prompts(job.train, few_shot=policy.few_shot),
-            job.params(num_samples, config.temperature),
-            job.reward(),
-            job.grader,
-            seed=derive_seed(job.config.seed, "ei", number, "explore"),
-            file=_rollouts_file(job, number),
-            on_progress=advance,
-            process=job.process,
-        )
+    return job.collect(
+        job.sampler(policy.path),
+        job.train,
+        job.prompts(job.train, few_shot=policy.few_shot),
+        job.params(config.samples_in_round(number), config.temperature),
+        seed=derive_seed(job.config.seed, "ei", number, "explore"),
+        file=_rollouts_file(job, number),
+        description=f"round {number}: sampling",
+        reward=job.reward(),
+    )
 
 
 def _improve(

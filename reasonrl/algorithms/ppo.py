@@ -65,7 +65,6 @@ from reasonrl.policy_gradient.experience import (
 from reasonrl.policy_gradient.trainer import Trainer
 from reasonrl.runs.metrics_log import read_metrics
 from reasonrl.runs.preemption import saving
-from reasonrl.sampling.rollouts import collect_rollouts
 from reasonrl.types import Rollout, SavedPolicy
 from reasonrl.util.seeding import derive_seed, next_in_stream
 
@@ -133,22 +132,16 @@ class PPO:
         job, config = self.job, self.config
         count = config.rollouts_per_iteration // config.num_samples_per_prompt
         problems = next_in_stream(job.train, (iteration - 1) * count, count, job.config.seed)
-        description = f"iteration {iteration} of {config.iterations}: sampling"
-        with (
-            self.trainer.sampler() as sampler,
-            job.progress.task(description, config.rollouts_per_iteration) as advance,
-        ):
-            return collect_rollouts(
+        with self.trainer.sampler() as sampler:
+            return job.collect(
                 sampler,
                 problems,
                 job.prompts(problems, few_shot=job.few_shot),
                 job.params(config.num_samples_per_prompt, config.temperature),
-                self.reward,
-                job.grader,
                 seed=derive_seed(job.config.seed, "ppo", iteration, "explore"),
                 file=job.run.rollouts / f"iteration-{iteration:05d}.parquet",
-                on_progress=advance,
-                process=job.process,
+                description=f"iteration {iteration} of {config.iterations}: sampling",
+                reward=self.reward,
             )
 
     def compute_advantages(self, rollouts: Sequence[Rollout]) -> list[Experience]:

@@ -11,25 +11,18 @@ from __future__ import annotations
 
 from reasonrl.config.algorithm.sample import SampleConfig
 from reasonrl.job import Job
-from reasonrl.rewards.sparse import Outcome
-from reasonrl.sampling.rollouts import collect_rollouts
 from reasonrl.util.seeding import derive_seed
 
 
 def run(job: Job, settings: SampleConfig) -> None:
     sampler = job.sampler(job.init)
     for split, problems in (("train", job.train), ("validation", job.validation)):
-        total = len(problems) * settings.num_samples_per_prompt
-        with job.progress.task(f"sampling: {split}", total) as advance:
-            collect_rollouts(
-                sampler,
-                problems,
-                job.prompts(problems, few_shot=job.few_shot),
-                job.params(settings.num_samples_per_prompt, settings.temperature),
-                Outcome(job.grader),
-                job.grader,
-                seed=derive_seed(job.config.seed, "sample", split),
-                file=job.run.rollouts / f"{split}.parquet",
-                on_progress=advance,
-                process=job.process,
-            )
+        job.collect(
+            sampler,
+            problems,
+            job.prompts(problems, few_shot=job.few_shot),
+            job.params(settings.num_samples_per_prompt, settings.temperature),
+            seed=derive_seed(job.config.seed, "sample", split),
+            file=job.run.rollouts / f"{split}.parquet",
+            description=f"sampling: {split}",
+        )

@@ -22,9 +22,8 @@ from reasonrl.grading.base import Grader
 from reasonrl.grading.steps import step_tokens
 from reasonrl.grading.stops import decode
 from reasonrl.job import Job
-from reasonrl.rewards.sparse import Outcome
 from reasonrl.rewards.steps import STEPS, STEPS_FILE, Step
-from reasonrl.sampling.rollouts import collect_rollouts, write_table
+from reasonrl.sampling.rollouts import write_table
 from reasonrl.types import Problem, Prompt, Rollout
 from reasonrl.util.seeding import derive_seed
 
@@ -90,19 +89,15 @@ def _count(
         Prompt(f"{problem_id}/{i}", asked[problem_id].token_ids + prefix)
         for i, (problem_id, prefix) in enumerate(keys)
     ]
-    with job.progress.task("continuing steps", len(keys) * num_continuations) as advance:
-        continuations = collect_rollouts(
-            job.sampler(job.init),
-            [problem_of[problem_id] for problem_id, _ in keys],
-            prompts,
-            job.params(num_continuations, temperature),
-            Outcome(job.grader),
-            job.grader,
-            seed=derive_seed(job.config.seed, "continuations"),
-            file=job.run.rollouts / "continuations.parquet",
-            on_progress=advance,
-            process=job.process,
-        )
+    continuations = job.collect(
+        job.sampler(job.init),
+        [problem_of[problem_id] for problem_id, _ in keys],
+        prompts,
+        job.params(num_continuations, temperature),
+        seed=derive_seed(job.config.seed, "continuations"),
+        file=job.run.rollouts / "continuations.parquet",
+        description="continuing steps",
+    )
     counts = {}
     grouped = groupby(continuations, key=lambda r: r.prompt.problem_id)
     for (problem_id, prefix), (_, group) in zip(keys, grouped, strict=True):
