@@ -12,12 +12,17 @@ COMPUTE_DTYPES = ("float32", "bfloat16")
 
 @dataclass(frozen=True)
 class ResourcesConfig:
-    """What one run asks a cluster for. A run that isn't on a cluster ignores it."""
+    """What one run asks a cluster for. A run that isn't on a cluster ignores it.
 
-    gpus: int
-    cpus: int
-    memory_gb: int  # of the machine, not of its GPUs
+    Runs that were made before there were ``nodes`` and ``gpu_gb`` have neither.
+    """
+
+    gpus: int  # of each node
+    cpus: int  # of each node
+    memory_gb: int  # of each node, not of its GPUs
     hours: float  # the time limit
+    nodes: int = 1
+    gpu_gb: int = 80  # the memory of one of its GPUs
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class ModelConfig:
         require(
             resources.gpus >= 0, f"model.resources.gpus must be 0 or more; got {resources.gpus}."
         )
-        for name in ("cpus", "memory_gb"):
+        for name in ("nodes", "cpus", "memory_gb", "gpu_gb"):
             value = getattr(resources, name)
             require(value >= 1, f"model.resources.{name} must be 1 or more; got {value}.")
         require(

@@ -300,13 +300,13 @@ RULES = [
      "orm, sorm; got algorithm.name=dpo."),
     ("+model.colour=red", [], "model.colour: Key 'colour' not in 'ModelConfig'. model has the keys "
      "name, path, compute_dtype, device, num_parameters, resources."),
-    ("+model.resources.nodes=2", [], "model.resources.nodes: Key 'nodes' not in 'ResourcesConfig'. "
-     "model.resources has the keys gpus, cpus, memory_gb, hours."),
+    ("+model.resources.racks=2", [], "model.resources.racks: Key 'racks' not in 'ResourcesConfig'. "
+     "model.resources has the keys gpus, cpus, memory_gb, hours, nodes, gpu_gb."),
     ("model.resources=null", [], "model.resources must be set; got model.resources=null."),
     ("model.resources.memory_gb=1.5", [], "model.resources.memory_gb: Value '1.5' of type 'float'"),
     ("model.resources.gpus=-1", [], "model.resources.gpus must be 0 or more; got -1."),
     *((f"model.resources.{key}=0", [], f"model.resources.{key} must be 1 or more; got 0.")
-      for key in ("cpus", "memory_gb")),
+      for key in ("cpus", "memory_gb", "nodes", "gpu_gb")),
     *((f"model.resources.hours={hours}", [], "model.resources.hours must be above 0; got")
       for hours in ("0", "inf", "nan")),
     ("model.num_parameters=0", [], "model.num_parameters must be null (not known) or 1 or more"),
@@ -340,6 +340,8 @@ def test_no_schema_for_another_option_s_keys():
         "model.device=meta",
         "model.num_parameters=null",
         "model.resources.gpus=8",
+        "model.resources.nodes=2",
+        "model.resources.gpu_gb=141",
         "model.resources.hours=0.5",
         "algorithm.micro_batch_tokens=1",
         "init.sft.micro_batch_tokens=1",

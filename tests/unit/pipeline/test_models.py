@@ -76,11 +76,11 @@ def test_every_model_is_here():
 def test_every_model_says_what_it_is_and_asks_for(tmp_path: Path, name: str):
     model = configured(tmp_path, f"model={name}").model
     assert (model.name, model.num_parameters) == (name, NUM_PARAMETERS[name])
-    assert model.resources.gpus == (0 if name in ("tiny", "small") else 1)
+    gpus = {"tiny": 0, "small": 0, "7b": 4, "13b": 8}.get(name, 1)
+    assert (model.resources.nodes, model.resources.gpus) == (1, gpus)
+    assert model.resources.gpu_gb == 80
     # Adam's moments are written by way of the machine's memory: 8 bytes of each parameter.
-    if name != "13b":  # which isn't trained as a whole; its float32 weights are loaded there
-        assert model.resources.memory_gb * 1e9 > 8 * model.num_parameters
-    assert model.resources.memory_gb * 1e9 > 4 * model.num_parameters
+    assert model.resources.memory_gb * 1e9 > 8 * model.num_parameters
 
 
 @pytest.mark.parametrize("name", ["tiny", "small"])
@@ -100,7 +100,9 @@ def test_an_older_configuration_is_read(tmp_path: Path):
     del older["model"]["resources"], older["model"]["num_parameters"]
     read = resolve(OmegaConf.create(older))
     assert read.model.num_parameters is None
-    assert read.model.resources == ResourcesConfig(gpus=1, cpus=8, memory_gb=64, hours=24.0)
+    assert read.model.resources == ResourcesConfig(
+        gpus=1, cpus=8, memory_gb=64, hours=24.0, nodes=1, gpu_gb=80
+    )
     assert decisive(read) == decisive(resolve(config))
 
 
@@ -110,7 +112,7 @@ def test_an_older_configuration_is_read(tmp_path: Path):
         (
             "7b",
             [
-                "on a cluster each run asks for 1 GPU, 8 CPUs, 96 GB of memory and 24 hours",
+                "on a cluster each run asks for 4 GPUs, 32 CPUs, 192 GB of memory and 24 hours",
                 # 16 bytes × 6.738e9
                 "6,738,415,616 parameters: of its GPU's memory at least 108 GB, and activations",
                 "meta-llama/Llama-2-7b-hf isn't ready on this machine: not checked",
@@ -119,7 +121,7 @@ def test_an_older_configuration_is_read(tmp_path: Path):
         (
             "13b",
             [
-                "on a cluster each run asks for 1 GPU, 8 CPUs, 128 GB of memory and 24 hours",
+                "on a cluster each run asks for 8 GPUs, 64 CPUs, 320 GB of memory and 24 hours",
                 "13,015,864,320 parameters: of its GPU's memory at least 208 GB, and activations",
                 "warning: a run has one GPU, and an H200 has 141 GB. Pass",
                 "meta-llama/Llama-2-13b-hf isn't ready on this machine: not checked",
