@@ -203,8 +203,10 @@ def _needs(plans: Sequence[Plan]) -> Iterator[str]:
 def _asks_for(member: Member) -> str:
     options = member.options
     gpus = f"{options['gpus_per_node']} GPU, " if options["gpus_per_node"] else ""
-    cpus, memory = options["cpus_per_task"], options["mem_gb"]
-    return f"{gpus}{cpus} CPU, {memory} GB, {options['timeout_min'] / 60:.3g} h"
+    nodes = f"{options['nodes']} nodes of " if options["nodes"] > 1 else ""
+    cpus, memory = f"{options['cpus_per_task']} CPU, ", options["mem_gb"]
+    memory = f"{memory} GB, " if memory else ""
+    return f"{nodes}{gpus}{cpus}{memory}{options['timeout_min'] / 60:.3g} h"
 
 
 @contextmanager

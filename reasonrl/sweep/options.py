@@ -11,18 +11,24 @@ from reasonrl.sweep.manifest import Cluster
 from reasonrl.util.errors import UserError
 
 CLUSTERS = ("auto", "slurm", "local")
-OURS = {  # of sbatch's parameters: by these jobs are found, end in order, and are continued
+# Of sbatch's parameters these are ours: by them jobs are found, have one task a node, end in order,
+# and are continued.
+OURS = {
     "array",
     "chdir",
     "comment",
     "dependency",
     "error",
     "kill-on-invalid-dep",
+    "nodes",
+    "ntasks",
+    "ntasks-per-node",
     "open-mode",
     "output",
     "signal",
     "wait",
 }
+OTHER_MEMORY = {"mem", "mem-per-cpu", "mem-per-gpu"}  # sbatch takes one of them
 OF_SWEEPS = ("cluster", "wait", "processes", "array_parallelism")  # they can't differ by run
 
 
@@ -30,10 +36,11 @@ OF_SWEEPS = ("cluster", "wait", "processes", "array_parallelism")  # they can't 
 class JobOptions:
     """The options of one job."""
 
-    # Where one of these four is None, the job asks for what its model does (``model.resources``).
+    # Where one of these five is None, the job asks for what its model does (``model.resources``).
+    nodes: int | None = None
     gpus_per_node: int | None = None
-    cpus_per_task: int | None = None
-    mem_gb: int | None = None
+    cpus_per_task: int | None = None  # of each node, which has one task: it starts the run's ranks
+    mem_gb: int | None = None  # of each node; 0: what Slurm gives to those who don't ask
     timeout_min: int | None = None
     # Where one of these is None, Slurm's default counts.
     partition: str | None = None
@@ -44,7 +51,7 @@ class JobOptions:
     setup: list[str] = field(default_factory=list)  # lines of bash before Python starts
     signal_delay_s: int = 120  # how long before its time limit a job is told to save
     max_requeues: int = 100  # how often a job goes back into the queue after it has saved
-    # Any other parameters of sbatch, by their long names.
+    # Any other parameters of sbatch, by their long names. One of OTHER_MEMORY replaces mem_gb.
     additional_parameters: dict[str, Any] = field(default_factory=dict)
 
 
@@ -94,6 +101,7 @@ def job_options(options: LauncherOptions, config: TrainConfig) -> dict[str, Any]
     own = {name: getattr(options, name) for name in JobOptions.__dataclass_fields__}
     resources = config.model.resources
     asked = {
+        "nodes": resources.nodes,
         "gpus_per_node": resources.gpus,
         "cpus_per_task": resources.cpus,
         "mem_gb": resources.memory_gb,
@@ -104,7 +112,7 @@ def job_options(options: LauncherOptions, config: TrainConfig) -> dict[str, Any]
 
 def validate(options: LauncherOptions) -> None:
     """Raises UserError for a value that is too small, or a parameter that the launcher sets."""
-    for name in ("cpus_per_task", "mem_gb", "timeout_min", "processes", "array_parallelism"):
+    for name in ("nodes", "cpus_per_task", "timeout_min", "processes", "array_parallelism"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"hydra.launcher.{name} must be 1 or more; got {value}.")
@@ -112,9 +120,10 @@ def validate(options: LauncherOptions) -> None:
         if name.replace("_", "-") in OURS:
             raise UserError(
                 f"hydra.launcher.additional_parameters must leave {name} to the launcher, which "
-                "needs it. Take it out; signal_delay_s says when jobs are signalled."
+                "needs it. Take it out; nodes says how many a job has, and signal_delay_s when it "
+                "is signalled."
             )
-    for name in ("gpus_per_node", "signal_delay_s", "max_requeues"):
+    for name in ("gpus_per_node", "mem_gb", "signal_delay_s", "max_requeues"):
         value = getattr(options, name)
         if value is not None and value < 0:
             raise UserError(f"hydra.launcher.{name} must be 0 or more; got {value}.")

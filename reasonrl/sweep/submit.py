@@ -19,14 +19,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import submitit
 from filelock import FileLock, Timeout
+from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from reasonrl.config.schema import TrainConfig
 from reasonrl.runs.folder import write_config
 from reasonrl.runs.provenance import now
 from reasonrl.sweep import local, slurm
+from reasonrl.sweep.array import Executor, only_asking_for
 from reasonrl.sweep.manifest import Member, Submission, Submitted, Sweep
+from reasonrl.sweep.options import OTHER_MEMORY
 from reasonrl.sweep.status import Finding, doomed, look
 from reasonrl.sweep.verdict import ALIVE, UNFINISHED
 from reasonrl.sweep.worker import work
@@ -37,7 +39,6 @@ logger = logging.getLogger(__name__)
 
 LOCK = ".submitting.lock"
 NOTICE_SECONDS = 5.0
-OF_CLUSTER = {"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT"}  # these say which Slurm to ask
 
 
 def submit(sweep: Sweep, configs: Mapping[str, TrainConfig]) -> list[str]:
@@ -203,13 +204,14 @@ def _submit_array(sweep: Sweep, batch: Submitted, wait_for: Sequence[str]) -> Su
 
     Raises UserError if sbatch refuses it.
     """
-    executor = submitit.SlurmExecutor(folder=batch.path)
-    executor.update_parameters(**_sbatch_parameters(sweep, batch, wait_for))
+    executor = Executor(folder=batch.path)
+    parameters = _sbatch_parameters(sweep, batch, wait_for)
+    executor.update_parameters(**parameters)
     folders = [str(sweep.run(name).path) for name in batch.runs]
     try:
-        with _outside_of_jobs():
+        with only_asking_for({*parameters, *parameters["additional_parameters"]}):
             jobs = executor.map_array(work, folders, [batch.options["max_requeues"]] * len(folders))
-    except submitit.core.utils.FailedJobError as error:
+    except (FailedJobError, FailedSubmissionError) as error:
         raise UserError(
             f"sbatch must take the jobs of {batch.path}; got {' '.join(str(error).split())}. "
             "Change hydra.launcher.* and give the command again: what is in the queue stays there."
@@ -219,28 +221,11 @@ def _submit_array(sweep: Sweep, batch: Submitted, wait_for: Sequence[str]) -> Su
     return batch
 
 
-@contextmanager
-def _outside_of_jobs() -> Iterator[None]:
-    """Hides the variables of the Slurm job that this process is in, if it is in one.
-
-    Else new jobs would inherit them: its memory, its place in an array.
-    """
-    inner = {}
-    if "SLURM_JOB_ID" in os.environ:
-        named = [
-            name for name in os.environ if name.startswith("SLURM_") and name not in OF_CLUSTER
-        ]
-        inner = {name: os.environ.pop(name) for name in named}
-    try:
-        yield
-    finally:
-        os.environ |= inner
-
-
 def _sbatch_parameters(sweep: Sweep, batch: Submitted, wait_for: Sequence[str]) -> dict[str, Any]:
     """The parameters of sbatch, under submitit's names.
 
-    The site's setup comes before ours, because a module may set PYTHONPATH.
+    A job has one task a node. If one of them ends badly srun ends the others, which would wait for
+    it. The site's setup comes before ours, because a module may set PYTHONPATH.
     """
     options = dict(batch.options)
     additional = {
@@ -249,9 +234,13 @@ def _sbatch_parameters(sweep: Sweep, batch: Submitted, wait_for: Sequence[str]) 
         "kill-on-invalid-dep": "yes",  # else jobs that wait in vain stay in the queue for ever
         **options.pop("additional_parameters"),
     }
+    memory = options.pop("mem_gb")
+    if {name.replace("_", "-") for name in additional} & OTHER_MEMORY:
+        memory = 0
     code = f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(batch.code)}"
     # Some versions of srun don't take the number of cores from sbatch, and the run would have one.
-    cores = "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"
+    # Where the site keeps the login node's variables from jobs, srun would keep ours from tasks.
+    srun = "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK SLURM_EXPORT_ENV=ALL"
     parameters = {
         "job_name": sweep.name,
         "comment": batch.comment,
@@ -259,9 +248,12 @@ def _sbatch_parameters(sweep: Sweep, batch: Submitted, wait_for: Sequence[str]) 
         "array_parallelism": sweep.at_once,
         "stderr_to_stdout": True,
         "time": options.pop("timeout_min"),
-        "mem": f"{options.pop('mem_gb')}GB",
+        "nodes": options.pop("nodes", 1),  # older sweeps say nothing of it
+        "ntasks_per_node": 1,
+        "srun_args": ["--kill-on-bad-exit=1"],
+        "mem": f"{memory}GB" if memory else None,
         "gpus_per_node": options.pop("gpus_per_node") or None,
-        "setup": [*options.pop("setup"), f"{code}${{PYTHONPATH:+:$PYTHONPATH}}", cores],
+        "setup": [*options.pop("setup"), f"{code}${{PYTHONPATH:+:$PYTHONPATH}}", srun],
         "additional_parameters": {k: v for k, v in additional.items() if v is not False},
     }
     del options["max_requeues"]

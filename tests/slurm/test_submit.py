@@ -23,6 +23,7 @@ from tests.helpers.configs import ROOT, SMALL, small_config
 from tests.slurm.cluster import Cluster
 
 OPTIONS = {
+    "nodes": 1,
     "gpus_per_node": 0,
     "cpus_per_task": 1,
     "mem_gb": 1,
@@ -143,11 +144,117 @@ def test_the_batch_script_is_the_sites_then_ours(slurm: Cluster, tmp_path: Path)
         "module() { :; }",
         "module load cuda",
         "export PYTHONSAFEPATH=1 PYTHONPATH='/a folder/code'${PYTHONPATH:+:$PYTHONPATH}",
-        "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",
+        "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK SLURM_EXPORT_ENV=ALL",
     ]
     assert "#SBATCH --nice=7\n" in text
     assert "requeue" not in text
     assert slurm.run("squeue", "--noheader", "--format=%c") == "2"
+
+
+def test_what_jobs_ask_for_is_what_the_options_say_whatever_the_shell_does(
+    slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "SBATCH_PARTITION": "low",
+        "SBATCH_TIMELIMIT": "7",
+        "SBATCH_MEM_PER_NODE": "100M",
+        "SBATCH_NO_REQUEUE": "1",
+        "SBATCH_JOB_NAME": "mine",
+        "SBATCH_OUTPUT": "mine-%j.out",
+        "SLURM_MEM_PER_CPU": "500",
+    }.items():
+        monkeypatch.setenv(name, value)
+    sweep, configs = five(tmp_path)
+    asks = OPTIONS | {"partition": "high", "nodes": 2}
+    submit(replace(sweep, runs=[Member(name, [], [], asks) for name in "ab"]), configs)
+    job = slurm.job(f"{look(sweep)[0].job}")
+    shown = {
+        "JobName": "five",
+        "Partition": "high",
+        "TimeLimit": "00:05:00",
+        "MinMemoryNode": "1G",
+        "Requeue": "1",
+        "NumNodes": "2-2",
+    }
+    assert job.items() >= shown.items()
+    assert job["StdOut"].startswith(str(sweep.batches))
+
+
+def test_a_shell_may_choose_the_partition_where_the_options_do_not(
+    slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SBATCH_PARTITION", "low")
+    slurm.run("scontrol", "update", "PartitionName=low", "State=DOWN")
+    sweep, configs = five(tmp_path)
+    submit(replace(sweep, runs=[Member("a", [], [], OPTIONS)]), configs)
+    assert slurm.job(str(look(sweep)[0].job))["Partition"] == "low"
+    slurm.run("scontrol", "update", "PartitionName=low", "State=UP")
+
+
+@pytest.mark.parametrize(
+    ("asks", "shown"),
+    [
+        ({"additional_parameters": {"mem-per-cpu": "300M"}}, ("MinMemoryCPU", "300M")),
+        ({"mem_gb": 0}, ("MinMemoryCPU", "1G")),  # DefMemPerCPU of this cluster
+        ({"mem_gb": 2}, ("MinMemoryNode", "2G")),
+    ],
+)
+def test_memory_may_be_asked_for_by_the_cpu_or_not_at_all(
+    slurm: Cluster, tmp_path: Path, asks: dict[str, object], shown: tuple[str, str]
+) -> None:
+    sweep, configs = five(tmp_path)
+    submit(replace(sweep, runs=[Member("a", [], [], OPTIONS | asks)]), configs)
+    assert shown in slurm.job(str(look(sweep)[0].job)).items()
+
+
+def test_a_sites_sbatch_may_print_a_welcome(
+    slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrapped = shutil.which("sbatch", path=slurm.env["PATH"])
+    program = tmp_path / "bin" / "sbatch"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\necho "Welcome. Checking job 512 ... OK"\nexec {wrapped} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{slurm.env['PATH']}")
+    sweep, configs = five(tmp_path)
+    submit(sweep, configs)
+    check_that_each_is_queued_once(slurm, sweep)
+
+
+def test_a_job_that_sbatch_does_not_name_is_a_clear_error_and_is_submitted_anew(
+    slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "bin" / "sbatch"
+    program.parent.mkdir()
+    program.write_text(
+        f'#!/bin/sh\n{shutil.which("sbatch", path=slurm.env["PATH"])} "$@"\necho Good luck\n'
+    )
+    program.chmod(0o755)
+    sweep, configs = five(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setenv("PATH", f"{program.parent}:{slurm.env['PATH']}")
+        with pytest.raises(UserError, match=r"must take the jobs of .*Good luck.*, and no job id"):
+            submit(sweep, configs)
+    assert len(queue(slurm)) == 3  # a, b and e
+    submit(sweep, configs)
+    slurm.wait(lambda: len(queue(slurm)) == 5, "those without orders are gone")
+    check_that_each_is_queued_once(slurm, sweep)
+
+
+@pytest.mark.parametrize("variable", ["SBATCH_EXPORT", "SLURM_EXPORT_ENV"])
+def test_a_login_nodes_variables_may_be_kept_from_jobs(
+    slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "NONE")
+    slurm.run("scontrol", "update", "PartitionName=high", "State=UP")
+    sweep, configs = five(tmp_path)
+    own = {"setup": ["srun() { command srun printenv > variables; }"]}
+    submit(replace(sweep, runs=[Member("a", [], [], OPTIONS | own)]), configs)
+    variables = tmp_path / "variables"
+    slurm.wait(lambda: variables.exists() and not queue(slurm), "it has run")
+    shown = variables.read_text().splitlines()
+    assert "SUBMITIT_EXECUTOR=slurm" in shown
+    assert [line for line in shown if line.startswith(f"PYTHONPATH={ROOT}")]
 
 
 @pytest.mark.slow

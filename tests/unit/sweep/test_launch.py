@@ -150,6 +150,15 @@ def test_a_dry_run_shows_all_and_writes_nothing(
     assert text.count("ei-sparse-tiny-sft-stories-s1") == 1
     assert text.count("sft-tiny-pretrained-stories-s1") == 2  # itself, and as a need
     assert text.count("1 CPU, 4 GB, 2 h") == 4  # of conf/model/tiny.yaml
+    assert "nodes" not in text
+
+
+def test_a_plan_says_what_jobs_of_several_nodes_ask_for(
+    points: Callable[..., list[Point]], shown: Console
+) -> None:
+    asks = "hydra.launcher.nodes=2 hydra.launcher.gpus_per_node=4 hydra.launcher.mem_gb=0"
+    launch(points(f"algorithm=sft {asks}"), dry_run=True)
+    assert "2 nodes of 4 GPU, 1 CPU, 2 h" in " ".join(shown.export_text().split())
 
 
 def test_a_plan_says_how_long_it_takes_here(
@@ -315,6 +324,7 @@ def test_jobs_ask_for_what_their_model_needs_unless_they_are_told(
     (one,) = points("algorithm=sft hydra.launcher.mem_gb=9 hydra.launcher.gpus_per_node=0")
     asked = job_options(one.options, one.config)
     assert asked == {
+        "nodes": 1,
         "gpus_per_node": 0,
         "cpus_per_task": 1,
         "mem_gb": 9,
@@ -346,7 +356,9 @@ def test_the_cluster_is_slurm_where_there_is_an_sbatch(
         cluster_of(LauncherOptions(cluster="foo"))
 
 
-@pytest.mark.parametrize("name", ["comment", "open-mode", "open_mode", "dependency", "output"])
+@pytest.mark.parametrize(
+    "name", ["comment", "open-mode", "open_mode", "dependency", "output", "nodes", "ntasks"]
+)
 def test_what_the_launcher_needs_is_its_own(name: str) -> None:
     read_options({"additional_parameters": {"mail-type": "FAIL", "requeue": False}})
     with pytest.raises(UserError, match=f"must leave {name} to the launcher"):
@@ -361,9 +373,9 @@ def test_a_sweep_of_nothing() -> None:
 @pytest.mark.parametrize(
     ("name", "least"),
     [
-        *[(name, 1) for name in ("cpus_per_task", "mem_gb", "timeout_min")],
+        *[(name, 1) for name in ("nodes", "cpus_per_task", "timeout_min")],
         *[(name, 1) for name in ("processes", "array_parallelism")],
-        *[(name, 0) for name in ("gpus_per_node", "signal_delay_s", "max_requeues")],
+        *[(name, 0) for name in ("gpus_per_node", "mem_gb", "signal_delay_s", "max_requeues")],
     ],
 )
 def test_numbers_have_a_least_value(name: str, least: int) -> None:
