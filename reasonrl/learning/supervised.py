@@ -24,6 +24,7 @@ from reasonrl.config.learner import LearnerConfig
 from reasonrl.learning.functional import masked_sum, token_logprobs
 from reasonrl.learning.optimization import Optimization
 from reasonrl.policy.policy import autocast
+from reasonrl.runs.process import Process
 from reasonrl.types import Completion
 
 AnySized = TypeVar("AnySized", bound=Sized)
@@ -107,6 +108,28 @@ def micro_batches(examples: Iterable[AnySized], max_tokens: int) -> Iterator[lis
         batch.append(example)
     if batch:
         yield batch
+
+
+def shares(
+    examples: Iterable[AnySized], max_tokens: int, process: Process
+) -> Iterator[tuple[list[AnySized], float]]:
+    """This process's micro-batches of examples that several read together, each with its weight.
+
+    Each process takes every N-th example by length, so that all have about as much to read. In
+    every pass all of them take part: one that has read its own reads an example once more, with
+    weight 0. The other weights are N, which makes a sum of what is averaged over processes.
+    """
+    ordered = sorted(examples, key=len)
+    plans = [
+        list(micro_batches(ordered[rank :: process.size], max_tokens))
+        for rank in range(process.size)
+    ]
+    mine = plans[process.rank]
+    for number in range(max(map(len, plans))):
+        if number < len(mine):
+            yield mine[number], float(process.size)
+        else:
+            yield ordered[:1], 0.0
 
 
 def accumulate_gradients(

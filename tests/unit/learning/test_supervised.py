@@ -28,9 +28,11 @@ from reasonrl.learning.supervised import (
     fit,
     micro_batches,
     num_steps,
+    shares,
     with_eos,
 )
 from reasonrl.runs.metrics_log import MetricsLog, read_metrics
+from reasonrl.runs.process import ALONE, Process
 from reasonrl.types import Completion, FinishReason
 
 LEARNER = LearnerConfig(
@@ -81,6 +83,30 @@ def test_micro_batches_are_cut_before_they_hold_too_many_tokens_with_padding() -
     cut = list(micro_batches(of_lengths(5, 12, 3, 5, 2, 9), max_tokens=10))
     # 2 x 3 = 6 fit, 3 x 5 = 15 don't; 2 x 5 = 10 fit; 9 and 12 stand alone, 12 though it is over
     assert [[len(e) for e in batch] for batch in cut] == [[2, 3], [5, 5], [9], [12]]
+
+
+def test_processes_share_a_step_in_as_many_passes_each() -> None:
+    examples = of_lengths(5, 12, 3, 5, 2, 9, 4)
+    dealt = [list(shares(examples, 10, Process(rank, 2))) for rank in range(2)]
+    # by length 2, 3, 4, 5, 5, 9, 12: one process takes 2, 4, 5, 12 and the other 3, 5, 9
+    lengths = [[([len(e) for e in batch], weight) for batch, weight in part] for part in dealt]
+    assert lengths == [
+        [([2, 4], 2.0), ([5], 2.0), ([12], 2.0)],
+        [([3, 5], 2.0), ([9], 2.0), ([2], 0.0)],
+    ]
+
+
+def test_a_process_without_a_share_reads_an_example_that_weighs_nothing() -> None:
+    (one,) = of_lengths(5)
+    assert list(shares([one], 10, Process(0, 2))) == [([one], 2.0)]
+    assert list(shares([one], 10, Process(1, 2))) == [([one], 0.0)]
+
+
+def test_a_process_alone_reads_the_micro_batches_as_they_are() -> None:
+    examples = ragged(9)
+    alone = [(batch, 1.0) for batch in micro_batches(examples, 30)]
+    assert list(shares(examples, 30, ALONE)) == alone
+    assert list(shares([], 30, ALONE)) == []
 
 
 class Bigram(nn.Module):
