@@ -52,17 +52,23 @@ class EvaluationConfig:
 class RuntimeConfig:
     """Where and how a run is carried out.
 
-    None of it counts in a run's identity. But the number of threads and the kind of device change
-    the last bits of sums, and in time the samples: provenance.json records both, and the comparison
-    of runs says where they differ.
+    None of it counts in a run's identity. But the numbers of threads and of processes and the kind
+    of device change the last bits of sums, and in time the samples: provenance.json records them,
+    and the comparison of runs says where they differ.
     """
 
     outputs: str  # the folder of all runs and sweeps
     threads: int | None  # None: one for each core
     checkpoint_seconds: float  # between checkpoints: a kill loses at most so much work
+    # Those that make a run together, or auto (``runs.ranks.num_processes``). Older runs had one.
+    processes: int | str = "auto"
 
     def check(self) -> None:
         """Raises UserError for a value out of range."""
+        require(
+            self.processes == "auto" or (isinstance(self.processes, int) and self.processes >= 1),
+            f"runtime.processes must be auto or 1 or more; got {self.processes}.",
+        )
         require(
             self.threads is None or self.threads >= 1,
             f"runtime.threads must be null (one for each core) or 1 or more; got {self.threads}.",

@@ -31,6 +31,7 @@ from reasonrl.report.wandb_mirror import Mirror, mirrored
 from reasonrl.reward_models.learning import VALIDATION, VERDICTS
 from reasonrl.reward_models.model import RewardModel
 from reasonrl.rewards.steps import STEPS_FILE
+from reasonrl.runs import ranks
 from reasonrl.runs.folder import GAIN, RunFolder, is_done, running, write_config
 from reasonrl.runs.metrics_log import MetricsLog
 from reasonrl.runs.preemption import boundary
@@ -43,32 +44,48 @@ from reasonrl.util.progress import Progress
 
 
 def ensure_done(
-    planned: Plan, progress: Progress, *, wait: bool = False, process: Process = ALONE
+    planned: Plan,
+    progress: Progress,
+    *,
+    wait: bool = False,
+    process: Process = ALONE,
 ) -> RunFolder:
     """Makes or resumes the planned run, and what it needs before it, unless it is done.
 
     wait: whether to wait if another process is making the run, or to raise UserError.
-    process: this one of the processes that make the run together.
+    process: this one of the processes that make the run together. One that is alone starts others
+        for a run that is to have several, each run its own: nothing of an earlier one stays in a
+        GPU's memory. On any machine but the first of several it only starts those.
     """
-    if not process.broadcast(is_done(planned.run)):
+    if not ranks.Machine.here().is_first and process.size == 1:
+        ranks.lend(lambda: is_done(planned.run))
+    elif not process.broadcast(is_done(planned.run)):
         for first in planned.prerequisites.values():
             ensure_done(first, progress, wait=True, process=process)
         # A signal that came late in a prerequisite begins no attempt at this run.
         boundary(process=process)
         with running(planned.run, wait=wait, process=process) as todo:
-            if todo:
-                with _logged(planned.run, process):
-                    _set_up(planned, process)
-                    with mirrored(planned.run, planned.config, process) as mirror:
-                        _execute(planned, progress, mirror, process)
-                        mirror.complete({p.id: p.question for p in planned.test})
+            if todo and process.size == 1 and ranks.num_processes(planned.config) > 1:
+                write_config(planned.run, planned.config)  # for the ranks
+                ranks.make_together(ranks.of_run(planned.run.path), planned.config)
+            elif todo:
+                make(planned, progress, process)
     return planned.run
+
+
+def make(planned: Plan, progress: Progress, process: Process) -> None:
+    """Makes the planned run, which is owned by now, and has what it needs."""
+    with _logged(planned.run, process):
+        _set_up(planned, process)
+        with mirrored(planned.run, planned.config, process) as mirror:
+            _execute(planned, progress, mirror, process)
+            mirror.complete({p.id: p.question for p in planned.test})
 
 
 def _set_up(planned: Plan, process: Process) -> None:
     """Sets the number of threads, and records what the attempt uses of its machine."""
     config = planned.config
-    torch.set_num_threads(config.runtime.threads or usable_cores())
+    torch.set_num_threads(config.runtime.threads or max(1, usable_cores() // process.local_size))
     device = process.device(config.model.device)
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     if process.is_main:
@@ -82,26 +99,31 @@ def _set_up(planned: Plan, process: Process) -> None:
 
 def _execute(planned: Plan, progress: Progress, mirror: Mirror, process: Process) -> None:
     config, run = planned.config, planned.run
-    write_config(run, config)
+    if process.is_main:
+        write_config(run, config)
     makes_policy = config.algorithm.makes == "policy"
-    start = starting_policy(planned)
+    start = process.first(lambda: starting_policy(planned))
     if makes_policy and "init" not in planned.prerequisites:
         evaluate_policy(planned, start, BEFORE, progress, process)
-    if not run.result.exists():
+    if not process.broadcast(run.result.exists()):
         result = _carry_out(planned, start, progress, mirror, process)
-        write_json(run.result, asdict(result) if result else {})
-    if run.work.exists():
+        if process.is_main:
+            write_json(run.result, asdict(result) if result else {})
+    if process.is_main and run.work.exists():
         remove_folder(run.work)
     if makes_policy:
-        policy = read_result(run)
-        folder = run.evaluated(config.protocol)
+        policy = process.first(lambda: read_result(run))
+        estimates = {}  # by file, the one that says that the run is evaluated last
         after = evaluate_policy(planned, policy, AFTER, progress, process)
         if policy.labels:
             worst = evaluate_policy(planned, policy.under_the_worst(), WORST, progress, process)
-            write_estimates(after.gain_on(worst), folder / CONDITIONING_GAP)
-        gain = after.gain_on(evaluate_before(planned, progress, process))
-        write_estimates(gain, folder / GAIN)
-    _draw(planned)
+            estimates[CONDITIONING_GAP] = after.gain_on(worst)
+        estimates[GAIN] = after.gain_on(evaluate_before(planned, progress, process))
+        if process.is_main:
+            for file, gain in estimates.items():
+                write_estimates(gain, run.evaluated(config.protocol) / file)
+    if process.is_main:
+        _draw(planned)
 
 
 def _draw(planned: Plan) -> None:
@@ -158,16 +180,24 @@ def _reward_model(planned: Plan) -> Callable[[str, torch.device], RewardModel] |
 
 @contextmanager
 def _logged(run: RunFolder, process: Process) -> Iterator[None]:
-    """Copies what is logged to the run's train.log, in the main process."""
-    if not process.is_main:
-        yield
-        return
-    with writing(run.log):
-        handler = logging.FileHandler(run.log)
+    """Copies what is logged to the run's train.log.
+
+    Of the other processes only warnings are kept, in rank-1.log and so on, and nothing is shown.
+    """
+    root = logging.getLogger()
+    file = run.log if process.is_main else run.log.with_name(f"rank-{process.rank}.log")
+    shown = [] if process.is_main else list(root.handlers)
+    with writing(file):
+        handler = logging.FileHandler(file, delay=not process.is_main)
+    handler.setLevel(logging.NOTSET if process.is_main else logging.WARNING)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger().addHandler(handler)
+    for other in shown:
+        root.removeHandler(other)
+    root.addHandler(handler)
     try:
         yield
     finally:
-        logging.getLogger().removeHandler(handler)
+        root.removeHandler(handler)
         handler.close()
+        for other in shown:
+            root.addHandler(other)

@@ -23,6 +23,7 @@ from reasonrl.policy.source import find_folder, local_folder
 from reasonrl.problems import load_problems
 from reasonrl.problems.prompts import build_prompts, check_lengths, label_ids
 from reasonrl.reward_models.model import Description
+from reasonrl.runs import ranks
 from reasonrl.runs.folder import RunFolder, read_config, run_folder
 from reasonrl.runs.process import ALONE
 from reasonrl.runs.result import policy_of, reward_model_of
@@ -105,6 +106,7 @@ class Planner:
         model, init, dataset = config.model, config.init, config.dataset
         if self._here:
             self._cached(("device", model), lambda: ALONE.device(model.device))
+            self._cached(("ranks", model, config.runtime), lambda: ranks.check(config))
         if init.run is not None:
             self._cached(("init", init.run, model.name), lambda: _check_init_run(config))
         self._cached(("grader", dataset), lambda: grader_of(dataset))

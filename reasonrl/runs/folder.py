@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -30,6 +30,7 @@ from reasonrl.config.schema import TrainConfig
 from reasonrl.runs.preemption import Preempted, boundary
 from reasonrl.runs.process import ALONE, Process
 from reasonrl.runs.provenance import add_attempt, now
+from reasonrl.runs.ranks import RankError
 from reasonrl.util.atomic import write_json, write_text, writing
 from reasonrl.util.errors import UserError
 
@@ -205,11 +206,8 @@ def running(
         every `poll` seconds, or to raise UserError that names the owner.
     process: one of the processes that make the run together. The main one owns the run for all.
     """
-    if process.is_main:
-        with _owning(run, wait=wait, poll=poll) as todo:
-            yield process.broadcast(todo)
-    else:
-        yield process.broadcast(False)
+    with ExitStack() as owned:
+        yield process.first(lambda: owned.enter_context(_owning(run, wait=wait, poll=poll)))
 
 
 @contextmanager
@@ -307,7 +305,7 @@ def _ended(status: Status, error: BaseException) -> Status:
         return replace(status, state="preempted", heartbeat=now())
     if isinstance(error, KeyboardInterrupt):
         text = "interrupted"
-    elif isinstance(error, UserError):
+    elif isinstance(error, (UserError, RankError)):
         text = str(error)
     else:
         text = f"{type(error).__name__}: {error}"

@@ -18,6 +18,9 @@ follows a fit is interrupted, the fit's steps since its last periodic checkpoint
 Three places catch ``Preempted``: ``runs.folder.running`` writes the status, ``cli.attempt`` ends a
 command with exit status 75, and ``sweep.worker`` puts a job back into the queue.
 
+Processes that make a run together stop together (``boundary``, ``at_own_pace``): it is enough that
+one of them was told to.
+
 A signal during imports and planning does what it always does to Python: no run has begun.
 
 A person who doesn't want to wait presses Ctrl-C again. That ends the run at once, as a failure: its
@@ -68,6 +71,7 @@ def listening() -> Iterator[None]:
     ignored = {signal.SIGINT} if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else set()
     before = {number: signal.signal(number, _note) for number in SIGNALS if number not in ignored}
     _listening = True
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # see runs.ranks
     try:
         yield
     finally:

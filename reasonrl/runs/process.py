@@ -40,6 +40,7 @@ class Process:
     rank: int = 0  # the process's number, from 0
     size: int = 1  # the number of processes of the run
     local_rank: int = 0  # its number among those of its machine
+    local_size: int = 1  # the number of processes on its machine
     # Where processes leave words for each other without waiting; None for a process alone.
     store: Store | None = field(default=None, repr=False, compare=False)
 
@@ -75,6 +76,8 @@ class Process:
             wanted = f"cuda:{self.local_rank}"
         try:
             device = torch.device(wanted)
+            if device.type == "cuda" and (device.index or 0) < torch.cuda.device_count():
+                return device  # a tensor there would take hold of the GPU
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
@@ -98,6 +101,23 @@ class Process:
             return
         while (number := self.store.add(f"dealt/{key}", 1) - 1) < count:
             yield number
+
+    def tally(self, key: str) -> Callable[[int], int]:
+        """A function that adds to a number of all processes, from 0, and returns what it is then.
+
+        key: names the number, as long as the group lives.
+        """
+        store = self.store
+        if store is not None:
+            return lambda n: store.add(f"tally/{key}", n)
+        total = 0
+
+        def add(n: int) -> int:
+            nonlocal total
+            total += n
+            return total
+
+        return add
 
     def agree(self, *, stop: bool, due: bool) -> tuple[bool, bool]:
         """What all processes do: stop if any was told to, and save if the main one finds it due.
@@ -170,8 +190,12 @@ def joined() -> Iterator[Process]:
     """Joins the group that the environment describes, and leaves it at the end.
 
     The environment has the variables of torchrun: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and
-    MASTER_PORT.
+    MASTER_PORT. Without them the process is ``ALONE``. A process that fails doesn't leave the
+    group: the others might wait for it in there, and learn of it by its end.
     """
+    if "RANK" not in os.environ:
+        yield ALONE
+        return
     import torch
     import torch.distributed as dist
     from accelerate import PartialState
@@ -188,12 +212,10 @@ def joined() -> Iterator[Process]:
         world_size=size,
         timeout=TIMEOUT,
     )
-    try:
-        PartialState(cpu=not gpu)  # accelerate takes over the group that it finds
-        yield Process(rank, size, local_rank, store)
-    finally:
-        PartialState._reset_state()
-        dist.destroy_process_group()
+    PartialState(cpu=not gpu)  # accelerate takes over the group that it finds
+    yield Process(rank, size, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", size)), store)
+    PartialState._reset_state()
+    dist.destroy_process_group()
 
 
 def usable_cores() -> int:

@@ -43,6 +43,9 @@ class OfTwo(Process):
     def broadcast(self, value: T) -> T:
         return value if self.is_main else self.main_says  # type: ignore[return-value]
 
+    def first(self, make: Callable[[], T]) -> T:
+        return make() if self.is_main else self.main_says  # type: ignore[return-value]
+
 
 def test_alone_it_is_the_main_one_and_has_everything() -> None:
     assert (ALONE.rank, ALONE.size, ALONE.is_main) == (0, 1, True)
