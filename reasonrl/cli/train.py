@@ -29,13 +29,13 @@ def train(config: DictConfig) -> Result | None:
         console.print(f"done: {planned.run.path}", soft_wrap=True)
     else:
         # This loads the model, so that an error comes before the plan.
-        takes = how_long([planned])
+        takes = list(how_long([planned]))
         console.print(plan_table(planned))
-        if takes:
-            console.print(takes)
-    if config.dry_run:
-        for line in (asks(planned), *needs([planned])):
+        for line in takes:
             console.print(line, soft_wrap=True)
+    if config.dry_run:
+        for part in (asks(planned), *needs([planned])):
+            console.print(part, soft_wrap=True)
         return None
     with attempt():
         ensure_done(planned, progress, process=process)

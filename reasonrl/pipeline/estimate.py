@@ -1,4 +1,14 @@
-"""Estimates of a plan's work, of its time on this machine, and of the GPU memory that it needs."""
+"""Estimates of a plan's work, and of the time that it takes on this machine or on GPUs.
+
+A model that is made here is timed. For one that needs several GPUs, the time follows from what it
+computes and reads:
+
+    learning  of each token, 2 operations of each parameter; 2 of each that the backward pass goes
+              through, and 2 more where layers are computed again; 2 of each that trains
+    reading   of each token, 2 operations of each parameter
+    sampling  of each token, 2 operations of each parameter; in each step all weights are read, and
+              keys and values of all completions so far, and each layer takes its time to be started
+"""
 
 from __future__ import annotations
 
@@ -8,8 +18,16 @@ from statistics import fmean
 
 import torch
 
-from reasonrl.config.algorithm.base import Sizes, Work
+from reasonrl.config.algorithm.base import Footprint, Sizes, Work
+from reasonrl.config.model import ShapeConfig
 from reasonrl.learning.supervised import Example, accumulate_gradients
+from reasonrl.pipeline.memory import (
+    BYTES,
+    is_checkpointed,
+    learning_layers,
+    memory_of,
+    trained_parameters,
+)
 from reasonrl.pipeline.plan import Plan
 from reasonrl.policy.policy import DTYPES, load_policy
 from reasonrl.problems.prompts import encode_completions, solution_text
@@ -21,7 +39,14 @@ from reasonrl.runs.process import ALONE, usable_cores
 FORWARD_COST = 1 / 3
 TIMED_EXAMPLES = 16
 MICRO_BATCH_TOKENS = 2048
-GB = 1e9
+
+GPU = "an H100"
+OPERATIONS = {"bfloat16": 989e12, "float32": 67e12}  # a second, at the peak, by NVIDIA's data sheet
+UTILISATION = 0.35  # the share of it that learning and reading reach
+READ_BYTES = 3.35e12  # a second, at the peak, from its memory
+READ_SHARE = 0.6  # of it
+LAYER_SECONDS = 0.5e-3  # for a layer's kernels to be started, at each token of a batch
+CHARACTERS_PER_TOKEN = 2.5  # of solved word problems, where there is no tokenizer to count
 
 
 def work(planned: Plan) -> Work:
@@ -56,19 +81,6 @@ def sizes(planned: Plan) -> Sizes:
     )
 
 
-def gpu_gigabytes(planned: Plan) -> float | None:
-    """What a run holds of the model in GPU memory at the same time, in GB of 10⁹ bytes.
-
-    The run needs more than that: activations, value layers, adapters and a reward model's head
-    aren't counted. The result is None if ``model.num_parameters`` isn't known.
-    """
-    model = planned.config.model
-    if model.num_parameters is None:
-        return None
-    compute = DTYPES[model.compute_dtype].itemsize
-    return planned.config.algorithm.bytes_per_parameter(compute) * model.num_parameters / GB
-
-
 def undone(plans: Iterable[Plan]) -> list[Plan]:
     """The runs that aren't done, each once, among these and all that they need."""
     runs = {one.run: one for planned in plans for one in planned.in_order()}
@@ -85,6 +97,59 @@ def seconds(runs: Iterable[Plan]) -> float:
         model, dataset = one.config.model, one.config.dataset
         alike.setdefault((one.base, model.compute_dtype, dataset.name), []).append(one)
     return sum(map(_seconds, alike.values()))
+
+
+def is_timed(planned: Plan) -> bool:
+    """Whether one process on this machine can make a run, so that its time can be taken."""
+    return planned.has_model and planned.config.model.resources.all_gpus <= 1
+
+
+def is_computed(planned: Plan) -> bool:
+    """Whether a run is made on GPUs, and enough is known of its model."""
+    return planned.shape is not None and planned.config.model.resources.gpus > 0
+
+
+def gpu_seconds(planned: Plan) -> float:
+    """About how long a run takes on the GPUs that its model asks for.
+
+    What it needs first isn't counted, nor loading, saving, and what a reward model reads.
+    """
+    assert planned.shape is not None
+    config, shape = planned.config, planned.shape
+    run, todo = config.algorithm.footprint(), work(planned)
+    compute = BYTES[config.model.compute_dtype]
+    peak = OPERATIONS[config.model.compute_dtype]
+    completion = fmean(len(p.solution) for p in planned.train) / CHARACTERS_PER_TOKEN
+    question = fmean(len(p.question) for p in planned.train) / CHARACTERS_PER_TOKEN
+    forward = 2 * shape.num_parameters
+    operations = (
+        todo.examples * (question + completion) * learning_operations(shape, run)
+        + todo.readings * (question + completion) * forward
+        + todo.completions * completion * forward
+    )
+    length = config.dataset.max_new_tokens
+    memory = memory_of(config, shape)
+    rows = max(1, memory.rows)
+    cache = memory.row / length  # bytes of a token's keys and values
+    read = READ_SHARE * READ_BYTES
+    of_batch = (
+        length * (compute * shape.num_parameters / read + shape.num_hidden_layers * LAYER_SECONDS)
+        + rows * completion**2 / 2 * cache / read
+    )
+    busy = operations / (UTILISATION * peak) + todo.completions / rows * of_batch
+    return busy / config.model.resources.all_gpus
+
+
+def learning_operations(shape: ShapeConfig, run: Footprint) -> float:
+    """The operations of learning from a token: see the module's docstring."""
+    layers = run.value_layers * shape.layer_parameters
+    through = layers + learning_layers(shape, run) * shape.layer_parameters
+    if run.trains == "all":
+        through += shape.outer_parameters
+    passes = 2 if is_checkpointed(shape) else 1
+    read = shape.num_parameters + layers
+    trained = trained_parameters(shape, run) + layers
+    return 2 * (read + passes * through + trained)
 
 
 def _seconds(alike: Sequence[Plan]) -> float:

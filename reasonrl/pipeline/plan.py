@@ -11,20 +11,23 @@ from transformers import PreTrainedTokenizerBase
 
 from reasonrl.config.dataset.base import DatasetConfig
 from reasonrl.config.identity import prerequisites, training_set
+from reasonrl.config.model import ShapeConfig
 from reasonrl.config.schema import EvaluateConfig, TrainConfig
 from reasonrl.grading import Grader, grader_of
+from reasonrl.pipeline.memory import check_memory
 from reasonrl.policy.policy import (
     check_num_layers,
     context_of,
     load_tokenizer,
     num_layers_of,
+    shape_of,
 )
 from reasonrl.policy.source import find_folder, local_folder
 from reasonrl.problems import load_problems
 from reasonrl.problems.prompts import build_prompts, check_lengths, label_ids
 from reasonrl.reward_models.model import Description
 from reasonrl.runs import ranks
-from reasonrl.runs.folder import RunFolder, read_config, run_folder
+from reasonrl.runs.folder import RunFolder, is_done, read_config, run_folder
 from reasonrl.runs.process import ALONE
 from reasonrl.runs.result import policy_of, reward_model_of
 from reasonrl.types import Problem
@@ -54,6 +57,7 @@ class Plan:
     prerequisites: dict[str, Plan]  # by what each gives this run, see ``identity.prerequisites``
     base: str  # the pretrained model's folder; without the model its ``model.path``
     has_model: bool  # whether the model is on this machine; else the plan can't be carried out
+    shape: ShapeConfig | None  # the model's; None: it isn't known
     train: list[Problem]
     validation: list[Problem]  # of the validation split, all but the exemplars
     exemplars: list[Problem]  # of the validation split, those of the few-shot prompt
@@ -119,12 +123,15 @@ class Planner:
             prerequisites=first,
             base=base or model.path,
             has_model=base is not None,
+            shape=model.shape if base is None else self._shape(base),
             train=self._problems(training_set(config), "train"),
             validation=validation,
             exemplars=exemplars,
             test=self._problems(dataset, config.evaluation.split),
         )
         self._check_reward(planned)
+        if planned.shape is not None and not is_done(run):
+            check_memory(config, planned.shape)
         if planned.has_model:
             self._check(planned)
         return planned
@@ -134,6 +141,9 @@ class Planner:
 
     def _base(self, config: TrainConfig) -> str | None:
         return base_model(config) if self._fetch else find_folder(config.model, _models(config))
+
+    def _shape(self, base: str) -> ShapeConfig | None:
+        return self._cached(("shape", base), lambda: shape_of(base))
 
     def _check_reward(self, planned: Plan) -> None:
         """Raises UserError if the reward pays for calculations that no reference solution has."""

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from rich import box
+from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from reasonrl.config.model import ShapeConfig
+from reasonrl.config.schema import TrainConfig
 from reasonrl.evaluation.policy import METRICS, read_estimates
 from reasonrl.pipeline import estimate
+from reasonrl.pipeline.memory import GB, Memory, memory_of
 from reasonrl.pipeline.plan import Plan
 from reasonrl.pipeline.results import Result, result_of
 from reasonrl.report.tables import estimates_table, gains_table
 from reasonrl.reward_models.learning import VALIDATION
 from reasonrl.runs.folder import read_status, state_of
 from reasonrl.util.progress import Progress, console
-
-LARGEST_GPU_GB = 141  # an H200's; most have 24 to 80
 
 
 def plan_table(planned: Plan) -> Table:
@@ -53,37 +55,84 @@ def asks(planned: Plan) -> str:
     )
 
 
-def needs(plans: Sequence[Plan]) -> Iterator[str]:
-    """What runs of the same model need of a GPU, and what couldn't be checked of them."""
-    model, has_model = plans[0].config.model, plans[0].has_model
-    gigabytes = map(estimate.gpu_gigabytes, estimate.undone(plans))
-    held = max(filter(None, gigabytes), default=0)
-    if held and model.resources.gpus:
+def needs(plans: Sequence[Plan]) -> Iterator[RenderableType]:
+    """What runs of the same model need of their GPUs, and what couldn't be checked of them."""
+    model, shape = plans[0].config.model, plans[0].shape
+    todo = estimate.undone(plans)
+    if todo and model.resources.gpus and shape is not None:
+        yield memory_table([one.config for one in todo], shape)
+    elif todo and model.resources.gpus:
         yield (
-            f"{model.num_parameters:,} parameters: of its GPU's memory at least {held:.3g} GB, and "
-            "activations"
+            f"{escape(model.name)}: not known how large it is, and whether its GPUs have room for "
+            "it. Set model.shape"
         )
-    if held > LARGEST_GPU_GB:
-        yield (
-            f"[bold yellow]warning:[/] a run has one GPU, and an H200 has {LARGEST_GPU_GB} GB. "
-            "Pass a smaller model, or init=pretrained algorithm=ppo algorithm.trainable=lora"
-        )
-    if not has_model:
+    if not plans[0].has_model:
         yield (
             f"{escape(model.path)} isn't ready on this machine: not checked whether prompts fit "
-            "its context, not known how long it takes"
+            "its context"
         )
 
 
-def how_long(plans: Sequence[Plan]) -> str | None:
-    """About how long the runs take on this machine.
+def memory_table(configs: Sequence[TrainConfig], shape: ShapeConfig) -> Table:
+    """What runs of the same model hold in each of their GPUs, by term, in GB of 10⁹ bytes.
 
-    It is None if nothing is to be done, or if a model isn't there to be timed.
+    Runs of the same algorithm have a column for each that differs.
+    """
+    model = configs[0].model
+    asked = model.resources
+    runs: dict[str, list[Memory]] = {}
+    for config in configs:
+        held = memory_of(config, shape)
+        if held not in runs.setdefault(config.algorithm.name, []):
+            runs[config.algorithm.name].append(held)
+    columns = [(name, held) for name, several in runs.items() for held in several]
+    usable = columns[0][1].usable
+    table = Table(
+        title=f"{escape(model.name)}, {shape.num_parameters:,} parameters: GB in each of "
+        f"{_count(asked.all_gpus, 'GPU')}; {usable / GB:.0f} of {asked.gpu_gb} may be used",
+        title_justify="left",
+        box=box.SIMPLE,
+    )
+    table.add_column()
+    for name, _ in columns:
+        table.add_column(name, justify="right")
+
+    def add(title: str, values: Sequence[float], *, end_section: bool = False) -> None:
+        if any(values):
+            cells = [f"{value / GB:.1f}" if value else "" for value in values]
+            table.add_row(title, *cells, end_section=end_section)
+
+    everything = [held for _, held in columns]
+    for phase, total in (("learning", "while it learns"), ("sampling", "while it samples")):
+        of_runs: list[dict[str, float]] = [getattr(held, phase) for held in everything]
+        for term in dict.fromkeys(term for terms in of_runs for term in terms):
+            add(term, [terms.get(term, 0) for terms in of_runs])
+        add(f"[bold]{total}[/]", [sum(t.values()) for t in of_runs], end_section=True)
+    length = configs[0].dataset.max_new_tokens
+    counts = [f"{held.rows:,}" if held.sampling else "" for held in everything]
+    if any(counts):
+        table.add_row(f"completions of {length} tokens at a time", *counts)
+    return table
+
+
+def how_long(plans: Sequence[Plan], *, here: bool = True) -> Iterator[str]:
+    """About how long the runs take, one after another, on this machine and on GPUs.
+
+    here: whether runs are made on this machine; else they are made on the GPUs that they ask for.
     """
     todo = estimate.undone(plans)
-    if not todo or not all(one.has_model for one in todo):
-        return None
-    return f"about {_duration(estimate.seconds(todo))} on this machine"
+    timed = [one for one in todo if here and estimate.is_timed(one)]
+    if timed:
+        yield f"about {_duration(estimate.seconds(timed))} on this machine"
+    on_gpus = [one for one in todo if one not in timed and estimate.is_computed(one)]
+    if on_gpus:
+        seconds = {one.run: estimate.gpu_seconds(one) for one in on_gpus}
+        gpu_hours = sum(seconds[o.run] * o.config.model.resources.all_gpus for o in on_gpus) / 3600
+        yield (
+            f"about {_duration(sum(seconds.values()))} on the GPUs asked for, {gpu_hours:,.2g} "
+            f"GPU hours: computed for {estimate.GPU}, at {estimate.UTILISATION:.0%} of its peak; "
+            "not measured"
+        )
 
 
 def _count(number: float, unit: str) -> str:

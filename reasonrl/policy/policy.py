@@ -5,7 +5,7 @@ Weights are read as safetensors or GGUF, never unpickled, and no code that comes
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from reasonrl.config.model import ShapeConfig
 from reasonrl.util.atomic import atomic_folder
 from reasonrl.util.errors import UserError
 
@@ -53,6 +54,18 @@ def num_layers_of(path: str) -> int:
     return _of_config(path, "num_hidden_layers")
 
 
+def shape_of(path: str) -> ShapeConfig | None:
+    """A model's sizes from its config alone; None: the config has others than ``ShapeConfig``.
+
+    Raises UserError if there is no config.
+    """
+    config = _config(path)
+    sizes: dict[str, Any] = {
+        f.name: getattr(config, f.name, f.default) for f in fields(ShapeConfig)
+    }
+    return None if MISSING in sizes.values() else ShapeConfig(**sizes)
+
+
 def check_num_layers(key: str, wanted: int, num_layers: int) -> None:
     """Raises UserError if a setting wants more layers than the model has."""
     if wanted > num_layers:
@@ -64,8 +77,14 @@ def check_num_layers(key: str, wanted: int, num_layers: int) -> None:
 
 def _of_config(path: str, name: str) -> int:
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        return int(getattr(config, name))
+        return int(getattr(_config(path), name))
+    except LOADING_ERRORS as error:
+        raise _not_a_model(path, error) from None
+
+
+def _config(path: str) -> Any:
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
     except LOADING_ERRORS as error:
         raise _not_a_model(path, error) from None
 

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich import box
-from rich.markup import escape
+from rich.console import RenderableType
 from rich.progress import track
 from rich.table import Table
 
+from reasonrl.config.model import ModelConfig
 from reasonrl.config.resolve import resolve
 from reasonrl.config.schema import TrainConfig
 from reasonrl.runs.folder import is_done, read_status, state_of
@@ -96,8 +97,8 @@ def launch(points: Sequence[Point], *, dry_run: bool = False) -> None:
     console.print(plan_table(sweep, asks=dry_run or cluster == "slurm"))
     for line in _needs(plans):
         console.print(line, soft_wrap=True)
-    if cluster == "local" and (takes := how_long(plans)):
-        console.print(takes)
+    for line in how_long(plans, here=cluster == "local"):
+        console.print(line, soft_wrap=True)
     if dry_run:
         return
     configs = {name: _in_sweep(config, sweep) for name, (_, config) in runs.items()}
@@ -189,15 +190,15 @@ def plan_table(sweep: Sweep, *, asks: bool) -> Table:
     return table
 
 
-def _needs(plans: Sequence[Plan]) -> Iterator[str]:
-    """What the runs of each model need of a GPU, and what couldn't be checked of them."""
+def _needs(plans: Sequence[Plan]) -> Iterator[RenderableType]:
+    """What the runs of each model need of their GPUs, and what couldn't be checked of them."""
     from reasonrl.pipeline.text import needs
 
-    by_model: dict[str, list[Plan]] = {}
+    by_model: dict[ModelConfig, list[Plan]] = {}
     for planned in plans:
-        by_model.setdefault(planned.config.model.name, []).append(planned)
-    for name, some in by_model.items():
-        yield from (f"{escape(name)}: {line}" for line in needs(some))
+        by_model.setdefault(planned.config.model, []).append(planned)
+    for some in by_model.values():
+        yield from needs(some)
 
 
 def _asks_for(member: Member) -> str:

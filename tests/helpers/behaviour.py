@@ -15,7 +15,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from reasonrl.config.dataset.base import DatasetConfig
 from reasonrl.config.identity import prerequisites, training_set
 from reasonrl.config.resolve import resolve
 from reasonrl.config.schema import TrainConfig
-from reasonrl.pipeline.estimate import gpu_gigabytes, work
+from reasonrl.pipeline.estimate import work
 from reasonrl.pipeline.execute import ensure_done
 from reasonrl.pipeline.plan import Plan, plan
 from reasonrl.problems import load_problems
@@ -219,6 +219,7 @@ def _planned(config: TrainConfig) -> Plan:
         prerequisites={gives: _planned(one) for gives, one in prerequisites(config).items()},
         base=config.model.path,
         has_model=False,
+        shape=None,
         train=_problems(training_set(config), "train"),
         validation=validation[config.dataset.num_exemplars :],
         exemplars=validation[: config.dataset.num_exemplars],
@@ -245,14 +246,7 @@ def _facts(planned: Plan) -> Values:
         "needs": {gives: _name(one) for gives, one in planned.prerequisites.items()},
         "outline": planned.config.algorithm.outline(planned.config),
         "work": asdict(work(planned)),
-        "gigabytes": {dtype: _gigabytes(planned, dtype) for dtype in ("float32", "bfloat16")},
     }
-
-
-def _gigabytes(planned: Plan, compute_dtype: str) -> float | None:
-    """Of a model of 10⁹ parameters, so of each parameter its bytes."""
-    model = replace(planned.config.model, num_parameters=10**9, compute_dtype=compute_dtype)
-    return gpu_gigabytes(replace(planned, config=replace(planned.config, model=model)))
 
 
 def _metrics(run: RunFolder) -> list[Values]:

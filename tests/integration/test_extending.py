@@ -163,7 +163,7 @@ def test_what_must_be_declared() -> None:
     """So that a declaration that isn't asked for any more is missed here."""
     assert algorithm.DECLARATIONS == (
         "makes", "reads_reward", "questions", "panels", "check", "needs", "outline", "work",
-        "bytes_per_parameter", "layers", "longest",
+        "footprint", "layers", "longest",
     )  # fmt: skip
     assert dataset.DECLARATIONS == ("splits", "grader", "local")
     assert reward.DECLARATIONS == ("judges_steps_by", "needs", "finished_run")

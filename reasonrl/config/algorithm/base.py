@@ -14,16 +14,13 @@ from reasonrl.config.base import undeclared
 if TYPE_CHECKING:
     from reasonrl.config.schema import TrainConfig
 
-# Bytes for each parameter of a model.
-FLOAT32 = 4
-LEARNT = 4 * FLOAT32  # the weight, its gradient, and Adam's two moments
-
 VALIDATION = "eval/validation_maj@1"  # the metric by which all algorithms that validate are seen
 
 Makes = Literal["policy", "reward model", "completions"]
 ReadsReward = Literal["nothing", "scores", "scores and threshold"]
 Questions = Literal["train_size", "reward_train_size"]
 Over = Literal["step", "rollouts", "label"]
+Samples = Literal["never", "apart", "while it learns"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +33,21 @@ class Work:
 
     def __add__(self, other: Work) -> Work:
         return Work(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a run has of a model at the same time, as far as memory and arithmetic depend on it."""
+
+    # Which weights: nothing, head (one that the run adds, too small to count), lora, top, all.
+    trains: str
+    # Whether it samples with the policy, and whether what its learner holds lies beside that.
+    samples: Samples
+    micro_batch_tokens: int = 0  # the most tokens that it learns from at a time
+    lora_rank: int = 0  # with trains=lora
+    trainable_layers: int = 0  # with trains=top
+    value_layers: int = 0  # of a value function, copies of the model's layers, which train
+    reference: bool = False  # whether it reads with a frozen copy of the policy too
 
 
 @dataclass(frozen=True)
@@ -140,13 +152,8 @@ class Algorithm:
         """How much a run does, without the evaluations that every policy gets."""
         raise NotImplementedError
 
-    def bytes_per_parameter(self, compute: int) -> int:
-        """The bytes of GPU memory that a run needs at least for each parameter of the model.
-
-        Activations, value layers, adapters and a reward model's head are left out.
-
-        compute: the bytes of a number in the dtype that the model computes in.
-        """
+    def footprint(self) -> Footprint:
+        """What a run has of the model in memory; a learned reward's model is left out."""
         raise NotImplementedError
 
     def layers(self) -> dict[str, int]:

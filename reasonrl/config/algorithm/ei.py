@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reasonrl.config.algorithm.base import (
-    LEARNT,
     Algorithm,
+    Footprint,
     Panels,
     Sizes,
     Work,
@@ -98,8 +98,8 @@ class EIConfig(LearnerConfig, Algorithm):
             )
         return total
 
-    def bytes_per_parameter(self, compute: int) -> int:
-        return LEARNT
+    def footprint(self) -> Footprint:
+        return Footprint("all", "apart", self.micro_batch_tokens)
 
     def layers(self) -> dict[str, int]:
         return {}

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reasonrl.config.algorithm.base import (
-    FLOAT32,
-    LEARNT,
     VALIDATION,
     Algorithm,
+    Footprint,
     Panel,
     Panels,
     Sizes,
@@ -212,10 +211,16 @@ class PPOConfig(LearnerConfig, Algorithm):
             readings=2 * rollouts,  # each is read by the policy and by the reference
         )
 
-    def bytes_per_parameter(self, compute: int) -> int:
-        if self.trainable == "all":
-            return LEARNT + FLOAT32  # of the policy, and of the reference
-        return 2 * FLOAT32  # of the policy, and of the copy that samples
+    def footprint(self) -> Footprint:
+        return Footprint(
+            self.trainable,
+            "while it learns",
+            self.micro_batch_tokens,
+            self.lora_rank,
+            self.trainable_layers,
+            self.value_layers,
+            reference=self.trainable != "lora",  # else it is the policy without its adapters
+        )
 
     def layers(self) -> dict[str, int]:
         return {name: getattr(self, name) for name in ("value_layers", "trainable_layers")}

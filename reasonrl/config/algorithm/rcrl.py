@@ -10,8 +10,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from reasonrl.config.algorithm.base import (
-    LEARNT,
     Algorithm,
+    Footprint,
     Panels,
     Sizes,
     Work,
@@ -141,8 +141,8 @@ class RCRLConfig(LearnerConfig, Algorithm):
             examples=self.epochs * self.num_solutions_per_prompt * sizes.train,
         )
 
-    def bytes_per_parameter(self, compute: int) -> int:
-        return LEARNT
+    def footprint(self) -> Footprint:
+        return Footprint("all", "apart", self.micro_batch_tokens)
 
     def layers(self) -> dict[str, int]:
         return {}

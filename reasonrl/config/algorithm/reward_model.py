@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from reasonrl.config.algorithm.base import FLOAT32, LEARNT, Algorithm
+from reasonrl.config.algorithm.base import Algorithm, Footprint
 from reasonrl.config.algorithm.sample import SampleConfig
 from reasonrl.config.base import require, require_one_of
 from reasonrl.config.learner import LearnerConfig
@@ -49,8 +49,8 @@ class RewardModelConfig(LearnerConfig, Algorithm, abstract=True):
     def needs(self, run: TrainConfig) -> dict[str, TrainConfig]:
         return {"rollouts": dataclasses.replace(run, algorithm=self.sample)}
 
-    def bytes_per_parameter(self, compute: int) -> int:
-        return LEARNT if self.trainable == "all" else FLOAT32
+    def footprint(self) -> Footprint:
+        return Footprint(self.trainable, "never", self.micro_batch_tokens, self.lora_rank)
 
     def layers(self) -> dict[str, int]:
         return {}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from reasonrl.config.algorithm.base import (
     Algorithm,
+    Footprint,
     Panels,
     Sizes,
     Work,
@@ -52,8 +53,8 @@ class SampleConfig(Algorithm):
     def work(self, sizes: Sizes) -> Work:
         return Work(completions=self.num_samples_per_prompt * (sizes.train + sizes.validation))
 
-    def bytes_per_parameter(self, compute: int) -> int:
-        return compute
+    def footprint(self) -> Footprint:
+        return Footprint("nothing", "apart")
 
     def layers(self) -> dict[str, int]:
         return {}

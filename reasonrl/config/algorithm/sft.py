@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reasonrl.config.algorithm.base import (
-    LEARNT,
     Algorithm,
+    Footprint,
     Panels,
     Sizes,
     Work,
@@ -43,8 +43,8 @@ class SFTConfig(LearnerConfig, Algorithm):
     def work(self, sizes: Sizes) -> Work:
         return Work(examples=self.epochs * sizes.references)
 
-    def bytes_per_parameter(self, compute: int) -> int:
-        return LEARNT
+    def footprint(self) -> Footprint:
+        return Footprint("all", "apart", self.micro_batch_tokens)
 
     def layers(self) -> dict[str, int]:
         return {}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from reasonrl.config.algorithm.base import (
     Algorithm,
+    Footprint,
     Panels,
     Sizes,
     Work,
@@ -54,8 +55,8 @@ class StepsConfig(Algorithm):
             completions=round(solutions * sizes.steps_per_solution() * self.num_continuations)
         )
 
-    def bytes_per_parameter(self, compute: int) -> int:
-        return compute
+    def footprint(self) -> Footprint:
+        return Footprint("nothing", "apart")
 
     def layers(self) -> dict[str, int]:
         return {}

@@ -1,6 +1,7 @@
 """From points to a submission: all is planned and checked before anything is written."""
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -182,15 +183,22 @@ def test_a_plan_says_what_each_model_needs_of_a_gpu(
     points: Callable[..., list[Point]], shown: Console
 ) -> None:
     shown.width = 200
-    launch(points("model=7b", "model=7b algorithm=ppo", "model=13b"), dry_run=True)
-    lines = shown.export_text().splitlines()
-    # Bytes of each parameter: 16, and 4 more of PPO's reference. 20 × 6.738e9, 16 × 13.016e9.
-    (small,) = [line for line in lines if line.startswith("7b: 6,738,415,616 parameters")]
-    (large,) = [line for line in lines if line.startswith("13b: 13,015,864,320 parameters")]
-    assert "at least 135 GB" in small
-    assert "at least 208 GB" in large
-    assert [line[:13] for line in lines if "warning" in line] == ["13b: warning:"]
-    assert sum("isn't ready on this machine" in line for line in lines) == 2
+    ppo = "model=7b algorithm=ppo algorithm.trainable=all algorithm.value_layers=4"
+    launch(points("model=7b", ppo, "model=13b"), dry_run=True)
+    text = shown.export_text()
+    # GB, first of SFT, Expert Iteration and PPO on four GPUs, then of the first two on eight.
+    learning = re.findall("while it learns +(.+)", text)
+    assert [line.split() for line in learning] == [["35.0", "35.0", "41.9"], ["37.3", "37.3"]]
+    assert "7b, 6,738,415,616 parameters: GB in each of 4 GPUs; 74 of 80 may be used" in text
+    assert "13b, 13,015,864,320 parameters: GB in each of 8 GPUs; 74 of 80 may be used" in text
+    assert text.count("isn't ready on this machine") == 2
+
+
+@pytest.mark.usefixtures("_without_weights")
+def test_a_sweep_with_a_run_that_fits_no_gpu_is_refused(points: Callable[..., list[Point]]) -> None:
+    some = points("model=tiny", "model=7b model.resources.gpus=1")
+    with pytest.raises(UserError, match=r"have room for .*: 116 GB on each; got 80 GB"):
+        launch(some, dry_run=True)
 
 
 @pytest.fixture
@@ -265,7 +273,9 @@ def some_plans(points: list[Point]) -> list[Any]:
     from reasonrl.pipeline.plan import Plan
     from reasonrl.runs.folder import run_folder
 
-    return [Plan(p.config, run_folder(p.config), {}, "", False, [], [], [], []) for p in points]
+    return [
+        Plan(p.config, run_folder(p.config), {}, "", False, None, [], [], [], []) for p in points
+    ]
 
 
 def test_what_is_undone_in_the_end_is_an_error(
