@@ -156,7 +156,8 @@ class Job:
         reward: scores the completions; None: 1 for the right answer.
         """
         total = len(prompts) * params.num_samples_per_prompt
-        with self.progress.task(description, total) as advance:
+        tally = self.process.tally(str(file))
+        with self.progress.task(description, total, tally) as advance:
             return collect_rollouts(
                 sampler,
                 problems,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from reasonrl.cli.attempt import attempt
@@ -22,12 +25,16 @@ from reasonrl.pipeline.results import AFTER
 from reasonrl.problems import load_problems
 from reasonrl.report.tables import estimates_table, gains_table
 from reasonrl.reward_models.model import RewardModel
+from reasonrl.runs import ranks
 from reasonrl.runs.folder import RunFolder, read_config
-from reasonrl.runs.process import ALONE, usable_cores
+from reasonrl.runs.process import Process, joined, usable_cores
 from reasonrl.runs.result import policy_of, reward_model_of
 from reasonrl.types import SavedPolicy
+from reasonrl.util.entry_point import set_up_logging
 from reasonrl.util.errors import UserError
 from reasonrl.util.progress import Progress, console
+
+RANK = [sys.executable, "-P", "-m", "reasonrl.cli.evaluate"]  # of an evaluation by several
 
 
 def evaluate_and_show(config: DictConfig) -> None:
@@ -44,20 +51,60 @@ def evaluate_and_show(config: DictConfig) -> None:
     if config.predictions is not None:
         file = Path(config.predictions)
         evaluation, record = grade_predictions(file, Strict(next_question="Q:"))
-        name = file.name
-    else:
-        resolved = resolve_evaluation(config)
-        if config.run is not None:
-            resolved, policy, record = _of_run(RunFolder(Path(config.run)), resolved)
-            name = Path(config.run).name
+        _show(file.name, evaluation, record)
+        return
+    with joined() as process:
+        asked = process.first(lambda: _asked(config))
+        if process.size == 1 and ranks.num_processes(asked.config) > 1:
+            with attempt(), TemporaryDirectory() as folder:
+                file = Path(folder) / "config.yaml"
+                OmegaConf.save(config, file, resolve=True)
+                ranks.make_together([*RANK, str(file)], asked.config)
         else:
-            policy, record = _of_model(resolved)
-            name = f"{resolved.model.name} on {resolved.dataset.name}"
-        with attempt():
-            evaluation = _evaluate(resolved, policy, record, config.reward_model)
+            with attempt(process):
+                evaluation = _evaluate(asked, process)
+            if process.is_main:
+                _show(asked.name, evaluation, asked.record)
+
+
+def evaluate_as_rank(file: str) -> None:
+    """Evaluates what the configuration in a file names, together with the other ranks."""
+    with ranks.as_rank() as process:
+        config = OmegaConf.load(file)
+        assert isinstance(config, DictConfig)
+        asked = process.first(lambda: _asked(config))
+        evaluation = _evaluate(asked, process)
+        if process.is_main:
+            _show(asked.name, evaluation, asked.record)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be evaluated."""
+
+    name: str  # for people
+    config: EvaluateConfig
+    policy: SavedPolicy
+    record: Path  # the folder of what the evaluation writes
+    reward_model: str | None  # the folder of the run that made it
+
+
+def _asked(config: DictConfig) -> _Asked:
+    resolved = resolve_evaluation(config)
+    if config.run is not None:
+        resolved, policy, record = _of_run(RunFolder(Path(config.run)), resolved)
+        name = Path(config.run).name
+    else:
+        policy, record = _of_model(resolved)
+        name = f"{resolved.model.name} on {resolved.dataset.name}"
+    ranks.check(resolved)
+    return _Asked(name, resolved, policy, record, config.reward_model)
+
+
+def _show(name: str, evaluation: Evaluation, record: Path) -> None:
     num_problems = len(evaluation.problem_ids)
     console.print(estimates_table(f"{name}: {num_problems} problems", evaluation.estimates()))
-    if config.reward_model is not None:
+    if any(score.startswith("rerank@") for score in evaluation.scores):
         console.print(_gains_on_vote(evaluation))
     console.print(f"record: {record}", soft_wrap=True)
 
@@ -80,26 +127,27 @@ def _of_model(config: EvaluateConfig) -> tuple[SavedPolicy, Path]:
     return SavedPolicy(base_model(config), few_shot=config.dataset.num_exemplars > 0), folder
 
 
-def _evaluate(
-    config: EvaluateConfig, policy: SavedPolicy, folder: Path, reward_model: str | None
-) -> Evaluation:
-    torch.set_num_threads(config.runtime.threads or usable_cores())
-    dataset = config.dataset
+def _evaluate(asked: _Asked, process: Process) -> Evaluation:
+    config, dataset = asked.config, asked.config.dataset
+    torch.set_num_threads(config.runtime.threads or max(1, usable_cores() // process.local_size))
     problems = load_problems(dataset, config.evaluation.split)
     exemplars = load_problems(dataset, "validation")[: dataset.num_exemplars]
     return evaluate(
         config,
-        policy,
+        asked.policy,
         problems,
         exemplars,
-        folder=folder,
-        progress=Progress(),
+        folder=asked.record,
+        progress=Progress(shown=process.is_main),
         description="evaluation",
-        reward_model=_load_reward_model(config, reward_model),
+        reward_model=_load_reward_model(config, asked.reward_model, process),
+        process=process,
     )
 
 
-def _load_reward_model(config: EvaluateConfig, run: str | None) -> RewardModel | None:
+def _load_reward_model(
+    config: EvaluateConfig, run: str | None, process: Process
+) -> RewardModel | None:
     if run is None:
         return None
     if config.evaluation.num_samples_per_prompt == 1:
@@ -108,7 +156,7 @@ def _load_reward_model(config: EvaluateConfig, run: str | None) -> RewardModel |
             "evaluation.num_samples_per_prompt=1. Raise it."
         )
     folder = reward_model_of(RunFolder(Path(run)), "reward_model")
-    return RewardModel.load(folder, config.model.compute_dtype, ALONE.device(config.model.device))
+    return RewardModel.load(folder, config.model.compute_dtype, process.device(config.model.device))
 
 
 def _gains_on_vote(evaluation: Evaluation) -> Table:
@@ -125,3 +173,8 @@ def _gains_on_vote(evaluation: Evaluation) -> Table:
             for name in chosen
         },
     )
+
+
+if __name__ == "__main__":
+    set_up_logging()
+    evaluate_as_rank(sys.argv[1])

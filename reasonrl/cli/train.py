@@ -7,11 +7,11 @@ from omegaconf import DictConfig
 from reasonrl.cli.attempt import attempt
 from reasonrl.config.resolve import resolve
 from reasonrl.pipeline.execute import ensure_done
-from reasonrl.pipeline.plan import plan
+from reasonrl.pipeline.plan import Plan, plan
 from reasonrl.pipeline.results import Result
 from reasonrl.pipeline.text import asks, how_long, needs, plan_table, show_result
 from reasonrl.runs.folder import is_done
-from reasonrl.runs.process import ALONE
+from reasonrl.runs.process import joined
 from reasonrl.util.progress import Progress, console
 
 
@@ -19,13 +19,24 @@ def train(config: DictConfig) -> Result | None:
     """Makes the configured run, or resumes it, or says that it is done. Raises UserError.
 
     Returns None if there is no policy to evaluate, or for a dry run. Told to stop by a signal, it
-    saves and exits; see ``attempt``.
+    saves and exits; see ``attempt``. Where ``torchrun`` or ``accelerate launch`` has started this
+    command several times, these processes make the run together, and the main one speaks.
     """
     resolved = resolve(config)
-    planned = plan(resolved, fetch=not config.dry_run)
-    process = ALONE
-    progress = Progress(shown=process.is_main)
-    if is_done(planned.run) and not config.dry_run:
+    with joined() as process:
+        planned = process.first(lambda: plan(resolved, fetch=not config.dry_run))
+        if process.is_main:
+            _show_plan(planned, config.dry_run)
+        if config.dry_run:
+            return None
+        with attempt(process):
+            progress = Progress(shown=process.is_main)
+            ensure_done(planned, progress, process=process)
+            return show_result(planned, progress) if process.is_main else None
+
+
+def _show_plan(planned: Plan, dry_run: bool) -> None:
+    if is_done(planned.run) and not dry_run:
         console.print(f"done: {planned.run.path}", soft_wrap=True)
     else:
         # This loads the model, so that an error comes before the plan.
@@ -33,10 +44,6 @@ def train(config: DictConfig) -> Result | None:
         console.print(plan_table(planned))
         for line in takes:
             console.print(line, soft_wrap=True)
-    if config.dry_run:
+    if dry_run:
         for part in (asks(planned), *needs([planned])):
             console.print(part, soft_wrap=True)
-        return None
-    with attempt():
-        ensure_done(planned, progress, process=process)
-        return show_result(planned, progress)

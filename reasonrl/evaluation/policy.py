@@ -196,7 +196,7 @@ def evaluate(
         with writing(folder):  # a folder that can't be made is an error before the sampling
             folder.mkdir(parents=True, exist_ok=True)
         total = len(problems) * (1 + evaluation.num_samples_per_prompt)
-        with progress.task(description, total) as advance:
+        with progress.task(description, total, process.tally(str(folder))) as advance:
             for name, num_samples, temperature in (
                 (GREEDY, 1, 0.0),
                 (SAMPLES, evaluation.num_samples_per_prompt, evaluation.temperature),

@@ -54,8 +54,12 @@ class Progress:
         )
 
     @contextmanager
-    def task(self, description: str, total: int) -> Iterator[Advance]:
+    def task(
+        self, description: str, total: int, tally: Callable[[int], int] | None = None
+    ) -> Iterator[Advance]:
         """Shows a bar for ``total`` pieces of work.
+
+        tally: adds what this process did to what all did, and returns that. None: it does all.
 
         Yields a function to call with the number of pieces that were just done.
         """
@@ -65,12 +69,13 @@ class Progress:
 
         def advance(n: int) -> None:
             nonlocal done, logged
-            done += n
-            self._bars.advance(task, n)
+            before, done = done, tally(n) if tally else done + n
+            self._bars.update(task, completed=done)
             now = time.monotonic()
             if (
                 self._shown
                 and self._bars.disable
+                and done > before
                 and (now - logged >= LOG_SECONDS or done == total)
             ):
                 rate = done / max(now - started, 1e-9)
@@ -80,6 +85,8 @@ class Progress:
         self._bars.start()
         try:
             yield advance
+            if tally:
+                advance(0)  # what others did last
         finally:
             self._bars.stop_task(task)
             self._bars.stop()
