@@ -65,7 +65,7 @@ def ensure_done(
         # A signal that came late in a prerequisite begins no attempt at this run.
         boundary(process=process)
         with running(planned.run, wait=wait, process=process) as todo:
-            if todo and process.size == 1 and ranks.num_processes(planned.config) > 1:
+            if todo and process.size == 1 and ranks.are_needed(planned.config):
                 write_config(planned.run, planned.config)  # for the ranks
                 ranks.make_together(ranks.of_run(planned.run.path), planned.config)
             elif todo:

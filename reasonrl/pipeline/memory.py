@@ -16,6 +16,10 @@ LoRA's adapters, the top layers, or none. C are the bytes of a number that is co
     policy to sample with     C P; PPO holds it beside all that its learner keeps between steps
     row                       keys and values of a completion that is as long as it may be
 
+A model below 10⁹ parameters on one GPU isn't in shards. Its frozen weights and its reference are in
+float32, a copy of all weights in C takes the place of gathered layers, nothing is checkpointed, and
+all tokens of a micro-batch are scored at once.
+
 A layer keeps what its backward pass reads, and its attention is a fused kernel, which keeps no
 scores. What kernels need meanwhile, and what the allocator loses, isn't counted: a share of each
 GPU is left free for them.
@@ -30,17 +34,18 @@ from dataclasses import dataclass
 from reasonrl.config.algorithm.base import Algorithm, Footprint
 from reasonrl.config.model import ShapeConfig
 from reasonrl.config.schema import TrainConfig
+from reasonrl.runs.ranks import LARGE
 from reasonrl.util.errors import UserError
 
 GB = 1e9
 FLOAT32 = 4
 BYTES = {"float32": FLOAT32, "bfloat16": 2}
 LOGPROB_TOKENS = 512  # whose log-probabilities are computed at a time
-CHECKPOINTED_FROM = 1e9  # parameters from which on a layer is computed again in its backward pass
 
 USABLE = 0.92  # of a GPU's memory
 DECODING_BYTES = 2e9  # what sampling needs beside weights, keys and values
 FEWEST_ROWS = 16  # completions to sample at a time; with fewer most of the time is lost
+MOST_ROWS = 1024
 NUMBERS_OF_GPUS = (1, 2, 4, 8, 16, 32, 64)
 GPUS_OF_A_NODE = 8
 FEW_TOKENS = 2048  # of a micro-batch, where memory is short
@@ -62,7 +67,7 @@ class Memory:
         if not self.sampling:
             return 0
         free = self.usable - DECODING_BYTES - sum(self.sampling.values())
-        return max(0, int(free / self.row))
+        return max(0, min(MOST_ROWS, int(free / self.row)))
 
     @property
     def most(self) -> float:
@@ -109,20 +114,25 @@ def memory(
     trained = trained_parameters(shape, run)
     frozen = whole if run.trains == "lora" else whole - trained
     branch, copy = run.value_layers * layer, compute * whole
+    sharded = gpus > 1 or whole >= LARGE
+    frozen_bytes = compute if sharded else FLOAT32
     judge = {"reward model": reward_model * copy}
     state = {
-        "weights": (FLOAT32 * trained + compute * frozen) / gpus,
+        "weights": (FLOAT32 * trained + frozen_bytes * frozen) / gpus,
         "gradients": FLOAT32 * trained / gpus,
         "Adam": 2 * FLOAT32 * trained / gpus,
         "value function": 4 * FLOAT32 * branch / gpus,
-        "reference": run.reference * copy / gpus,
+        "reference": run.reference * frozen_bytes * whole / gpus,
     }
     gathered = compute * (2 * layer + outer) + _gathered_gradients(shape, run, compute)
+    cast = copy if compute < FLOAT32 else 0
+    scored = LOGPROB_TOKENS if sharded else run.micro_batch_tokens
     learning = {
         **state,
-        "gathered layers": gathered,
+        "gathered layers": gathered if sharded else 0,
+        "weights as computed with": 0 if sharded else cast,
         "activations": run.micro_batch_tokens * _activations(shape, run, compute),
-        "log-probabilities": LOGPROB_TOKENS * shape.vocab_size * (compute + 3 * FLOAT32),
+        "log-probabilities": scored * shape.vocab_size * (compute + 3 * FLOAT32),
         **judge,
     }
     gradients = FLOAT32 * (trained + branch) / gpus  # which no optimizer step leaves behind
@@ -154,7 +164,7 @@ def learning_layers(shape: ShapeConfig, run: Footprint) -> int:
 
 def is_checkpointed(shape: ShapeConfig) -> bool:
     """Whether layers are computed again in their backward passes."""
-    return shape.num_parameters >= CHECKPOINTED_FROM
+    return shape.num_parameters >= LARGE
 
 
 def is_judged(config: TrainConfig) -> bool:

@@ -120,6 +120,22 @@ def num_processes(config: EvaluateConfig) -> int:
     return max(1, torch.cuda.device_count())
 
 
+def are_needed(config: EvaluateConfig) -> bool:
+    """Whether ranks make a run, and not the process that owns it.
+
+    That holds for several, and for a single one that has a large model on a GPU: in a group its
+    learner computes with weights that are cast one layer at a time, and scores few tokens at once.
+    """
+    if num_processes(config) > 1:
+        return True
+    model = config.model
+    if (model.num_parameters or 0) < LARGE or model.device not in ("auto", "cuda"):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def check(config: EvaluateConfig) -> None:
     """Raises UserError if the run's processes can't be started on this machine."""
     size, count, device = num_processes(config), Machine.here().count, config.model.device

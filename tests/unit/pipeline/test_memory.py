@@ -226,10 +226,26 @@ def test_what_trains(overrides: list[str], gigabytes: float) -> None:
     assert held / GB == pytest.approx(gigabytes, abs=0.05)
 
 
-def test_layers_of_a_small_model_keep_all() -> None:
-    """Below 10⁹ parameters nothing is computed again: 24 layers keep 57,344 bytes of a token."""
-    held = memory(shape("qwen2.5-0.5b"), SUPERVISED, 1, 80, 2, max_new_tokens=256)
-    assert held.learning["activations"] == T * 24 * 57_344
+def test_a_small_model_alone_on_a_gpu() -> None:
+    """Nothing is in shards, nothing is computed again, and all tokens are scored at once.
+
+    24 layers keep 57,344 bytes of a token each; there are 151,936 words, and 494e6 parameters.
+    """
+    alone = memory(shape("qwen2.5-0.5b"), PPO_LORA, 1, 80, 2, max_new_tokens=256)
+    assert alone.learning["activations"] == T * (24 + 4) * 57_344
+    assert alone.learning["log-probabilities"] == T * 151_936 * 14
+    assert alone.learning["gathered layers"] == 0
+    assert alone.learning["weights as computed with"] == 2 * 494_005_120
+    adapters = shape("qwen2.5-0.5b").lora_parameters(128)
+    assert alone.learning["weights"] == 4 * (494_005_120 + adapters)
+    two = memory(shape("qwen2.5-0.5b"), PPO_LORA, 2, 80, 2, max_new_tokens=256)
+    assert two.learning["log-probabilities"] == 512 * 151_936 * 14
+    assert two.learning["weights as computed with"] == 0
+    assert two.learning["weights"] == (2 * 494_005_120 + 4 * adapters) / 2
+
+
+def test_no_more_rows_than_are_worth_it() -> None:
+    assert memory(shape("qwen2.5-0.5b"), SUPERVISED, 1, 80, 2, max_new_tokens=80).rows == 1024
 
 
 # What is refused, and what is said to fit.
@@ -288,4 +304,4 @@ def test_the_table_has_a_column_for_each_run_that_differs() -> None:
     assert ["ei", "sample"] in lines
     assert ["while", "it", "learns", "35.0"] in lines
     assert ["while", "it", "samples", "13.5", "13.5"] in lines
-    assert lines[-1][-2:] == ["1,385", "1,385"]  # of 80 tokens
+    assert lines[-1][-2:] == ["1,024", "1,024"]

@@ -18,7 +18,7 @@ import pytest
 
 from reasonrl.config.schema import TrainConfig
 from reasonrl.runs.folder import RunFolder, Status, read_status
-from reasonrl.runs.ranks import Machine, check, num_processes
+from reasonrl.runs.ranks import Machine, are_needed, check, num_processes
 from reasonrl.util.errors import UserError
 from tests.helpers.configs import ROOT
 from tests.helpers.rank_program import SIZE, STEPS, Trouble
@@ -64,6 +64,29 @@ def test_a_large_model_on_a_machine_without_gpus_has_one_process(
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     assert num_processes(configure("model.num_parameters=7000000000")) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "gpus", "expected"),
+    [
+        (["runtime.processes=2"], 0, True),
+        (["runtime.processes=1"], 1, False),
+        (["model.num_parameters=7000000000"], 1, True),
+        (["model.num_parameters=7000000000", "model.device=cpu"], 1, False),
+        (["model.num_parameters=7000000000"], 0, False),
+    ],
+)
+def test_one_rank_is_needed_for_a_large_model_on_a_gpu(
+    configure: Callable[..., TrainConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    given: list[str],
+    gpus: int,
+    expected: bool,
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    assert are_needed(configure(*given)) == expected
 
 
 @pytest.mark.parametrize("wrong", ["0", "-2", "many", "2.5"])
