@@ -11,6 +11,10 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+import pytest
+import torch
+
+DEVICE = os.environ.get("REASONRL_TEST_DEVICE", "cpu")
 SPAWN = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads
 
 
@@ -20,9 +24,14 @@ def in_ranks(size: int, function: Callable[..., Any], *arguments: Any, timeout: 
     function: one that a new process can import.
     arguments: they are pickled, and so is what the function returns.
 
+    Ranks are on the CPU, or with REASONRL_TEST_DEVICE=cuda on a GPU each; a test that needs more
+    GPUs than there are is skipped.
+
     The first exception of any rank is raised as an AssertionError with its traceback; so is a rank
     that dies, and one that takes longer than ``timeout`` seconds. No rank outlives the call.
     """
+    if DEVICE == "cuda" and size > (there := torch.cuda.device_count()):
+        pytest.skip(f"{size} ranks need a GPU each; there are {there}")
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -74,7 +83,8 @@ def _rank(
         "MASTER_ADDR": "localhost",
         "MASTER_PORT": str(port),
     }
-    import torch
+    if DEVICE != "cuda":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # read when CUDA is first asked
 
     from reasonrl.runs.process import joined
 
