@@ -65,8 +65,11 @@ def add_commands(add: AddCommand) -> None:
     )
     takes_names(resubmit)
     resubmit.add_argument("--state", help="only these, with commas: failed,timed-out")
-    resubmit.add_argument("--memory-gb", type=int, help="of each job, from now on")
+    resubmit.add_argument("--memory-gb", type=int, help="of each of its nodes, from now on")
     resubmit.add_argument("--hours", type=float, help="of each job, from now on")
+    resubmit.add_argument("--nodes", type=int, help="of each job, from now on")
+    resubmit.add_argument("--gpus", type=int, help="of each of its nodes, from now on")
+    resubmit.add_argument("--cpus", type=int, help="of each of its nodes, from now on")
     resubmit.add_argument("--partition", help="of each job, from now on")
 
     cancel = add(
@@ -107,10 +110,11 @@ def _status(given: argparse.Namespace) -> int:
 
 def _logs(given: argparse.Namespace) -> int:
     run = find_run(given.outputs, given.run)
-    files = [run.log]
+    files, followed = [run.log], run.log
     submission = Submission.read(run)
     if submission and (batch := Submitted.read(Path(submission.batch))):
-        files.append(batch.log(submission.task))
+        files += batch.logs(submission.task)
+        followed = batch.log(submission.task)
     files = [file for file in files if file.exists()]
     if not files:
         raise UserError(f"run={run.path} must have begun; it has printed nothing.")
@@ -118,7 +122,7 @@ def _logs(given: argparse.Namespace) -> int:
         print(f"==> {file} <==")
         print("\n".join(tail(file, 1 << 20).splitlines()[-given.lines :]), flush=True)
     if given.follow:
-        _follow(files[-1])
+        _follow(followed if followed.exists() else files[0])
     return 0
 
 
@@ -131,10 +135,14 @@ def _follow(file: Path) -> None:
 
 
 def _resubmit(given: argparse.Namespace) -> int:
-    for name, value in (("--memory-gb", given.memory_gb), ("--hours", given.hours)):
+    for name in ("memory_gb", "hours", "nodes", "gpus", "cpus"):
+        value = getattr(given, name)
         if value is not None and not 0 < value < math.inf:
-            raise UserError(f"{name} must be positive; got {value}.")
+            raise UserError(f"--{name.replace('_', '-')} must be positive; got {value}.")
     changes: dict[str, Any] = {
+        "nodes": given.nodes,
+        "gpus_per_node": given.gpus,
+        "cpus_per_task": given.cpus,
         "mem_gb": given.memory_gb,
         "timeout_min": None if given.hours is None else max(1, round(60 * given.hours)),
         "partition": given.partition,

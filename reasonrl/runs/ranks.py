@@ -52,6 +52,9 @@ POLL_SECONDS = 0.1
 SETTLE_SECONDS = 1.0  # from the first sign of a failure until it is decided who failed first
 GRACE_SECONDS = 5.0  # from SIGTERM to SIGKILL
 PARTING_SECONDS = 7.0  # how long the first machine waits for the others to have read the store
+# How long it waits for one that is silent after a failure: meanwhile Slurm finds out whether that
+# machine is gone (SlurmdTimeout, 300 s by default), and puts the job back into the queue.
+SILENCE_SECONDS = 600.0
 KNOCK_SECONDS = 5.0  # how long a machine tries to reach the store before it looks around again
 LARGE = 1_000_000_000  # parameters; from here on ``runtime.processes=auto`` takes all GPUs
 
@@ -112,7 +115,7 @@ def num_processes(config: EvaluateConfig) -> int:
     if isinstance(wanted, int):
         return wanted
     if "SLURM_JOB_ID" in os.environ:
-        return max(1, model.resources.nodes * model.resources.gpus)
+        return model.resources.nodes * max(1, model.resources.gpus)
     if (model.num_parameters or 0) < LARGE or model.device not in ("auto", "cuda"):
         return 1
     import torch
@@ -191,8 +194,8 @@ def make_together(command: list[str], config: EvaluateConfig) -> None:
     store.set(CALL, json.dumps(asdict(call)))
     ranks = _Ranks(call, replace(machine, port=store.port), store)
     with ranks.started():
-        ranks.watch()
-    _part(store, machine)
+        is_well = ranks.watch()
+    _part(store, machine, is_well=is_well)
     ranks.raise_end()
 
 
@@ -264,11 +267,19 @@ def _first_host() -> str:
         return os.environ["SLURM_LAUNCH_NODE_IPADDR"]
 
 
-def _part(store: Store, machine: Machine) -> None:
-    """Waits, but not for ever, until the other machines have read how the run ended."""
+def _part(store: Store, machine: Machine, *, is_well: bool) -> None:
+    """Waits, but not for ever, until the other machines have read how the run ended.
+
+    It ends sooner if this process is told to stop: where another's process died, Slurm does so.
+    """
     left = [f"left/{number}" for number in range(1, machine.count)]
-    deadline = time.monotonic() + PARTING_SECONDS
-    while not store.check(left) and time.monotonic() < deadline:
+    began = time.monotonic()
+    while not store.check(left):
+        waited = time.monotonic() - began
+        if waited > PARTING_SECONDS and (is_well or received()):
+            return
+        if waited > SILENCE_SECONDS:
+            return
         time.sleep(POLL_SECONDS)
 
 

@@ -155,7 +155,8 @@ def _runs(points: Sequence[Point], plans: Sequence[Plan]) -> dict[str, tuple[Mem
                 )
             if name not in runs or (said and runs[name][0].overrides is None):
                 needs = sorted({first.run.path.name for first in one.prerequisites.values()})
-                options = job_options(point.options, one.config)
+                with _naming(point.overrides):
+                    options = job_options(point.options, one.config)
                 runs[name] = Member(name, said, needs, options, one.run.protocol), one.config
     return runs
 
@@ -168,8 +169,10 @@ def _in_sweep(config: TrainConfig, sweep: Sweep) -> TrainConfig:
     tracking, runtime = config.tracking.grouped(sweep.name), config.runtime
     if sweep.cluster == "local" and sweep.at_once > 1 and runtime.threads is None:
         from reasonrl.runs.process import usable_cores
+        from reasonrl.runs.ranks import num_processes
 
-        runtime = replace(runtime, threads=max(1, usable_cores() // sweep.at_once))
+        processes = sweep.at_once * num_processes(config)
+        runtime = replace(runtime, threads=max(1, usable_cores() // processes))
     return replace(config, tracking=tracking, runtime=runtime)
 
 

@@ -4,7 +4,7 @@
       sweep.json          the command, and the runs with what each needs first
       batches/0001/       what was submitted at once, as one array of jobs
         batch.json        where to, with which code, and which run each task is
-        17_0_0_log.out    what a task printed
+        17_0_0_log.out    what a task printed; last comes the number of its node
     outputs/runs/NAME/
       submission.json     the last batch that a run was part of
 
@@ -146,13 +146,18 @@ class Submitted:
             return self.job
         return f"{self.job}_{task}"
 
-    def log(self, task: int) -> Path:
-        """The file into which all attempts at a task print.
+    def log(self, task: int, node: int = 0) -> Path:
+        """The file into which all attempts at a task print on one of its nodes.
 
-        If the job's id isn't known, there is no file of this name.
+        On the first one Slurm prints too. If the job's id isn't known, there is no file of this
+        name.
         """
-        name = f"{task}.log" if self.cluster == "local" else f"{self.job_of(task)}_0_log.out"
+        name = f"{task}.log" if self.cluster == "local" else f"{self.job_of(task)}_{node}_log.out"
         return self.path / name
+
+    def logs(self, task: int) -> list[Path]:
+        """The files of all nodes, that of the first one first."""
+        return [self.log(task, node) for node in range(self.options.get("nodes", 1))]
 
 
 @dataclass(frozen=True)

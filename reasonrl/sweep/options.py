@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,7 +98,10 @@ def cluster_of(options: LauncherOptions) -> Cluster:
 
 
 def job_options(options: LauncherOptions, config: TrainConfig) -> dict[str, Any]:
-    """The options of a run's job, with what its model asks for where nothing else is said."""
+    """The options of a run's job, with what its model asks for where nothing else is said.
+
+    Raises UserError if the run's processes can't be shared out to what the job asks for.
+    """
     own = {name: getattr(options, name) for name in JobOptions.__dataclass_fields__}
     resources = config.model.resources
     asked = {
@@ -107,7 +111,22 @@ def job_options(options: LauncherOptions, config: TrainConfig) -> dict[str, Any]
         "mem_gb": resources.memory_gb,
         "timeout_min": max(1, round(60 * resources.hours)),
     }
-    return own | {name: value for name, value in asked.items() if own[name] is None}
+    own |= {name: value for name, value in asked.items() if own[name] is None}
+    check_processes(config, own)
+    return own
+
+
+def check_processes(config: TrainConfig, job: Mapping[str, Any]) -> None:
+    """Raises UserError if the run's processes can't be shared out to a job with these options."""
+    wanted, nodes, gpus = config.runtime.processes, job.get("nodes", 1), job["gpus_per_node"]
+    if not isinstance(wanted, int):
+        return
+    if wanted % nodes or (gpus and wanted > nodes * gpus):
+        raise UserError(
+            f"runtime.processes={wanted} must be a multiple of the job's nodes, and leave each "
+            f"process a GPU where it has any; got {nodes} nodes of {gpus} GPUs. Pass "
+            "runtime.processes=auto, or change hydra.launcher.nodes and gpus_per_node."
+        )
 
 
 def validate(options: LauncherOptions) -> None:

@@ -23,12 +23,12 @@ from filelock import FileLock, Timeout
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from reasonrl.config.schema import TrainConfig
-from reasonrl.runs.folder import write_config
+from reasonrl.runs.folder import read_config, write_config
 from reasonrl.runs.provenance import now
 from reasonrl.sweep import local, slurm
 from reasonrl.sweep.array import Executor, only_asking_for
 from reasonrl.sweep.manifest import Member, Submission, Submitted, Sweep
-from reasonrl.sweep.options import OTHER_MEMORY
+from reasonrl.sweep.options import OTHER_MEMORY, check_processes
 from reasonrl.sweep.status import Finding, doomed, look
 from reasonrl.sweep.verdict import ALIVE, UNFINISHED
 from reasonrl.sweep.worker import work
@@ -64,7 +64,7 @@ def submit(sweep: Sweep, configs: Mapping[str, TrainConfig]) -> list[str]:
 def resubmit(sweep: Sweep, names: Iterable[str], changes: Mapping[str, Any]) -> list[str]:
     """Submits these runs of a sweep again, and what they need, as they were first configured.
 
-    Returns the names of the runs it submitted.
+    Returns the names of the runs it submitted. Raises UserError if they can't be made so.
 
     changes: other options for their jobs, which are kept for later submissions too.
     """
@@ -87,6 +87,9 @@ def resubmit(sweep: Sweep, names: Iterable[str], changes: Mapping[str, Any]) -> 
                 if finding.member.name in wanted and finding.verdict in UNFINISHED
             ]
             _check_needs(sweep, todo, findings)
+            if not {"nodes", "gpus_per_node"}.isdisjoint(changes):
+                for member in todo:
+                    check_processes(read_config(sweep.run(member.name)), member.options)
             if changes:
                 changed = {member.name: member for member in todo}
                 runs = [changed.get(member.name, member) for member in sweep.runs]

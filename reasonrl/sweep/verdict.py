@@ -37,6 +37,9 @@ UNFINISHED: tuple[Verdict, ...] = tuple(
 
 # Slurm itself writes these into a job's log. "JOB REQUEUE" and "PREEMPTION" don't end a run.
 _CANCELLED = re.compile(r"\*\*\* (?:JOB|STEP) \S+ ON \S+ CANCELLED AT \S+(?: DUE TO (.+?))? \*\*\*")
+_NODE_FAILURE = re.compile(
+    r" CANCELLED AT \S+ DUE TO NODE FAILURE|^srun: error: Node failure on ", re.MULTILINE
+)
 _MEMORY = re.compile(
     r"(?:slurmstepd\S*|srun): .*(?:oom[-_]kill|Out Of Memory|exceeded memory limit)"
 )
@@ -47,6 +50,11 @@ _SIGNAL = re.compile(
     r"(Segmentation fault|Bus error|Aborted|Illegal instruction|Floating point exception|Killed)",
     re.MULTILINE,
 )
+# A job has a task on each node. When one ends badly srun says so, and ends the others.
+_ON_ANOTHER_NODE = re.compile(
+    r"^srun: error: (\S+): tasks? (?!0:)\S+: (?:Exited with exit code (\d+)|(.+))$", re.MULTILINE
+)
+_ENDS_THE_OTHERS = re.compile(r"^srun: (?:\S+ \S+ )?Terminating StepId=", re.MULTILINE)
 _QUEUED_AGAIN = re.compile(rf"^(?:.* DUE TO JOB REQUEUE \*\*\*|{re.escape(BACK)})$", re.MULTILINE)
 _OF_A_JOB = re.compile(r"^(?!srun: |slurmstepd)\S", re.MULTILINE)  # a line that isn't Slurm's
 _ERROR = re.compile(r"^\w[\w.]*(?:: .*)?$", re.MULTILINE)
@@ -73,7 +81,8 @@ def judge(evidence: Evidence) -> tuple[Verdict, str]:
     """The verdict on a run, and its reason in one line, or an empty one.
 
     1. If the run says that it is done, it is.
-    2. If it says that it failed since it was submitted last, and no job of it is alive, it has.
+    2. If it says that it failed since it was submitted last, and no job of it is alive, it has,
+       unless that is only what it saw of the death of one of its processes.
     3. If it is alive, its state in the queue decides: what the run said before may be about an
        earlier job, and the clocks of hosts differ.
     4. Else Slurm's word and the log tell how it died, if they can.
@@ -87,7 +96,7 @@ def judge(evidence: Evidence) -> tuple[Verdict, str]:
     if said == "done":
         return "done", ""
     if said == "failed" and fresh and evidence.alive in {None, "COMPLETING"}:
-        return "failed", error
+        return _death_of_a_part(evidence) or ("failed", error)
     if evidence.stuck or (evidence.alive == "PENDING" and bad):
         return "blocked", _needs(bad)
     if evidence.unlaunched:
@@ -130,19 +139,36 @@ def last_attempt(log: str) -> str:
     return log[last:] if _OF_A_JOB.search(log, last) else log
 
 
+def _death_of_a_part(evidence: Evidence) -> tuple[Verdict, str] | None:
+    """How some of a run's processes died; None if nothing tells that any did.
+
+    Those that live on only see that they lost the others.
+    """
+    death = _death(evidence, [], saved=False)
+    there = _ON_ANOTHER_NODE.search(_causes(evidence.log))
+    if death and (death[0] in ("out of memory", "node failure") or (there and there[3])):
+        return death
+    return None
+
+
+def _causes(log: str) -> str:
+    """What a log says of the last attempt's end, without what srun made follow from it."""
+    return _ENDS_THE_OTHERS.split(last_attempt(log))[0]
+
+
 def _death(evidence: Evidence, bad: list[str], *, saved: bool) -> tuple[Verdict, str] | None:
     """How a run ended that isn't alive and doesn't say so itself; None if nothing tells."""
-    log = last_attempt(evidence.log)
+    whole, log = last_attempt(evidence.log), _causes(evidence.log)
     cuts = [cut or "" for cut in _CANCELLED.findall(log)]
     cut = cuts[-1] if cuts else None
     state, reason, code = "", "", 0
     if (ended := evidence.ended) is not None:
         state, reason, code = ended.state, ended.reason, ended.exit_code
-    if state == "OUT_OF_MEMORY" or _MEMORY.search(log):
+    if state == "OUT_OF_MEMORY" or _MEMORY.search(whole):
         return "out of memory", ""
     if state in {"TIMEOUT", "DEADLINE"} or cut == "TIME LIMIT":
         return "timed out", "saved before" if saved else ""
-    if state in {"NODE_FAIL", "BOOT_FAIL"} or (cut or "").startswith("NODE FAILURE"):
+    if state in {"NODE_FAIL", "BOOT_FAIL"} or _NODE_FAILURE.search(whole):
         return "node failure", ""
     if state == "CANCELLED" and reason.startswith("Dependency") and bad:
         return "blocked", _needs(bad)
@@ -165,6 +191,10 @@ def _death(evidence: Evidence, bad: list[str], *, saved: bool) -> tuple[Verdict,
 
 
 def _crash(log: str, code: int) -> str:
+    if there := _ON_ANOTHER_NODE.search(log):
+        node, status, signalled = there.groups()
+        how = f"exit status {status}" if status else signalled.replace("Killed", "killed (SIGKILL)")
+        return f"{how} on {node}"
     if words := _SIGNAL.findall(log):
         return "killed (SIGKILL)" if words[-1] == "Killed" else str(words[-1])
     _, traceback, text = log.rpartition("\nTraceback (most recent call last):\n")

@@ -4,17 +4,23 @@
 
 A job is told to stop by SIGUSR2 before its time limit, and by SIGTERM for a job that matters more.
 It then saves at its next step boundary and ends with exit status 75; on Slurm it goes back into the
-queue. Torch is imported only when the work begins, because launchers import this module too.
+queue. On Slurm each of a job's nodes has one such process: that of the first owns the run, the
+others start ranks for it, and leave it to the first to say how it ended. Torch is imported only
+when the work begins, because launchers import this module too.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
+from reasonrl.config.schema import TrainConfig
 from reasonrl.runs.folder import RunFolder, is_done, note_failure, read_config, read_status
 from reasonrl.runs.preemption import STOPPED, Preempted, listening
+from reasonrl.runs.ranks import Machine
 from reasonrl.sweep import slurm
 from reasonrl.sweep.local import is_alive
 from reasonrl.sweep.slurm import SlurmError
@@ -31,6 +37,11 @@ def work(folder: str, max_requeues: int = 0) -> None:
     """
     run = RunFolder(Path(folder))
     os.environ.pop("WANDB_SERVICE", None)  # it leads to W&B's service for the submitting process
+    if not Machine.here().is_first:
+        # With another exit status than 0 Slurm would end the first node's process before its time.
+        with listening(), suppress(Preempted):
+            _make(run)
+        return
     status = read_status(run)
     print(f"{ATTEMPT} {status.attempt + 1 if status else 1} of {run.path}", flush=True)
     with listening():
@@ -50,20 +61,28 @@ def _make(run: RunFolder) -> None:
     from reasonrl.pipeline.execute import ensure_done
     from reasonrl.pipeline.plan import plan
     from reasonrl.pipeline.text import show_result
-    from reasonrl.runs.process import ALONE
     from reasonrl.util.progress import Progress
 
-    planned = plan(read_config(run))
+    planned = plan(_as_given(read_config(run)))
     for first in planned.prerequisites.values():
         if not is_done(first.run) and not is_alive(first.run):
             raise UserError(
                 f"run={run.path} must have its prerequisites first; {first.run.path} isn't done. "
                 "Resubmit the sweep: it begins with them."
             )
-    process = ALONE
-    progress = Progress(shown=process.is_main)
-    ensure_done(planned, progress, wait=True, process=process)
-    show_result(planned, progress)
+    progress = Progress()
+    ensure_done(planned, progress, wait=True)
+    if Machine.here().is_first:
+        show_result(planned, progress)
+
+
+def _as_given(config: TrainConfig) -> TrainConfig:
+    """The configuration with the nodes and GPUs of this Slurm job, where it is one of a sweep's."""
+    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
+        return config
+    gpus = int(os.environ.get("SLURM_GPUS_ON_NODE", 0))
+    resources = replace(config.model.resources, nodes=Machine.here().count, gpus=gpus)
+    return replace(config, model=replace(config.model, resources=resources))
 
 
 def _requeue(max_requeues: int) -> bool:

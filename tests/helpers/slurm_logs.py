@@ -67,6 +67,37 @@ STOPPED = (
 )
 
 
+# Of jobs of two nodes, with a task on each: what is printed on the first.
+KILLED_THERE = BEGIN + (
+    "srun: error: ne709-2: task 1: Killed\n"
+    "srun: launch/slurm: _step_signal: Terminating StepId=10.0\n"
+    "slurmstepd-ne709-1: error: *** STEP 10.0 ON ne709-1 CANCELLED AT 2026-11-29T07:17:26 ***\n"
+    "srun: error: ne709-1: task 0: Killed\n"
+    "srun: Force Terminated StepId=10.0\n"
+)
+EXIT_THERE = KILLED_THERE.replace("task 1: Killed", "task 1: Exited with exit code 3")
+EXIT_HERE = BEGIN + (
+    "srun: error: ne709-1: task 0: Exited with exit code 1\n"
+    "srun: launch/slurm: _step_signal: Terminating StepId=9.0\n"
+    "slurmstepd-ne709-2: error: *** STEP 9.0 ON ne709-1 CANCELLED AT 2026-11-29T07:17:26 ***\n"
+    "srun: error: ne709-2: task 1: Killed\n"
+)
+MEMORY_THERE = BEGIN + (
+    "srun: error: ne709-2: task 1: Out Of Memory\n"
+    "srun: launch/slurm: _step_signal: Terminating StepId=4.0\n"
+)
+NODE_FAILURE_THERE = BEGIN + (
+    "srun: error: Node failure on ne709-2\n"
+    "srun: Job step aborted: Waiting up to 4 seconds for job step to finish.\n"
+    "slurmstepd-ne709-1: error: *** STEP 5.0 ON ne709-1 CANCELLED AT 2026-11-29T07:05:17 "
+    "DUE TO NODE FAILURE, SEE SLURMCTLD LOG FOR DETAILS ***\n"
+    "slurmstepd-ne709-1: error: *** JOB 5 ON ne709-1 CANCELLED AT 2026-11-29T07:05:17 "
+    "DUE TO NODE FAILURE, SEE SLURMCTLD LOG FOR DETAILS ***\n"
+    "srun: got SIGCONT\n"
+    "srun: forcing job termination\n"
+    "srun: error: Timed out waiting for job step to complete\n"
+)
+
 # Made up; the second and third after Slurm's messages.
 IMPORT_ERROR = (
     BEGIN + "Traceback (most recent call last):\n"

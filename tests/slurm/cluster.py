@@ -10,7 +10,7 @@ cgroups, where root may make them. Without root it runs the jobs of the user who
 What it does as a large cluster would:
 
 1. Each node is a slurmd of its own, with its own CPUs and 2,048 MB of memory a CPU, of which a job
-   gets 1,024 MB unless it asks for more.
+   gets 1,024 MB unless it asks for more. Each has two GPUs, which aren't any.
 2. A job that takes more memory than it asked for is killed: by the kernel, as OUT_OF_MEMORY, where
    there are memory cgroups (version 1); else by SLURM, which looks once a second, as FAILED 0:9
    with "exceeded memory limit" in its log.
@@ -47,6 +47,8 @@ SEARCH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
 MEMORY_CGROUPS = Path("/sys/fs/cgroup/memory")
 KERNEL_LIMITS_MEMORY = os.access(MEMORY_CGROUPS, os.W_OK)
 
+GPUS = ["/dev/null", "/dev/zero"]  # SLURM takes any devices, and only counts them
+
 # A socket's path has 107 characters; after the folder: /n1f2e-10/n1f2e-10_12345.4294967291
 MAX_FOLDER = 70
 
@@ -75,6 +77,7 @@ ProctrackType=proctrack/linuxproc
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 DefMemPerCPU=1024
+GresTypes=gpu
 MaxArraySize={max_array_size}
 SchedulerParameters=sched_interval=1,bf_interval=1,sched_min_interval=0,batch_sched_delay=0
 KillWait=2
@@ -92,6 +95,7 @@ PartitionName=low Nodes=ALL PriorityTier=1 PreemptMode=REQUEUE GraceTime=5
 """
 NODE = (
     "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory={mb}"
+    " Gres=gpu:{gpus}"
 )
 MEMORY_BY_KERNEL = "TaskPlugin=task/cgroup"
 MEMORY_BY_SLURM = "TaskPlugin=task/none\nJobAcctGatherParams=OverMemoryKill"
@@ -245,9 +249,8 @@ class Cluster:
         for number, node_port in enumerate(ports, start=1):
             name = f"{prefix}-{number}"
             (self.folder / name).mkdir(exist_ok=True)
-            lines.append(
-                NODE.format(name=name, host=host, port=node_port, cpus=cpus, mb=2048 * cpus)
-            )
+            size = {"cpus": cpus, "mb": 2048 * cpus, "gpus": len(GPUS)}
+            lines.append(NODE.format(name=name, host=host, port=node_port, **size))
         self.conf.write_text(
             SLURM_CONF.format(
                 host=host,
@@ -260,6 +263,7 @@ class Cluster:
             )
         )
         (self.folder / "cgroup.conf").write_text(CGROUP_CONF)
+        (self.folder / "gres.conf").write_text("".join(f"Name=gpu File={file}\n" for file in GPUS))
         (self.folder / "start.log").write_text("")
         key = self.folder / "munged.key"
         key.touch(mode=0o600)

@@ -126,6 +126,23 @@ def test_logs_of_a_run_by_a_part_of_its_name(
         assert capsys.readouterr().out == expected
 
 
+def test_of_a_job_of_several_nodes_the_first_ones_log_comes_first(
+    outputs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = outputs / "sweeps" / "ei-1a2b3c4d" / "batches" / "0001"
+    batch = Submitted.read(folder)
+    assert batch is not None
+    replace(batch, options={"nodes": 2}).write()
+    (folder / "17_2_1_log.out").write_text("there\n")
+    followed: list[Path] = []
+    monkeypatch.setattr("reasonrl.cli.sweep._follow", followed.append)
+    assert run(outputs, "logs", "ppo", "--lines", "1", "--follow") == 0
+    first, second = (folder / f"17_2_{node}_log.out" for node in range(2))
+    expected = f"==> {first} <==\nSegmentation fault\n==> {second} <==\nthere\n"
+    assert capsys.readouterr().out == expected
+    assert followed == [first]
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
@@ -138,6 +155,7 @@ def test_logs_of_a_run_by_a_part_of_its_name(
         (["resubmit", "--memory-gb", "0"], "--memory-gb must be positive; got 0"),
         (["resubmit", "--hours", "-5"], r"--hours must be positive; got -5\.0"),
         (["resubmit", "--hours", "nan"], "--hours must be positive; got nan"),
+        (["resubmit", "--nodes", "0"], "--nodes must be positive; got 0"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -215,11 +233,14 @@ def test_resubmit_only_says_what_it_would_do_until_it_gets_yes(
     run(outputs, "resubmit", "rcrl", "--memory-gb", "120", "--hours", "1.5", "--yes")
     run(outputs, "resubmit", "ei-1a2b3c4d", "--state", "crashed", "--partition", "low", "--yes")
     run(outputs, "resubmit", "--state", "timed-out", "--yes")
+    others = ["--nodes", "2", "--gpus", "4", "--cpus", "8"]
+    run(outputs, "resubmit", "--state", "failed", *others, "--yes")
     rcrl = "rcrl-tiny-s0-44444444"
     assert calls == [
         ([*NAMES[1:], rcrl], {}),
         ([NAMES[1], rcrl], {"mem_gb": 120, "timeout_min": 90}),
         ([NAMES[2]], {"partition": "low"}),
+        ([NAMES[1]], {"nodes": 2, "gpus_per_node": 4, "cpus_per_task": 8}),
     ]
 
 

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from reasonrl.config.schema import TrainConfig
+from reasonrl.runs import ranks
 from reasonrl.runs.folder import RunFolder, Status, read_status
 from reasonrl.runs.ranks import Machine, are_needed, check, num_processes
 from reasonrl.util.errors import UserError
@@ -39,6 +40,7 @@ SOON = 15.0  # seconds; the busy machine's share of it is large
         (["model.resources.gpus=4"], False, 1),  # a small model
         (["model.resources.gpus=4", "model.resources.nodes=2"], True, 8),
         (["model.resources.gpus=0"], True, 1),
+        (["model.resources.gpus=0", "model.resources.nodes=2"], True, 2),
         (["model.num_parameters=7000000000"], False, 6),
         (["model.num_parameters=7000000000", "model.device=cpu"], False, 1),
         (["model.num_parameters=7000000000", "model.device=cuda:1"], False, 1),
@@ -127,6 +129,33 @@ def test_the_machines_of_a_job_step_with_a_task_on_each(monkeypatch: pytest.Monk
     assert Machine.here() == Machine(0, 1, "localhost", 0)
     in_a_step(monkeypatch, nodes=2, tasks=2)
     assert Machine.here() == Machine(1, 2, "10.0.0.7", 20_017)
+
+
+@pytest.mark.parametrize(
+    ("is_well", "told", "left", "seconds"),
+    [
+        (True, False, False, 0.1),
+        (False, False, False, 0.4),
+        (False, True, False, 0.1),
+        (False, False, True, 0.0),
+    ],
+)
+def test_after_a_failure_a_silent_machine_is_waited_for_until_slurm_knows(
+    monkeypatch: pytest.MonkeyPatch, is_well: bool, told: bool, left: bool, seconds: float
+) -> None:
+    """Its job then goes back into the queue, which it doesn't if it has ended."""
+    from torch.distributed import HashStore
+
+    monkeypatch.setattr(ranks, "PARTING_SECONDS", 0.1)
+    monkeypatch.setattr(ranks, "SILENCE_SECONDS", 0.4)
+    monkeypatch.setattr(ranks, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(ranks, "received", lambda: signal.SIGTERM if told else None)
+    store = HashStore()
+    if left:
+        store.set("left/1", "")
+    began = time.monotonic()
+    ranks._part(store, Machine(count=2), is_well=is_well)
+    assert seconds <= time.monotonic() - began < seconds + 0.25
 
 
 # --- how they end

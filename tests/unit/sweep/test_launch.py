@@ -129,12 +129,14 @@ def test_wandb_groups_by_sweep_and_runs_side_by_side_share_the_cores(
 ) -> None:
     monkeypatch.setattr("reasonrl.runs.process.usable_cores", lambda: 7)
     some = "tracking=wandb algorithm=sft runtime.threads=null hydra.launcher.processes=3"
-    launch(points(f"{some} seed=0", f"{some} seed=1 tracking.group=mine runtime.threads=5"))
+    own = "tracking.group=mine runtime.threads=5"
+    launch(points(f"{some} seed=0", f"{some} seed=1 {own}", f"{some} seed=2 runtime.processes=2"))
     ((sweep, configs),) = submitted
-    first, second = configs.values()
+    first, second, third = configs.values()
     assert isinstance(first.tracking, WandbConfig)
     assert isinstance(second.tracking, WandbConfig)
     assert (first.tracking.group, first.runtime.threads) == (sweep.name, 2)  # 7 // 3
+    assert third.runtime.threads == 1  # 7 // (3 * 2)
     assert (second.tracking.group, second.runtime.threads) == ("mine", 5)
 
 
@@ -364,6 +366,23 @@ def test_the_cluster_is_slurm_where_there_is_an_sbatch(
     assert cluster_of(LauncherOptions(cluster="local")) == "local"
     with pytest.raises(UserError, match="must be one of auto, slurm, local; got foo"):
         cluster_of(LauncherOptions(cluster="foo"))
+
+
+@pytest.mark.parametrize(
+    ("processes", "nodes", "gpus", "fits"),
+    [(4, 2, 2, True), (4, 2, 0, True), ("auto", 3, 1, True), (3, 2, 0, False), (4, 1, 2, False)],
+)
+def test_processes_are_shared_out_to_nodes_and_have_a_gpu_each(
+    points: Callable[..., list[Point]], processes: int | str, nodes: int, gpus: int, fits: bool
+) -> None:
+    asks = f"hydra.launcher.nodes={nodes} hydra.launcher.gpus_per_node={gpus}"
+    (one,) = points(f"algorithm=sft runtime.processes={processes} {asks}")
+    if fits:
+        assert job_options(one.options, one.config)["nodes"] == nodes
+        return
+    got = f"got {nodes} nodes of {gpus} GPUs. Pass runtime.processes=auto"
+    with pytest.raises(UserError, match=got):
+        launch([one], dry_run=True)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,15 @@ from reasonrl.sweep.verdict import Evidence, judge
 from tests.helpers.slurm_logs import (
     ABORTED_STEP,
     BEGIN,
+    EXIT_HERE,
+    EXIT_THERE,
     IMPORT_ERROR,
     KILLED,
     KILLED_STEP,
+    KILLED_THERE,
+    MEMORY_THERE,
     NODE_FAILURE,
+    NODE_FAILURE_THERE,
     OOM,
     OOM_STEP,
     OVER_MEMORY,
@@ -36,6 +41,8 @@ def evidence(state: str | None = None, **known: object) -> Evidence:
 
 
 FAILED = Ended("FAILED", "NonZeroExitCode", 256)  # 1 * 256: exit 1
+ENDED = Ended("FAILED", "NonZeroExitCode", 137 * 256)  # 128 + 9: the other node's task was killed
+LOST = "rank 1: RuntimeError: Connection reset by peer"  # all that is seen of it on another node
 
 # what is known of a run, the verdict, and the reason given
 CASES = {
@@ -264,6 +271,51 @@ CASES = {
     "cancelled a moment ago on another": (
         evidence("running", beats=True, log=SCANCEL),
         "cancelled",
+        "",
+    ),
+    "killed on another node": (
+        evidence("running", log=KILLED_THERE, ended=ENDED),
+        "crashed",
+        "killed (SIGKILL) on ne709-2",
+    ),
+    "killed on another node, says the run: lost": (
+        evidence(own=own("failed", error=LOST), log=KILLED_THERE, ended=ENDED),
+        "crashed",
+        "killed (SIGKILL) on ne709-2",
+    ),
+    "failed, then killed on another node for it": (
+        evidence(own=own("failed", error="rank 0: E: x"), log=EXIT_HERE, ended=ENDED),
+        "failed",
+        "rank 0: E: x",
+    ),
+    "failed on another node": (
+        evidence(own=own("failed", error="rank 2: E: x"), log=EXIT_THERE, ended=ENDED),
+        "failed",
+        "rank 2: E: x",
+    ),
+    "exit on another node before there was a rank": (
+        evidence(log=EXIT_THERE, ended=ENDED),
+        "crashed",
+        "exit status 3 on ne709-2",
+    ),
+    "out of memory on another node": (
+        evidence(own=own("failed", error=LOST), log=MEMORY_THERE, ended=FAILED),
+        "out of memory",
+        "",
+    ),
+    "a rank out of memory": (
+        evidence(own=own("failed", error="rank 0: killed by SIGKILL"), log=OOM_STEP, ended=FAILED),
+        "out of memory",
+        "",
+    ),
+    "failure of another node": (
+        evidence("running", log=NODE_FAILURE_THERE),
+        "node failure",
+        "",
+    ),
+    "failure of another node, says the run: lost": (
+        evidence(own=own("failed", error=LOST), ended=Ended("NODE_FAIL", "NodeDown", 15)),
+        "node failure",
         "",
     ),
     "made by hand meanwhile": (

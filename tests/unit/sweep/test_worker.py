@@ -119,6 +119,51 @@ def test_a_job_has_its_own_service_of_w_and_b(
     assert seen == [False]
 
 
+@pytest.fixture
+def other_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is the task of a job's second node."""
+    step = {"STEP_NUM_NODES": "2", "STEP_NUM_TASKS": "2", "NODEID": "1", "JOB_ID": "17"}
+    for name, value in (step | {"JOB_NODELIST": "n", "LAUNCH_NODE_IPADDR": "::1"}).items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+
+
+@pytest.mark.usefixtures("other_node")
+def test_on_another_node_it_leaves_the_run_and_the_queue_to_the_first(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop_at_once(monkeypatch)
+    work(str(run.path), 3)  # it returns, and so exits with 0
+    assert read_status(run) is None
+    assert "attempt" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("other_node")
+def test_what_goes_wrong_on_another_node_is_raised_and_not_the_runs_word(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr(planning, "plan", fail)
+    with pytest.raises(RuntimeError, match="no luck"):
+        work(str(run.path), 3)
+    assert read_status(run) is None
+
+
+def test_a_run_counts_the_nodes_and_gpus_that_its_job_has(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job may ask for others than the model does, and be submitted again with yet others."""
+    seen = []
+    monkeypatch.setattr(planning, "plan", lambda config: seen.append(config.model.resources))
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "4")
+    for executor in ("", "slurm"):
+        monkeypatch.setenv("SUBMITIT_EXECUTOR", executor)
+        with pytest.raises(AttributeError):  # it got no plan
+            work(str(run.path))
+    assert [(asked.nodes, asked.gpus) for asked in seen] == [(1, 0), (1, 4)]
+
+
 def test_without_slurm_it_only_ends(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     stop_at_once(monkeypatch)
