@@ -10,28 +10,33 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
-from reasonrl.config.learner import LearnerConfig
+from reasonrl.config.learner import FineTuningConfig, LearnerConfig
 from reasonrl.config.schema import TrainConfig
 from reasonrl.grading.base import Grader
-from reasonrl.learning.checkpoint import Checkpoints
+from reasonrl.learning.checkpoint import Checkpoints, weights_hash
 from reasonrl.learning.optimization import Group, Optimization
+from reasonrl.learning.recompute import recompute_layers
 from reasonrl.learning.supervised import (
     BEGINNING,
     Example,
     Position,
+    Reader,
     accumulate_gradients,
     fit,
     num_steps,
 )
-from reasonrl.policy.policy import DTYPES, Policy, load_policy
+from reasonrl.policy.adapters import add_lora
+from reasonrl.policy.policy import DTYPES, Policy, load_policy, save_policy
+from reasonrl.policy.shards import is_sharded, shard, structure, whole_policy
 from reasonrl.problems.prompts import build_prompts, encode_completions, solution_text
 from reasonrl.rewards import REWARDS, Materials, Reward
 from reasonrl.rewards.sparse import Outcome
 from reasonrl.runs.folder import RunFolder
 from reasonrl.runs.metrics_log import MetricsLog
 from reasonrl.runs.process import ALONE, Process
+from reasonrl.runs.ranks import LARGE
 from reasonrl.sampling import Engine, Sampler, SamplingParams, open_engine
 from reasonrl.sampling.rollouts import collect_rollouts, read_rollouts
 from reasonrl.types import Problem, Prompt, Rollout
@@ -71,8 +76,41 @@ class Job:
         return self.run.work
 
     def learner(self, path: str) -> Policy:
-        """A policy to train: its weights are float32, whatever dtype it computes in."""
-        return load_policy(path, "float32", self.device)
+        """A policy to train: its weights are float32, whatever dtype it computes in.
+
+        Where several processes are to train it, the main one has it on the CPU and the others have
+        its structure on the meta device; ``shard`` is next.
+        """
+        if self.process.mesh is None:
+            return load_policy(path, "float32", self.device)
+        read: list[Policy] = []
+
+        def load() -> tuple[PreTrainedConfig, GenerationConfig]:
+            read.append(load_policy(path, "float32", torch.device("cpu")))
+            return read[0].model.config, read[0].model.generation_config
+
+        configs = self.process.first(load)
+        return read[0] if read else Policy(structure(*configs, torch.float32), self.tokenizer)
+
+    def shard(self, model: nn.Module) -> None:
+        """Gives each of several processes its share of a model to train, in place, together."""
+        if self.process.mesh is not None:
+            shard(model, self.process, DTYPES[self.config.model.compute_dtype])
+
+    def save_policy(self, policy: Policy, folder: Path) -> None:
+        """Writes a policy's folder, whole or not at all, in the dtype it computes in, together."""
+        model, dtype = policy.model, self.config.model.compute_dtype
+        whole = whole_policy(model, DTYPES[dtype]) if self.process.mesh is not None else model
+
+        def save() -> None:
+            assert whole is not None
+            save_policy(Policy(whole, policy.tokenizer), folder, dtype)
+
+        self.process.first(save)
+
+    def weights_hash(self, model: nn.Module) -> str:
+        """``weights_hash`` of a model before it is in shards, together."""
+        return self.process.first(lambda: weights_hash(model))
 
     def sampler(self, source: str | Policy) -> Engine:
         """The run's engine, opened on the policy in a folder or on one in memory."""
@@ -203,8 +241,11 @@ class Job:
     ) -> Optimization:
         """The optimizer with its schedule and checkpoints, for a learner to take its steps with.
 
+        model: it is in shards where several processes train it.
         checkpoints: the name of the checkpoints' folder in ``work``.
         """
+        if self._recomputes_layers(settings):
+            recompute_layers(model)
         return Optimization(
             model,
             groups,
@@ -217,12 +258,56 @@ class Job:
             process=self.process,
         )
 
+    def _recomputes_layers(self, settings: LearnerConfig) -> bool:
+        if settings.checkpoint_layers is not None:
+            return settings.checkpoint_layers
+        num_parameters = self.config.model.num_parameters or 0
+        return self.device.type == "cuda" and num_parameters >= LARGE
+
+    def fine_tune(
+        self,
+        learner: Policy,
+        examples: Sequence[Example],
+        settings: FineTuningConfig,
+        *,
+        seed: int,
+        description: str,
+        checkpoints: str,
+        start: Position = BEGINNING,
+    ) -> int:
+        """Fits a policy to examples, in place; returns the number of optimizer steps.
+
+        Afterwards it is in shards where several processes trained it, and ``save_policy`` is next.
+
+        checkpoints: the name of the checkpoints' folder in ``work``.
+        """
+        adapted = (
+            add_lora(learner.model, settings.lora_rank, seed)
+            if settings.trainable == "lora"
+            else None
+        )
+        reader = Reader(learner.model)
+        self.shard(reader)
+        steps = self.fit(
+            reader,
+            examples,
+            settings,
+            accumulate_gradients,
+            seed=seed,
+            description=description,
+            checkpoints=checkpoints,
+            start=start,
+        )
+        if adapted is not None and not is_sharded(reader):
+            adapted.merge_and_unload()
+        return steps
+
     def fit(
         self,
         model: nn.Module,
         examples: Sequence[Any],
         settings: LearnerConfig,
-        gradients: Callable[..., float] = accumulate_gradients,
+        gradients: Callable[..., float],
         *,
         seed: int,
         description: str,
@@ -231,9 +316,10 @@ class Job:
     ) -> int:
         """Fits the model's trainable parameters, in place; returns the number of optimizer steps.
 
+        model: it is in shards where several processes train it.
         gradients: the function that accumulates gradients. It takes the model, the examples of an
-            optimizer step, the most tokens of a micro-batch and the dtype to compute in; see
-            ``accumulate_gradients``.
+            optimizer step, the most tokens of a micro-batch, the dtype to compute in and the
+            process; see ``accumulate_gradients``.
         checkpoints: the name of the checkpoints' folder in ``work``.
         """
         trained = [p for p in model.parameters() if p.requires_grad]
@@ -246,7 +332,9 @@ class Job:
             fit(
                 optimization,
                 examples,
-                lambda batch: gradients(model, batch, settings.micro_batch_tokens, dtype),
+                lambda batch: gradients(
+                    model, batch, settings.micro_batch_tokens, dtype, self.process
+                ),
                 seed=seed,
                 start=start,
                 on_step=advance,

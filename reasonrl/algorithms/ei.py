@@ -32,9 +32,7 @@ import numpy as np
 from reasonrl.config.algorithm.ei import EIConfig
 from reasonrl.grading.base import Grader
 from reasonrl.job import Job
-from reasonrl.learning.checkpoint import weights_hash
 from reasonrl.learning.supervised import Example, Position, with_eos
-from reasonrl.policy.policy import save_policy
 from reasonrl.sampling.rollouts import completions_statistics, read_rollouts
 from reasonrl.types import Rollout, SavedPolicy
 from reasonrl.util.atomic import remove_folder, write_json
@@ -60,21 +58,19 @@ class Round:
 
 
 def run(job: Job, settings: EIConfig) -> SavedPolicy:
-    rounds = read_rounds(job.run.path)
+    rounds = job.process.first(lambda: read_rounds(job.run.path))
     if not rounds:
-        rounds = [_round_zero(job)]
-        _record(job, rounds)
+        rounds = _recorded(job, [_round_zero(job)])
     solutions = _solutions_so_far(job, rounds, settings)
     while len(rounds) <= settings.rounds and not _out_of_patience(rounds, settings.patience):
         rollouts = _explore(job, rounds[-1], settings)
         new = _add_new(job, solutions, rollouts, settings)
-        rounds.append(_improve(job, rounds[-1], solutions, rollouts, new, settings))
-        _record(job, rounds)
+        improved = _improve(job, rounds[-1], solutions, rollouts, new, settings)
+        rounds = _recorded(job, [*rounds, improved])
     best = _best(rounds)
     if best.learnt_in == 0:
         return _policy(job, best)
-    if not job.run.policy.exists():
-        _policy_folder(job, best.learnt_in).rename(job.run.policy)
+    job.process.first(lambda: _make_final(job, best))
     return SavedPolicy(str(job.run.policy), few_shot=False)
 
 
@@ -161,12 +157,26 @@ def _policy_folder(job: Job, number: int) -> Path:
     return job.work / str(number)
 
 
-def _record(job: Job, rounds: Sequence[Round]) -> None:
-    """Writes the journal, and removes each policy that is neither the best nor the last."""
-    write_json(job.run.path / "rounds.json", [asdict(r) for r in rounds])
-    kept = {_policy_folder(job, r.learnt_in) for r in (_best(rounds), rounds[-1])}
-    for folder in set(job.work.glob("*")) - kept:
-        remove_folder(folder)
+def _make_final(job: Job, best: Round) -> None:
+    """Makes the policy of a round that of the run, if that wasn't done before a kill."""
+    if not job.run.policy.exists():
+        _policy_folder(job, best.learnt_in).rename(job.run.policy)
+
+
+def _recorded(job: Job, rounds: Sequence[Round]) -> list[Round]:
+    """The rounds as the journal has them from now on.
+
+    Each policy that is neither the best nor the last is removed.
+    """
+
+    def record() -> list[Round]:
+        write_json(job.run.path / "rounds.json", [asdict(r) for r in rounds])
+        kept = {_policy_folder(job, r.learnt_in) for r in (_best(rounds), rounds[-1])}
+        for folder in set(job.work.glob("*")) - kept:
+            remove_folder(folder)
+        return [*rounds]
+
+    return job.process.first(record)
 
 
 def _explore(job: Job, previous: Round, config: EIConfig) -> list[Rollout]:
@@ -201,10 +211,10 @@ def _improve(
     examples = cap_per_problem(solutions, config.max_per_problem, seed)
     if new:
         learner = job.learner(job.base if config.restart else policy.path)
-        base_hash = weights_hash(learner.model)
+        base_hash = job.weights_hash(learner.model)
         folder = _policy_folder(job, number)
-        steps += job.fit(
-            learner.model,
+        steps += job.fine_tune(
+            learner,
             examples,
             config,
             seed=seed,
@@ -212,7 +222,7 @@ def _improve(
             checkpoints=f"{folder.name}.checkpoints",
             start=Position(previous.steps, previous.log_position),
         )
-        save_policy(learner, folder, job.config.model.compute_dtype)
+        job.save_policy(learner, folder)
         policy, learnt_in = SavedPolicy(str(folder), few_shot=False), number
     else:
         logger.warning(

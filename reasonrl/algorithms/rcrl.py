@@ -33,7 +33,7 @@ from reasonrl.grading.steps import step_starts
 from reasonrl.job import Job
 from reasonrl.learning.supervised import Example, with_eos
 from reasonrl.policy.adapters import add_tokens
-from reasonrl.policy.policy import DTYPES, Policy, save_policy
+from reasonrl.policy.policy import Policy
 from reasonrl.problems.prompts import label_ids
 from reasonrl.rewards.returns import keep_ratio, solution_returns, step_returns
 from reasonrl.sampling.rollouts import write_table
@@ -68,7 +68,7 @@ class Steps:
 def run(job: Job, settings: RCRLConfig) -> SavedPolicy:
     learner = job.learner(job.base if settings.restart else job.init)
     labels = add_labels(learner, settings, derive_seed(job.config.seed, "rcrl", "tokens"))
-    if not job.run.policy.exists():
+    if not job.process.first(job.run.policy.exists):
         samples = job.samples("train", settings.num_solutions_per_prompt)
         rollouts = [r for r in samples if job.grader.step_ends(r.completion.text)]
         returns = _returns(job, rollouts, settings)
@@ -78,7 +78,7 @@ def run(job: Job, settings: RCRLConfig) -> SavedPolicy:
             settings,
             derive_seed(job.config.seed, "rcrl", "steps"),
         )
-        _write_labels(job, rollouts, steps, list(labels))
+        job.process.first(lambda: _write_labels(job, rollouts, steps, list(labels)))
         _check_labels(steps, settings)
         examples = make_examples(job, rollouts, steps, list(labels.values()))
         _learn(
@@ -188,18 +188,19 @@ def _learn(
     labels: Mapping[str, tuple[int, ...]],
     statistics: Mapping[str, float],
 ) -> None:
-    """Fits the learner, validates it under each label, and saves it."""
+    """Fits the learner, saves it, and validates it under each label."""
     seed = derive_seed(job.config.seed, "rcrl", "learn")
-    steps = job.fit(
-        learner.model,
+    steps = job.fine_tune(
+        learner,
         examples,
         settings,
         seed=seed,
         description="learning from steps",
         checkpoints="policy.checkpoints",
     )
-    learner.model.to(DTYPES[job.config.model.compute_dtype])  # type: ignore[arg-type]
-    sampler = job.sampler(learner)
+    learnt = job.work / "policy"
+    job.save_policy(learner, learnt)
+    sampler = job.sampler(str(learnt))
     accuracies = [
         job.accuracy(
             sampler,
@@ -220,7 +221,7 @@ def _learn(
             "eval/validation_maj@1": accuracies[-1],
         },
     )
-    save_policy(learner, job.run.policy, job.config.model.compute_dtype)
+    job.process.first(lambda: learnt.rename(job.run.policy))
 
 
 def label_statistics(

@@ -10,20 +10,19 @@ from __future__ import annotations
 
 from reasonrl.config.algorithm.sft import SFTConfig
 from reasonrl.job import Job
-from reasonrl.policy.policy import save_policy
 from reasonrl.types import SavedPolicy
 from reasonrl.util.seeding import derive_seed
 
 
 def run(job: Job, settings: SFTConfig) -> SavedPolicy:
     learner = job.learner(job.init)
-    job.fit(
-        learner.model,
+    job.fine_tune(
+        learner,
         list(job.references().values()),
         settings,
         seed=derive_seed(job.config.seed, "sft"),
         description="fine-tuning on reference solutions",
         checkpoints="policy.checkpoints",
     )
-    save_policy(learner, job.run.policy, job.config.model.compute_dtype)
+    job.save_policy(learner, job.run.policy)
     return SavedPolicy(str(job.run.policy), few_shot=False)

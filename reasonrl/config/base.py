@@ -15,6 +15,7 @@ from reasonrl.util.errors import UserError
 
 # Marks for a field's metadata, which say how it counts in an identity. An unmarked one counts.
 IMMATERIAL = {"immaterial": True}  # no result depends on it
+LATER = {"later": True}  # older runs haven't the field: at its default it doesn't count
 RUN_NAME = {"run name": True}  # the field holds a run's folder, of which only the name counts
 
 
@@ -28,7 +29,7 @@ def decisive_values(settings: Any) -> dict[str, Any]:
     values = {}
     for field in dataclasses.fields(settings):
         value, marks = getattr(settings, field.name), field.metadata
-        if marks == IMMATERIAL:
+        if marks == IMMATERIAL or (marks == LATER and value == field.default):
             continue
         if "unless" in marks and getattr(settings, marks["unless"]) is not None:
             value = None

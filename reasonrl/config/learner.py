@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from reasonrl.config.base import IMMATERIAL, require
+from reasonrl.config.base import IMMATERIAL, LATER, require, require_one_of
+
+TRAINABLE = ("all", "lora")
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,9 @@ class LearnerConfig:
     max_grad_norm: float  # the norm to which larger gradients are clipped
     # Tokens read at a time; their gradients are summed until batch_size completions are read.
     micro_batch_tokens: int = field(metadata=IMMATERIAL)
+    # Whether layers are computed anew in the backward pass, which takes a third more time and far
+    # less memory; None: where a model of 1e9 parameters or more is trained on a GPU.
+    checkpoint_layers: bool | None = field(default=None, kw_only=True, metadata=IMMATERIAL)
 
     def check(self, key: str) -> None:
         """Raises UserError for a value out of range; ``key`` is where the settings stand."""
@@ -45,3 +50,16 @@ class LearnerConfig:
             0 <= self.weight_decay < math.inf,
             f"{key}.weight_decay must be 0 or more; got {self.weight_decay}.",
         )
+
+
+@dataclass(frozen=True)
+class FineTuningConfig(LearnerConfig):
+    """A learner of a policy's weights, or of adapters that are merged into them at the end."""
+
+    trainable: str = field(default="all", kw_only=True, metadata=LATER)
+    lora_rank: int = field(default=16, kw_only=True, metadata=LATER)  # with trainable=lora
+
+    def check(self, key: str) -> None:
+        super().check(key)
+        require_one_of(f"{key}.trainable", self.trainable, TRAINABLE)
+        require(self.lora_rank >= 1, f"{key}.lora_rank must be 1 or more; got {self.lora_rank}.")

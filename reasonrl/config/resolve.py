@@ -102,6 +102,7 @@ def _typed(schema: type, node: DictConfig, key: str) -> Any:
             for f in dataclasses.fields(schema)
             if f.name not in nested
         ],
+        kw_only=True,
     )
     given = [name for name in node if not OmegaConf.is_missing(node, name)]
     values = {name: node[name] for name in given if name not in nested}

@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 from transformers import get_scheduler
 
 from reasonrl.config.learner import LearnerConfig
 from reasonrl.learning.checkpoint import Checkpoints
+from reasonrl.policy.shards import check_sharded
 from reasonrl.runs.metrics_log import MetricsLog
 from reasonrl.runs.preemption import boundary
 from reasonrl.runs.process import ALONE, Process
@@ -63,7 +65,10 @@ class Optimization:
         name: the algorithm's name.
         checkpoint_seconds: how old the last checkpoint may be before ``save_if_due`` saves another.
         log: the run's metrics, which ``resume`` rewinds to where the checkpoint was saved.
+        process: one of those that take the steps together, with a share of the weights each.
         """
+        if process.mesh is not None:
+            check_sharded(model)
         self.model, self.settings, self.name, self.log = model, settings, name, log
         self.steps = 0  # taken so far
         self._groups = groups
@@ -96,10 +101,12 @@ class Optimization:
 
         Raises UserError if they aren't finite, and then leaves the weights as they were.
         """
-        norms = [
-            clip_grad_norm_(group.parameters, self.settings.max_grad_norm).item()
-            for group in self._groups
-        ]
+        norms = self._process.broadcast(  # what they decide, they decide everywhere
+            [
+                _whole(clip_grad_norm_(group.parameters, self.settings.max_grad_norm)).item()
+                for group in self._groups
+            ]
+        )
         self._check_finite(norms)
         self._optimizer.step()
         self._scheduler.step()
@@ -172,3 +179,8 @@ class Optimization:
         """
         due = time.monotonic() - self._saved >= self._checkpoint_seconds
         boundary(save or self.save, due=due, process=self._process)
+
+
+def _whole(norm: Tensor) -> Tensor:
+    """A norm that every process has its share of, in every process, together."""
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm

@@ -17,14 +17,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from reasonrl.config.learner import LearnerConfig
 from reasonrl.learning.functional import masked_sum, token_logprobs
 from reasonrl.learning.optimization import Optimization
+from reasonrl.learning.recompute import in_chunks
 from reasonrl.policy.policy import autocast
-from reasonrl.runs.process import Process
+from reasonrl.policy.shards import is_sharded
+from reasonrl.runs.process import ALONE, Process
 from reasonrl.types import Completion
 
 AnySized = TypeVar("AnySized", bound=Sized)
@@ -132,32 +134,54 @@ def shares(
             yield ordered[:1], 0.0
 
 
+class Reader(nn.Module):
+    """A policy that reads examples: the module that a supervised learner trains."""
+
+    def __init__(self, policy: PreTrainedModel) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, batch: TokenBatch, compute_dtype: torch.dtype) -> Tensor:
+        """log π (B · S,) of the targets, row by row; at the padding it means nothing."""
+        device, kept = self.policy.device, batch.target_ids.shape[1]
+        input_ids, target_ids = batch.input_ids.to(device), batch.target_ids.to(device).flatten()
+        if is_sharded(self):
+            states = self.policy.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+            return in_chunks(self._logprobs, states[:, -kept:].flatten(0, 1), target_ids)
+        with autocast(device, compute_dtype):
+            logits = self.policy(
+                input_ids=input_ids, logits_to_keep=kept, use_cache=False
+            ).logits  # (B, S, V)
+        return token_logprobs(logits.flatten(0, 1), target_ids)
+
+    def _logprobs(self, hidden: Tensor, token_ids: Tensor) -> Tensor:
+        head: Any = self.policy.get_output_embeddings()
+        return token_logprobs(head(hidden), token_ids)
+
+
 def accumulate_gradients(
-    model: PreTrainedModel,
+    reader: Reader,
     examples: Sequence[Example],
     max_tokens: int,
     compute_dtype: torch.dtype,
+    process: Process = ALONE,
 ) -> float:
     """Adds the gradient of the mean completion-token loss of ``examples``; returns that loss.
 
     max_tokens: the most tokens of a micro-batch, see ``micro_batches``.
+    process: one of those that read the examples together.
     """
     num_tokens = sum(e.num_targets for e in examples)
     total = 0.0
-    for chunk in micro_batches(examples, max_tokens):
+    for chunk, weight in shares(examples, max_tokens, process):
         batch = collate(chunk)
-        device = model.device
-        with autocast(device, compute_dtype):
-            logits = model(
-                input_ids=batch.input_ids.to(device),
-                logits_to_keep=batch.target_ids.shape[1],
-                use_cache=False,
-            ).logits  # (B, S, V)
-        logprobs = token_logprobs(logits, batch.target_ids.to(device))
-        loss = -masked_sum(logprobs, batch.loss_mask.to(device)) / num_tokens
-        loss.backward()
+        logprobs = reader(batch, compute_dtype)
+        # What weighs nothing is masked: 0 · ∞ isn't 0.
+        loss_mask = (batch.loss_mask.flatten() & (weight > 0)).to(logprobs.device)
+        loss = -masked_sum(logprobs, loss_mask) / num_tokens
+        (loss * weight).backward()
         total += loss.item()
-    return total
+    return process.sum(torch.tensor(total, dtype=torch.float64)).item()
 
 
 def fit(

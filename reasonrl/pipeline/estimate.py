@@ -20,7 +20,7 @@ import torch
 
 from reasonrl.config.algorithm.base import Footprint, Sizes, Work
 from reasonrl.config.model import ShapeConfig
-from reasonrl.learning.supervised import Example, accumulate_gradients
+from reasonrl.learning.supervised import Example, Reader, accumulate_gradients
 from reasonrl.pipeline.memory import (
     BYTES,
     is_checkpointed,
@@ -163,9 +163,10 @@ def _seconds(alike: Sequence[Plan]) -> float:
     examples = [Example(tuple(p), c) for p, c in zip(prompts, completions, strict=True)]
     timed = examples[:TIMED_EXAMPLES]
     dtype = DTYPES[config.model.compute_dtype]
+    reader = Reader(policy.model)
     for _ in range(2):  # the first time warms up
         started = time.perf_counter()
-        accumulate_gradients(policy.model, timed, MICRO_BATCH_TOKENS, dtype)
+        accumulate_gradients(reader, timed, MICRO_BATCH_TOKENS, dtype)
         elapsed = time.perf_counter() - started
     per_token = elapsed / sum(map(len, timed))
     remaining = sum(map(work, alike), start=Work())

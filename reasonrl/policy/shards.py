@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
@@ -49,7 +49,7 @@ def shard(module: nn.Module, process: Process, compute_dtype: torch.dtype) -> No
         )
     how: dict[str, Any] = {"mesh": process.mesh, "reshard_after_forward": True}
     precision = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)
-    for layer in _layers(module):
+    for layer in decoder_layers(module):
         fully_shard(layer, **how, mp_policy=precision)
     for head in _heads(module):
         fully_shard(head, **how)
@@ -62,6 +62,14 @@ def shard(module: nn.Module, process: Process, compute_dtype: torch.dtype) -> No
         buffer.copy_(buffers[name])
 
 
+def is_sharded(module: nn.Module) -> bool:
+    """Whether ``shard`` has been here: then weights are cast to the compute dtype as they are read.
+
+    What reads them needs no autocast.
+    """
+    return isinstance(module, FSDPModule)
+
+
 def check_sharded(module: nn.Module) -> None:
     """Raises RuntimeError if a parameter of a sharded module is whole at this moment.
 
@@ -70,6 +78,13 @@ def check_sharded(module: nn.Module) -> None:
     whole = [name for name, p in module.named_parameters() if not isinstance(p, DTensor)]
     if whole:
         raise RuntimeError(f"{len(whole)} parameters aren't in shards, {whole[0]} among them")
+
+
+def decoder_layers(module: nn.Module) -> list[nn.Module]:
+    """The decoder layers of all language models that a module holds."""
+    kinds = {kind for model in _models(module) for kind in model._no_split_modules or ()}
+    # Those of a sharded module are of classes that torch has derived.
+    return [part for part in module.modules() if kinds & {c.__name__ for c in type(part).__mro__}]
 
 
 def structure(
@@ -95,13 +110,13 @@ def empty_copy(
 
 
 @torch.no_grad()
-def refresh(copy: PreTrainedModel, sharded: nn.Module) -> None:
-    """Copies a sharded policy's weights and buffers into a whole model of its own, together.
+def refresh(copy: nn.Module, sharded: nn.Module) -> None:
+    """Copies a sharded module's weights and buffers into a whole one, together.
 
     Weights are gathered one at a time, in the dtype of the copy. Adapters are merged, in float32.
 
-    copy: a model as ``empty_copy`` makes it.
-    sharded: the policy, a sharded module or a part of one.
+    copy: of a policy, a model as ``empty_copy`` makes it.
+    sharded: a sharded module or a part of one.
     """
     for name, target in copy.named_parameters():
         target.copy_(_gathered(sharded, name, target.dtype))
@@ -144,12 +159,6 @@ def _tie(module: nn.Module) -> None:
     """Ties weights again, which a move from or to the meta device makes parameters of their own."""
     for model in _models(module):
         model.tie_weights()
-
-
-def _layers(module: nn.Module) -> list[nn.Module]:
-    """The decoder layers."""
-    kinds = {kind for model in _models(module) for kind in model._no_split_modules or ()}
-    return [part for part in module.modules() if type(part).__name__ in kinds]
 
 
 def _heads(module: nn.Module) -> list[nn.Module]:

@@ -26,6 +26,7 @@ from reasonrl.grading.metrics import (
 from reasonrl.grading.steps import step_tokens
 from reasonrl.job import Job
 from reasonrl.policy.policy import DTYPES
+from reasonrl.policy.shards import is_sharded
 from reasonrl.reward_models.model import RewardModel, question_hash
 from reasonrl.reward_models.network import (
     Labelled,
@@ -35,6 +36,7 @@ from reasonrl.reward_models.network import (
     guess_from_likelihood,
     label_gradients,
     merge_lora,
+    whole_network,
 )
 from reasonrl.rewards.dense import first_wrong_step
 from reasonrl.runs.preemption import with_boundary
@@ -94,7 +96,7 @@ def learn_reward_model(
             f"got {len(held_out)} held-out completions, all of them without. Raise it, or "
             "dataset.train_size."
         )
-    if not job.run.reward_model.exists():
+    if not job.process.first(job.run.reward_model.exists):
         _learn(job, config, learnt, held_out)
     write_validation(job, RewardModel.load(job.run.reward_model, "float32", job.device))
 
@@ -107,15 +109,15 @@ def _learn(
 ) -> None:
     seed = derive_seed(job.config.seed, config.name)
     network = build(
-        job.init,
+        job.learner(job.init).model,
         cast(Trainable, config.trainable),
         likelihood=config.likelihood,
         lora_rank=config.lora_rank,
         seed=seed,
-        device=job.device,
     )
+    job.shard(network)
     dtype = DTYPES[job.config.model.compute_dtype]
-    guess_from_likelihood(network, learnt, config.micro_batch_tokens, dtype)
+    guess_from_likelihood(network, learnt, config.micro_batch_tokens, dtype, job.process)
     steps = job.fit(
         network,
         learnt,
@@ -125,7 +127,10 @@ def _learn(
         description=f"{config.name}: learning",
         checkpoints="checkpoints",
     )
-    merge_lora(network)
+    if is_sharded(network):
+        network = whole_network(network, job.device)
+    else:
+        merge_lora(network)
     questions = frozenset(question_hash(problem.question) for problem in job.train)
     reward_model = RewardModel(
         job.run.reward_model, job.tokenizer, job.config.dataset.prompt, questions, network
@@ -151,7 +156,7 @@ def _learn(
             f"{config.name}/calibration_bias": bias,
         },
     )
-    reward_model.save()
+    job.process.first(reward_model.save)
 
 
 def write_validation(job: Job, reward_model: RewardModel) -> None:
@@ -170,10 +175,14 @@ def write_validation(job: Job, reward_model: RewardModel) -> None:
         _verdict(job, *judged) for judged in zip(rollouts, problems, probabilities, strict=True)
     ]
     folder = job.run.evaluation / VALIDATION
-    write_table(folder / VERDICTS, pa.Table.from_pylist(verdicts, schema=VERDICT))
-    write_estimates(
-        validation_estimates(rollouts, job.validation, verdicts, job.grader), folder / METRICS
-    )
+
+    def write() -> None:
+        write_table(folder / VERDICTS, pa.Table.from_pylist(verdicts, schema=VERDICT))
+        write_estimates(
+            validation_estimates(rollouts, job.validation, verdicts, job.grader), folder / METRICS
+        )
+
+    job.process.first(write)
 
 
 def _verdict(

@@ -1,6 +1,6 @@
 """A reward model on disk and at work: it gives completions probabilities, reading a prompt once.
 
-network = build(policy_folder, "all", likelihood=True, lora_rank=16, seed=0, device=device)
+network = build(policy.model, "all", likelihood=True, lora_rank=16, seed=0)
 job.fit(network, labelled, ..., label_gradients)
 reward_model = RewardModel(folder, tokenizer, template, hashes, network)
 reward_model.save()
@@ -34,6 +34,7 @@ from reasonrl.util.atomic import atomic_folder, json_text
 from reasonrl.util.errors import UserError
 
 DESCRIPTION, HEAD = "reward_model.json", "head.safetensors"
+SCALE = "scale.factor"  # the network's name of what is "scale" in the head's file
 # Tokens whose keys and values a forward pass holds, prompts and padding included.
 TOKENS_IN_FLIGHT = 4096
 
@@ -101,7 +102,8 @@ class RewardModel(Description):
             head = load_file(folder / HEAD)
             policy = load_policy(str(folder), dtype, device)
             network = RewardNetwork(policy.model, likelihood="scale" in head)
-            loaded = network.load_state_dict(head, strict=False)
+            state = {SCALE if name == "scale" else name: t for name, t in head.items()}
+            loaded = network.load_state_dict(state, strict=False)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise _no_reward_model(folder, f"{type(error).__name__}: {error}") from None
         missing = [name for name in loaded.missing_keys if not name.startswith("policy.")]
@@ -119,7 +121,11 @@ class RewardModel(Description):
             self.network.policy.save_pretrained(target)
             self.tokenizer.save_pretrained(target)
             state = self.network.state_dict()
-            head = {name: t for name, t in state.items() if not name.startswith("policy.")}
+            head = {
+                "scale" if name == SCALE else name: t
+                for name, t in state.items()
+                if not name.startswith("policy.")
+            }
             (target / HEAD).write_bytes(save(head))
             description = {"prompt": self.template, "questions": sorted(self.questions)}
             (target / DESCRIPTION).write_bytes(json_text(description).encode())

@@ -32,9 +32,12 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from reasonrl.learning.functional import padded, token_logprobs
-from reasonrl.learning.supervised import micro_batches
+from reasonrl.learning.recompute import in_chunks
+from reasonrl.learning.supervised import shares
 from reasonrl.policy.adapters import add_lora
-from reasonrl.policy.policy import autocast, load_policy
+from reasonrl.policy.policy import autocast
+from reasonrl.policy.shards import empty_copy, is_sharded, refresh
+from reasonrl.runs.process import ALONE, Process
 
 Trainable = Literal["all", "head", "lora"]
 
@@ -66,16 +69,27 @@ class Labelled:
         return len(self.prompt_ids) + len(self.completion_ids)
 
 
+class Scale(nn.Module):
+    """Multiplies by s, which is 0 at first. As a module it isn't sharded with the trunk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.zeros(1))
+
+    def forward(self, sums: Tensor) -> Tensor:
+        return self.factor * sums
+
+
 class RewardNetwork(nn.Module):
     """The network that the module's docstring defines."""
 
     def __init__(self, policy: PreTrainedModel, *, likelihood: bool) -> None:
         super().__init__()
+        self.scale = Scale() if likelihood else None  # s
         self.policy = policy  # the trunk with its language modelling head
         self.score = nn.Linear(policy.config.hidden_size, 1)  # w and b
         nn.init.zeros_(self.score.weight)
         nn.init.zeros_(self.score.bias)
-        self.scale = nn.Parameter(torch.zeros(1)) if likelihood else None  # s
         self.to(policy.device)
         self.adapters: list[Any] = []  # LoRA's, until merged; a list hides them from PyTorch
 
@@ -89,56 +103,54 @@ class RewardNetwork(nn.Module):
         hidden: (B, 1 + T, H), the trunk's last hidden states from the last prompt token on.
         token_ids: (B, T), the completions' tokens.
         """
-        logits: Tensor = self.score(hidden[:, 1:].float())[..., 0]
-        if self.scale is not None:
-            logits = logits + self.scale * self.logprobs(hidden, token_ids).cumsum(dim=1)
-        return logits
+        # A module in shards may not return a view.
+        logits = torch.select_copy(self.score(hidden[:, 1:].float()), -1, 0)
+        if self.scale is None:
+            return logits
+        before = hidden[:, :-1]
+        if is_sharded(self):
+            logprobs = in_chunks(self._logprobs, before.flatten(0, 1), token_ids.flatten())
+            logprobs = logprobs.view(token_ids.shape)
+        else:
+            logprobs = self._logprobs(before, token_ids)
+        return logits + self.scale(logprobs.cumsum(dim=1))
 
-    def logprobs(self, hidden: Tensor, token_ids: Tensor) -> Tensor:
-        """log π (B, T) of each token of the completions; the arguments are those of ``read``."""
+    def _logprobs(self, before: Tensor, token_ids: Tensor) -> Tensor:
+        """log π of each token, by the states before them."""
         head: Any = self.policy.get_output_embeddings()
-        before = hidden[:, :-1].to(head.weight.dtype)  # autocast may have left another dtype
-        return token_logprobs(head(before), token_ids)
+        # Autocast may have left another dtype.
+        return token_logprobs(head(before.to(head.weight.dtype)), token_ids)
 
     def forward(self, batch: Sequence[Labelled], compute_dtype: torch.dtype) -> Tensor:
         """The logits (B, T) at the completions' tokens; at the padding they mean nothing."""
-        return self.read(*self.hidden(batch, compute_dtype))
-
-    def hidden(
-        self, batch: Sequence[Labelled], compute_dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor]:
-        """The arguments of ``read``, from a plain pass over prompts and completions."""
         device = self.device
         # The padding is on the right, where with causal attention no real token sees it.
         ids = padded(one.prompt_ids + one.completion_ids for one in batch).to(device)
         completion_ids = padded(one.completion_ids for one in batch).to(device)
-        with autocast(device, compute_dtype):
+        with autocast(device, torch.float32 if is_sharded(self) else compute_dtype):
             states = self.policy.base_model(input_ids=ids, use_cache=False).last_hidden_state
         first = torch.tensor([len(one.prompt_ids) - 1 for one in batch], device=device)
         places = first[:, None] + torch.arange(completion_ids.shape[1] + 1, device=device)
         places = places.clamp(max=ids.shape[1] - 1)  # places of padding may lie outside
-        return states.gather(1, places[..., None].expand(-1, -1, states.shape[-1])), completion_ids
+        hidden = states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
+        return self.read(hidden, completion_ids)
 
 
 def build(
-    path: str,
+    policy: PreTrainedModel,
     trainable: Trainable,
     *,
     likelihood: bool,
     lora_rank: int,
     seed: int,
-    device: torch.device,
 ) -> RewardNetwork:
-    """A float32 network to train, from the policy in ``path``; all its probabilities are 1/2.
+    """A float32 network to train, from a float32 policy; all its probabilities are 1/2.
 
     trainable: which parameters train: ``all``, the ``head`` alone (w, b and s), or the head and
         ``lora`` adapters of rank ``lora_rank`` (scale α / r = 2) on the trunk's linear layers,
         which ``merge_lora`` merges once they are trained.
     seed: decides the adapters' random half.
-
-    Raises UserError if there is no policy.
     """
-    policy = load_policy(path, "float32", device).model
     if trainable == "head":
         policy.requires_grad_(False)
     network = RewardNetwork(policy, likelihood=likelihood)
@@ -154,30 +166,45 @@ def merge_lora(network: RewardNetwork) -> None:
     network.adapters = []
 
 
+def whole_network(network: RewardNetwork, device: torch.device) -> RewardNetwork:
+    """A float32 copy of a sharded network in each process, with its adapters merged. Together."""
+    policy = empty_copy(network.policy, torch.float32, device)
+    whole = RewardNetwork(policy, likelihood=network.scale is not None)
+    refresh(whole, network)
+    return whole.eval()
+
+
 @torch.no_grad()
 def guess_from_likelihood(
     network: RewardNetwork,
     labelled: Sequence[Labelled],
     max_tokens: int,
     compute_dtype: torch.dtype,
+    process: Process = ALONE,
 ) -> None:
-    """Sets s and b to what the policy's own likelihood says before training.
+    """Sets s and b, which are 0, to what the policy's own likelihood says before training.
 
     They are found by logistic regression on the first ``FIRST_GUESS`` of ``labelled``. A network
     without likelihood is left as it is.
+
+    process: one of those that read the completions together.
     """
     if network.scale is None:
         return
-    sums, labels = [], []
-    for batch in micro_batches(labelled[:FIRST_GUESS], max_tokens):
-        logprobs = network.logprobs(*network.hidden(batch, compute_dtype)).cumsum(dim=1)
-        for one, row in zip(batch, logprobs.cpu().numpy(), strict=True):
-            for target, so_far in zip(one.targets, row, strict=False):
-                if target is not None:
-                    sums.append(so_far)
-                    labels.append(target > 0.5)
-    temperature, bias = fit_platt(np.array(sums), np.array(labels))
-    network.scale.fill_(1 / temperature)
+    network.scale.factor.fill_(1)  # so that the network gives the log-probabilities so far
+    mine: list[tuple[float, bool]] = []
+    for batch, weight in shares(labelled[:FIRST_GUESS], max_tokens, process):
+        so_far = network(batch, compute_dtype).cpu().numpy()
+        if weight:
+            mine += [
+                (logprob, target > 0.5)
+                for one, row in zip(batch, so_far, strict=True)
+                for target, logprob in zip(one.targets, row, strict=False)
+                if target is not None
+            ]
+    read = [pair for of_process in process.gather(mine) for pair in of_process]
+    temperature, bias = process.broadcast(fit_platt(*map(np.array, zip(*read, strict=True))))
+    network.scale.factor.fill_(1 / temperature)
     network.score.bias.fill_(bias)
 
 
@@ -186,6 +213,7 @@ def label_gradients(
     labelled: Sequence[Labelled],
     max_tokens: int,
     compute_dtype: torch.dtype,
+    process: Process = ALONE,
 ) -> float:
     """Adds the gradient of the loss of an optimizer step's completions; returns that loss.
 
@@ -196,12 +224,12 @@ def label_gradients(
     """
     total_weight = sum(one.weight * sum(t is not None for t in one.targets) for one in labelled)
     total = 0.0
-    for batch in micro_batches(labelled, max_tokens):
+    for batch, share in shares(labelled, max_tokens, process):
         logits = network(batch, compute_dtype)
         targets = padded(
             ([math.nan if t is None else t for t in one.targets] for one in batch), math.nan
         ).to(network.device)
-        loss_mask = ~targets.isnan()
+        loss_mask = ~targets.isnan() & (share > 0)
         weights = torch.tensor([one.weight for one in batch], device=network.device)[:, None]
         loss = F.binary_cross_entropy_with_logits(
             logits[loss_mask],
@@ -210,9 +238,9 @@ def label_gradients(
             reduction="sum",
         )
         loss = loss / total_weight
-        loss.backward()
+        (loss * share).backward()
         total += loss.item()
-    return total
+    return process.sum(torch.tensor(total, dtype=torch.float64)).item()
 
 
 def fit_platt(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
@@ -258,5 +286,5 @@ def calibrate(
     network.score.weight.div_(temperature)
     network.score.bias.div_(temperature).add_(bias)
     if network.scale is not None:
-        network.scale.div_(temperature)
+        network.scale.factor.div_(temperature)
     return temperature, bias

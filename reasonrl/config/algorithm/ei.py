@@ -17,14 +17,14 @@ from reasonrl.config.algorithm.base import (
     validation_panel,
 )
 from reasonrl.config.base import require
-from reasonrl.config.learner import LearnerConfig
+from reasonrl.config.learner import FineTuningConfig
 
 if TYPE_CHECKING:
     from reasonrl.config.schema import TrainConfig
 
 
 @dataclass(frozen=True)
-class EIConfig(LearnerConfig, Algorithm):
+class EIConfig(FineTuningConfig, Algorithm):
     """Expert Iteration: sample, keep what is good, fine-tune on it, again."""
 
     name: str
@@ -52,7 +52,7 @@ class EIConfig(LearnerConfig, Algorithm):
         return samples[min(number, len(samples)) - 1]
 
     def check(self, key: str) -> None:
-        LearnerConfig.check(self, key)
+        FineTuningConfig.check(self, key)
         require(self.rounds >= 1, f"{key}.rounds must be 1 or more; got {self.rounds}.")
         samples = self.num_samples_per_prompt
         require(
@@ -99,7 +99,7 @@ class EIConfig(LearnerConfig, Algorithm):
         return total
 
     def footprint(self) -> Footprint:
-        return Footprint("all", "apart", self.micro_batch_tokens)
+        return Footprint(self.trainable, "apart", self.micro_batch_tokens, self.lora_rank)
 
     def layers(self) -> dict[str, int]:
         return {}

@@ -22,7 +22,7 @@ from reasonrl.config.algorithm.ei import EIConfig
 from reasonrl.config.algorithm.sample import SampleConfig
 from reasonrl.config.algorithm.steps import StepsConfig, check_continuations
 from reasonrl.config.base import require, require_one_of
-from reasonrl.config.learner import LearnerConfig
+from reasonrl.config.learner import FineTuningConfig
 
 if TYPE_CHECKING:
     from reasonrl.config.schema import TrainConfig
@@ -34,7 +34,7 @@ TENTHS = 10
 
 
 @dataclass(frozen=True)
-class RCRLConfig(LearnerConfig, Algorithm):
+class RCRLConfig(FineTuningConfig, Algorithm):
     """Return-Conditioned RL."""
 
     name: str
@@ -73,7 +73,7 @@ class RCRLConfig(LearnerConfig, Algorithm):
         return bisect_right(self.thresholds, value)
 
     def check(self, key: str) -> None:
-        LearnerConfig.check(self, key)
+        FineTuningConfig.check(self, key)
         if self.policy is not None:
             self.policy.check(f"{key}.policy")
         self.sample.check(f"{key}.sample")
@@ -142,7 +142,7 @@ class RCRLConfig(LearnerConfig, Algorithm):
         )
 
     def footprint(self) -> Footprint:
-        return Footprint("all", "apart", self.micro_batch_tokens)
+        return Footprint(self.trainable, "apart", self.micro_batch_tokens, self.lora_rank)
 
     def layers(self) -> dict[str, int]:
         return {}

@@ -14,14 +14,14 @@ from reasonrl.config.algorithm.base import (
     Work,
     learning_panel,
 )
-from reasonrl.config.learner import LearnerConfig
+from reasonrl.config.learner import FineTuningConfig
 
 if TYPE_CHECKING:
     from reasonrl.config.schema import TrainConfig
 
 
 @dataclass(frozen=True)
-class SFTConfig(LearnerConfig, Algorithm):
+class SFTConfig(FineTuningConfig, Algorithm):
     """Supervised fine-tuning on the reference solutions."""
 
     name: str
@@ -32,7 +32,7 @@ class SFTConfig(LearnerConfig, Algorithm):
     panels = Panels(rollouts=None, charts=(learning_panel("sft"),))
 
     def check(self, key: str) -> None:
-        LearnerConfig.check(self, key)
+        FineTuningConfig.check(self, key)
 
     def needs(self, run: TrainConfig) -> dict[str, TrainConfig]:
         return {}
@@ -44,7 +44,7 @@ class SFTConfig(LearnerConfig, Algorithm):
         return Work(examples=self.epochs * sizes.references)
 
     def footprint(self) -> Footprint:
-        return Footprint("all", "apart", self.micro_batch_tokens)
+        return Footprint(self.trainable, "apart", self.micro_batch_tokens, self.lora_rank)
 
     def layers(self) -> dict[str, int]:
         return {}

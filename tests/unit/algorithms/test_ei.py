@@ -203,7 +203,7 @@ class Lab:
     def fit(
         self, optimization: Optimization, examples: Sequence[Example], *args: Any, **options: Any
     ) -> None:
-        advance, model = options.pop("on_step"), optimization.model
+        advance, model = options.pop("on_step"), optimization.model.policy
         step = options["start"].step
 
         def on_step(n: int) -> None:

@@ -456,7 +456,9 @@ class Lab:
                 raise Killed
 
         self.learnt.append(list(examples))
-        self.started.append({n: t.clone() for n, t in optimization.model.state_dict().items()})
+        self.started.append(
+            {n: t.clone() for n, t in optimization.model.policy.state_dict().items()}
+        )
         self.real_fit(optimization, examples, *args, on_step=on_step, **options)
 
     real_fit = staticmethod(job_module.fit)
@@ -628,14 +630,14 @@ def test_a_killed_run_goes_on(lab: Lab, moment: str, monkeypatch: pytest.MonkeyP
         elif moment == "validation":
             dying.setattr(lab.sampler, "right_under", {268: 0})  # and under [GOOD] nothing
         else:
-            dying.setattr(rcrl, "save_policy", die)
+            dying.setattr(job_module, "save_policy", die)
         with pytest.raises((Killed, KeyError)):
             lab.run(checkpoints, name="killed")
     lab.kill_at_step = None
     asked = len(lab.sampler.calls)
     resumed = Path(lab.run(checkpoints, name="killed").path)
-    # After a kill in learning both labels, later the second or none.
-    assert len(lab.sampler.calls) - asked == {"learning": 2, "validation": 1, "saving": 0}[moment]
+    # After a kill in validation the second label, earlier both.
+    assert len(lab.sampler.calls) - asked == {"learning": 2, "validation": 1, "saving": 2}[moment]
     files = sorted(file.name for file in straight.iterdir())
     assert "model.safetensors" in files
     assert sorted(file.name for file in resumed.iterdir()) == files

@@ -23,6 +23,7 @@ from reasonrl.learning.optimization import Group, Optimization
 from reasonrl.learning.supervised import (
     Example,
     Gradients,
+    Reader,
     accumulate_gradients,
     collate,
     fit,
@@ -67,7 +68,7 @@ def gradients(
     model: nn.Module, examples: Sequence[Example], max_tokens: int
 ) -> tuple[float, list[Tensor]]:
     model.zero_grad()
-    loss = accumulate_gradients(model, examples, max_tokens, torch.float32)  # type: ignore[arg-type]
+    loss = accumulate_gradients(Reader(model), examples, max_tokens, torch.float32)  # type: ignore[arg-type]
     return loss, [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 
@@ -203,7 +204,7 @@ def steps_taken(monkeypatch: pytest.MonkeyPatch) -> list[list[Example]]:
 
 def learn(model: Any, examples: Sequence[Example]) -> float:
     return supervised.accumulate_gradients(
-        model, examples, LEARNER.micro_batch_tokens, torch.float32
+        Reader(model), examples, LEARNER.micro_batch_tokens, torch.float32
     )
 
 

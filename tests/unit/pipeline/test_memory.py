@@ -264,7 +264,8 @@ EI_13B = ("model=13b", "algorithm=ei", "model.resources.nodes=1")
 def test_a_run_without_room_is_refused() -> None:
     assert refusal(*EI_13B, "model.resources.gpus=2") == (
         "model.resources.gpus=2 must have room for algorithm=ei model=x: 115 GB on each; got 80 "
-        "GB, of which 74 can be used. Pass model.resources.gpus=4, or model.resources.gpu_gb=141."
+        "GB, of which 74 can be used. Pass model.resources.gpus=4, or model.resources.gpu_gb=141, "
+        "or trainable=lora for ei."
     )
 
 

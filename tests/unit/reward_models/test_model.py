@@ -46,14 +46,15 @@ def scorer(
 ) -> RewardModel:
     """With likelihood unless the test says otherwise."""
     likelihood = getattr(request, "param", True)
-    network = build(random_policy, "all", likelihood=likelihood, lora_rank=1, seed=0, device=CPU)
+    trunk = load_policy(random_policy, "float32", CPU).model
+    network = build(trunk, "all", likelihood=likelihood, lora_rank=1, seed=0)
     torch.manual_seed(5)
     with torch.no_grad():  # a head of zeros would hide everything that comes before it
         nn.init.normal_(network.score.weight)
         nn.init.normal_(network.score.bias)
         network.policy.lm_head.weight.mul_(20)
         if network.scale is not None:
-            network.scale.fill_(0.1)
+            network.scale.factor.fill_(0.1)
     hashes = frozenset({question_hash("Was this seen?")})
     return RewardModel(tmp_path / "scorer", tokenizer, TEMPLATE, hashes, network.eval())
 
@@ -261,8 +262,8 @@ def test_pickled_weights_are_refused(scorer: RewardModel) -> None:
 
 def test_a_pickled_head_is_refused(scorer: RewardModel) -> None:
     scorer.save()
-    state = scorer.network.state_dict()
-    head = {name: state[name] for name in ("score.weight", "score.bias", "scale")}
+    saved = load_file(scorer.folder / "head.safetensors")
+    head = {name: tensor.clone() for name, tensor in saved.items()}  # it was a view of the file
     torch.save(head, scorer.folder / "head.safetensors")
     with pytest.raises(UserError, match=re.escape(f"reward_model={scorer.folder} must be")):
         RewardModel.load(scorer.folder, "float32", CPU)
