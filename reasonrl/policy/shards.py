@@ -16,6 +16,7 @@ a root itself.
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import torch
@@ -54,6 +55,8 @@ def shard(module: nn.Module, process: Process, compute_dtype: torch.dtype) -> No
     for head in _heads(module):
         fully_shard(head, **how)
     fully_shard(module, **how, mp_policy=precision)
+    # Heads return views, but nothing writes to them.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
     module.to_empty(device=process.mesh.device_type)
     _tie(module)
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)

@@ -103,8 +103,7 @@ class RewardNetwork(nn.Module):
         hidden: (B, 1 + T, H), the trunk's last hidden states from the last prompt token on.
         token_ids: (B, T), the completions' tokens.
         """
-        # A module in shards may not return a view.
-        logits = torch.select_copy(self.score(hidden[:, 1:].float()), -1, 0)
+        logits: Tensor = self.score(hidden[:, 1:].float())[..., 0]
         if self.scale is None:
             return logits
         before = hidden[:, :-1]

@@ -16,6 +16,7 @@ from reasonrl.policy.policy import load_tokenizer
 from reasonrl.rewards.sparse import Outcome
 from reasonrl.runs.folder import RunFolder
 from reasonrl.runs.metrics_log import MetricsLog
+from reasonrl.runs.process import ALONE
 from reasonrl.sampling.rollouts import grade, write_rollouts
 from reasonrl.types import Completion, FinishReason, Problem, Prompt, Rollout
 from reasonrl.util.progress import Progress
@@ -67,8 +68,8 @@ def job_of(
     config: TrainConfig, init: str, folder: Path, rollouts: Path | None = None, **options: Any
 ) -> Iterator[Job]:
     """A job on the problems above. rollouts: the folder of those to learn from."""
-    run = RunFolder(folder)
-    with MetricsLog(run.metrics) as log:
+    run, process = RunFolder(folder), options.get("process", ALONE)
+    with MetricsLog(run.metrics, process=process) as log:
         yield Job(
             config=config,
             run=run,
@@ -85,6 +86,7 @@ def job_of(
             progress=Progress(),
             rollouts=rollouts,
             steps=options.get("steps"),
+            process=process,
         )
 
 
