@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from reasonrl.config.base import IMMATERIAL, LATER, require, require_one_of
 
@@ -63,3 +66,13 @@ class FineTuningConfig(LearnerConfig):
         super().check(key)
         require_one_of(f"{key}.trainable", self.trainable, TRAINABLE)
         require(self.lora_rank >= 1, f"{key}.lora_rank must be 1 or more; got {self.lora_rank}.")
+
+
+def learners(settings: Any, key: str = "") -> Iterator[tuple[str, LearnerConfig]]:
+    """All learners within a settings object, itself included, each with the key where it stands."""
+    if isinstance(settings, LearnerConfig):
+        yield key, settings
+    for part in dataclasses.fields(settings):
+        value = getattr(settings, part.name)
+        if dataclasses.is_dataclass(value):
+            yield from learners(value, f"{key}.{part.name}" if key else part.name)

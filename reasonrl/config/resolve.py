@@ -37,7 +37,8 @@ ANY_NAME: dict[str, type] = {
     "evaluation": EvaluationConfig,
     "runtime": RuntimeConfig,
 }
-OF_ENTRY_POINTS = {"dry_run", "run", "reward_model", "predictions"}  # keys that aren't settings
+# Keys that aren't settings.
+OF_ENTRY_POINTS = {"scale", "dry_run", "run", "reward_model", "predictions"}
 
 
 def resolve(config: DictConfig) -> TrainConfig:
@@ -102,7 +103,7 @@ def _typed(schema: type, node: DictConfig, key: str) -> Any:
             for f in dataclasses.fields(schema)
             if f.name not in nested
         ],
-        kw_only=True,
+        kw_only=True,  # those of a base that have a default stand before others that have none
     )
     given = [name for name in node if not OmegaConf.is_missing(node, name)]
     values = {name: node[name] for name in given if name not in nested}

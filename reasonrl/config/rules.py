@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from reasonrl.config.base import require
+from reasonrl.config.learner import learners
 from reasonrl.config.schema import EvaluateConfig, TrainConfig
+
+LARGE = 10**9  # parameters, from which on a small model's learning rate destroys what is there
+SMALL_MODELS_RATE = 1e-4  # and this is one, unless adapters or a head are all that it trains
 
 
 def validate_evaluation(config: EvaluateConfig) -> None:
@@ -27,3 +31,20 @@ def validate(config: TrainConfig) -> None:
     config.algorithm.check("algorithm")
     config.reward.check()
     config.tracking.check()
+    _check_rates(config)
+
+
+def _check_rates(config: TrainConfig) -> None:
+    """Raises UserError for a small model's learning rate for the weights of a large one."""
+    parameters = config.model.num_parameters
+    if parameters is None or parameters < LARGE:
+        return
+    for key, learner in learners(config):
+        require(
+            learner.learning_rate < SMALL_MODELS_RATE
+            or getattr(learner, "trainable", "all") in ("lora", "head"),
+            f"{key}.learning_rate={learner.learning_rate:g} must be below {SMALL_MODELS_RATE:g} "
+            f"where weights of a model of {parameters:,} parameters are trained: it is a rate for "
+            f"small models. Pass {key}.learning_rate=1e-5 {key}.final_learning_rate=1e-6, or "
+            "leave both to the model's own scale.",
+        )

@@ -82,6 +82,6 @@ def hub_rows(hub: str, split: str, config: str | None = None) -> list[Row]:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise UserError(
             f"dataset.hub={hub} must be a dataset the hub can serve; got {reason.rstrip('.')}. "
-            "Without a network, pass dataset.path=FOLDER with its files."
+            "Without a network, pass dataset.path=FOLDER with its files, or dataset=stories."
         ) from None
     return [Row(dict(row), f"{hub} {split}, row {i}") for i, row in enumerate(rows)]

@@ -85,13 +85,15 @@ def only_line(stderr: str) -> str:
             "train",
             "modle=tiny",
             "modle must be a known key. Did you mean model? The keys and groups are algorithm, "
-            "dataset, dry_run, evaluation, init, model, reward, runtime, sampler, seed, tracking.",
+            "dataset, dry_run, evaluation, init, model, reward, runtime, sampler, scale, seed, "
+            "tracking.",
         ),
         (
             "evaluate",
             "predictoins=x.jsonl",
             "predictoins must be a known key. Did you mean predictions? The keys and groups are "
-            "dataset, evaluation, model, predictions, reward_model, run, runtime, sampler, seed.",
+            "dataset, evaluation, model, predictions, reward_model, run, runtime, sampler, "
+            "scale, seed.",
         ),
         (
             "train",

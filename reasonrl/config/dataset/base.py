@@ -28,6 +28,9 @@ class DatasetConfig:
     stop: list[str]  # strings that end a completion
     max_new_tokens: int  # the most tokens of a completion
     num_exemplars: int  # solved problems in a few-shot prompt, for a pretrained policy
+    # The folder of the dataset's files; None: they come from the hub, or the dataset is generated.
+    # All have the key, for Hydra checks a sweep's keys against the default dataset.
+    path: str | None = field(default=None, kw_only=True, metadata=IMMATERIAL)
 
     splits: ClassVar[tuple[str, ...]]  # those that may be evaluated on
     grader: ClassVar[str]  # what reads and compares its answers: a name in ``grading.GRADERS``

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from reasonrl.config.base import IMMATERIAL
 from reasonrl.config.dataset.base import DatasetConfig
 
 
@@ -14,8 +13,6 @@ class GSM8KConfig(DatasetConfig):
 
     annotations: bool  # whether the reference solutions keep <<48/2=24>>
     hub: str  # the dataset's id on the Hugging Face hub
-    # The folder of the dataset's files; None: they come from the hub.
-    path: str | None = field(metadata=IMMATERIAL)
 
     splits = ("train", "validation", "test")
     grader = "strict"

@@ -25,6 +25,11 @@ class StoriesConfig(DatasetConfig):
     def check(self) -> None:
         super().check()
         require(
+            self.path is None,
+            f"dataset.path={self.path} must be null with dataset=stories, which are generated. "
+            "Pass dataset=gsm8k or dataset=svamp, whose files a folder may hold.",
+        )
+        require(
             1 <= self.min_steps <= self.max_steps,
             f"dataset.min_steps={self.min_steps} must be between 1 and dataset.max_steps; got "
             f"dataset.max_steps={self.max_steps}.",

@@ -25,6 +25,7 @@ PARTS = {  # what the others include
     "hydra/help/train",
     "hydra/help/evaluate",
     "hydra/launcher/sweep",
+    *(file for file in FILES if file.startswith("by_scale/")),
 }
 OPTIONS = sorted(FILES - ENTRY_POINTS - PARTS)
 EVALUATE_GROUPS = {"model", "dataset", "sampler"}
@@ -47,11 +48,12 @@ def evaluation(*overrides: str) -> EvaluateConfig:
 def test_every_file_is_seen():
     on_disk = [p for p in CONF.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
     assert len(on_disk) == len(FILES)  # nothing but YAML, no two of a name
-    assert len(OPTIONS) + 8 == len(FILES) >= 35
+    assert len(OPTIONS) + 8 + 4 * 3 == len(FILES) >= 52
     assert FILES >= ENTRY_POINTS | PARTS
     groups = {option.split("/")[0] for option in OPTIONS}
     assert groups == {
-        "model", "init", "algorithm", "reward", "dataset", "sampler", "tracking", "experiment"
+        "model", "init", "algorithm", "reward", "dataset", "sampler", "tracking", "experiment",
+        "scale",
     }  # fmt: skip
 
 
@@ -59,7 +61,9 @@ def test_every_file_is_seen():
 def test_every_option_composes_and_validates(option: str):
     group, name = option.split("/")
     config = train(f"{group}={name}", *NEEDS.get(option, []))
-    if group != "experiment":
+    if group == "scale":
+        assert composed(f"scale={name}").scale.name == name
+    elif group != "experiment":
         assert getattr(config, group).name == name
     if group in EVALUATE_GROUPS:
         assert getattr(evaluation(f"{group}={name}"), group) == getattr(config, group)
@@ -299,7 +303,7 @@ RULES = [
     ("algorithm.name=dpo", [], "algorithm.name must be one of sft, ei, ppo, rcrl, sample, steps, "
      "orm, sorm; got algorithm.name=dpo."),
     ("+model.colour=red", [], "model.colour: Key 'colour' not in 'ModelConfig'. model has the keys "
-     "name, path, compute_dtype, device, num_parameters, resources."),
+     "name, path, compute_dtype, device, num_parameters, shape, resources."),
     ("+model.resources.racks=2", [], "model.resources.racks: Key 'racks' not in 'ResourcesConfig'. "
      "model.resources has the keys gpus, cpus, memory_gb, hours, nodes, gpu_gb."),
     ("model.resources=null", [], "model.resources must be set; got model.resources=null."),

@@ -36,6 +36,7 @@ NUM_PARAMETERS = {
     "13b": 13_015_864_320,
 }
 FEW = [
+    "dataset=stories",  # with any model
     "runtime.threads=1",  # more than there are cores to spare wait for each other
     "dataset.train_size=12",
     "dataset.reward_train_size=12",

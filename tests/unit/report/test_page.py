@@ -130,7 +130,8 @@ def test_completions_stand_beside_their_questions(
     # Files that aren't here; and what a page doesn't go to the network for.
     common = {one.name: getattr(config.dataset, one.name) for one in fields(DatasetConfig)}
     for path in ("/elsewhere", None):
-        gsm8k = GSM8KConfig(**(common | {"name": "gsm8k"}), annotations=False, hub="x/y", path=path)
+        files = common | {"name": "gsm8k", "path": path}
+        gsm8k = GSM8KConfig(**files, annotations=False, hub="x/y")
         write_config(run, replace(config, dataset=gsm8k))
         data = read_run(run, [], [])
         assert (data.why, "question" in data.completions[0]) == ("", False)

@@ -185,8 +185,8 @@ def test_a_plan_says_what_each_model_needs_of_a_gpu(
     points: Callable[..., list[Point]], shown: Console
 ) -> None:
     shown.width = 200
-    ppo = "model=7b algorithm=ppo algorithm.trainable=all algorithm.value_layers=4"
-    launch(points("model=7b", ppo, "model=13b"), dry_run=True)
+    models = ("model=7b", "model=7b algorithm=ppo algorithm.trainable=all", "model=13b")
+    launch(points(*(f"{one} dataset=stories" for one in models)), dry_run=True)
     text = shown.export_text()
     # GB, first of SFT, Expert Iteration and PPO on four GPUs, then of the first two on eight.
     learning = re.findall("while it learns +(.+)", text)
@@ -198,7 +198,7 @@ def test_a_plan_says_what_each_model_needs_of_a_gpu(
 
 @pytest.mark.usefixtures("_without_weights")
 def test_a_sweep_with_a_run_that_fits_no_gpu_is_refused(points: Callable[..., list[Point]]) -> None:
-    some = points("model=tiny", "model=7b model.resources.gpus=1")
+    some = points("model=tiny", "model=7b model.resources.gpus=1 dataset=stories")
     with pytest.raises(UserError, match=r"have room for .*: 116 GB on each; got 80 GB"):
         launch(some, dry_run=True)
 
