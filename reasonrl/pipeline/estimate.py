@@ -20,6 +20,7 @@ import torch
 
 from reasonrl.config.algorithm.base import Footprint, Sizes, Work
 from reasonrl.config.model import ShapeConfig
+from reasonrl.config.schema import TrainConfig
 from reasonrl.learning.supervised import Example, Reader, accumulate_gradients
 from reasonrl.pipeline.memory import (
     BYTES,
@@ -117,7 +118,6 @@ def gpu_seconds(planned: Plan) -> float:
     assert planned.shape is not None
     config, shape = planned.config, planned.shape
     run, todo = config.algorithm.footprint(), work(planned)
-    compute = BYTES[config.model.compute_dtype]
     peak = OPERATIONS[config.model.compute_dtype]
     completion = fmean(len(p.solution) for p in planned.train) / CHARACTERS_PER_TOKEN
     question = fmean(len(p.question) for p in planned.train) / CHARACTERS_PER_TOKEN
@@ -125,19 +125,29 @@ def gpu_seconds(planned: Plan) -> float:
     operations = (
         todo.examples * (question + completion) * learning_operations(shape, run)
         + todo.readings * (question + completion) * forward
-        + todo.completions * completion * forward
     )
-    length = config.dataset.max_new_tokens
-    memory = memory_of(config, shape)
-    rows = max(1, memory.rows)
-    cache = memory.row / length  # bytes of a token's keys and values
-    read = READ_SHARE * READ_BYTES
-    of_batch = (
-        length * (compute * shape.num_parameters / read + shape.num_hidden_layers * LAYER_SECONDS)
+    rows = max(1, memory_of(config, shape).rows)
+    sampling = todo.completions / rows * batch_seconds(config, shape, rows, completion)
+    return (operations / (UTILISATION * peak) + sampling) / config.model.resources.all_gpus
+
+
+def batch_seconds(config: TrainConfig, shape: ShapeConfig, rows: int, completion: float) -> float:
+    """The time in which one GPU samples so many completions at once.
+
+    It takes as many steps as a completion may have tokens, since one of many is long. Rows that are
+    finished are left out.
+
+    completion: the mean tokens of a completion.
+    """
+    peak, compute = OPERATIONS[config.model.compute_dtype], BYTES[config.model.compute_dtype]
+    steps, read = config.dataset.max_new_tokens, READ_SHARE * READ_BYTES
+    cache = memory_of(config, shape).row / steps  # bytes of a token's keys and values
+    weights = compute * shape.num_parameters
+    return (
+        steps * (weights / read + shape.num_hidden_layers * LAYER_SECONDS)
         + rows * completion**2 / 2 * cache / read
+        + rows * completion * 2 * shape.num_parameters / (UTILISATION * peak)
     )
-    busy = operations / (UTILISATION * peak) + todo.completions / rows * of_batch
-    return busy / config.model.resources.all_gpus
 
 
 def learning_operations(shape: ShapeConfig, run: Footprint) -> float:
@@ -146,7 +156,7 @@ def learning_operations(shape: ShapeConfig, run: Footprint) -> float:
     through = layers + learning_layers(shape, run) * shape.layer_parameters
     if run.trains == "all":
         through += shape.outer_parameters
-    passes = 2 if is_checkpointed(shape) else 1
+    passes = 2 if is_checkpointed(shape, run) else 1
     read = shape.num_parameters + layers
     trained = trained_parameters(shape, run) + layers
     return 2 * (read + passes * through + trained)

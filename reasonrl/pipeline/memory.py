@@ -162,9 +162,11 @@ def learning_layers(shape: ShapeConfig, run: Footprint) -> int:
     return {"head": 0, "top": run.trainable_layers}.get(run.trains, shape.num_hidden_layers)
 
 
-def is_checkpointed(shape: ShapeConfig) -> bool:
+def is_checkpointed(shape: ShapeConfig, run: Footprint) -> bool:
     """Whether layers are computed again in their backward passes."""
-    return shape.num_parameters >= LARGE
+    if run.checkpoint_layers is None:
+        return shape.num_parameters >= LARGE
+    return run.checkpoint_layers
 
 
 def is_judged(config: TrainConfig) -> bool:
@@ -191,7 +193,7 @@ def _activations(shape: ShapeConfig, run: Footprint, compute: int) -> float:
     norms = 2 * (FLOAT32 + compute) * hidden
     layer = norms + compute * (2 * hidden + 2 * heads + 4 * shape.intermediate_size)
     layers = learning_layers(shape, run) + run.value_layers
-    if is_checkpointed(shape):
+    if is_checkpointed(shape, run):
         return compute * hidden * layers + layer
     return layer * max(1, layers)
 

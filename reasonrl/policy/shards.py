@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
@@ -48,7 +49,18 @@ def shard(module: nn.Module, process: Process, compute_dtype: torch.dtype) -> No
         parameter.data = parameter.data.to(
             torch.float32 if parameter.requires_grad else compute_dtype
         )
-    how: dict[str, Any] = {"mesh": process.mesh, "reshard_after_forward": True}
+    divide(module, process.mesh, compute_dtype)
+    module.to_empty(device=process.mesh.device_type)
+    _tie(module)
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+    set_model_state_dict(module, whole, options=options)
+    for name, buffer in module.named_buffers():
+        buffer.copy_(buffers[name])
+
+
+def divide(module: nn.Module, mesh: DeviceMesh, compute_dtype: torch.dtype) -> None:
+    """Makes the module's parameters DTensors, in the groups in which they are gathered."""
+    how: dict[str, Any] = {"mesh": mesh, "reshard_after_forward": True}
     precision = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)
     for layer in decoder_layers(module):
         fully_shard(layer, **how, mp_policy=precision)
@@ -57,12 +69,6 @@ def shard(module: nn.Module, process: Process, compute_dtype: torch.dtype) -> No
     fully_shard(module, **how, mp_policy=precision)
     # Heads return views, but nothing writes to them.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
-    module.to_empty(device=process.mesh.device_type)
-    _tie(module)
-    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
-    set_model_state_dict(module, whole, options=options)
-    for name, buffer in module.named_buffers():
-        buffer.copy_(buffers[name])
 
 
 def is_sharded(module: nn.Module) -> bool:

@@ -47,6 +47,7 @@ class Footprint:
     lora_rank: int = 0  # with trains=lora
     trainable_layers: int = 0  # with trains=top
     value_layers: int = 0  # of a value function, copies of the model's layers, which train
+    checkpoint_layers: bool | None = None  # as of ``LearnerConfig``
     reference: bool = False  # whether it reads with a frozen copy of the policy too
 
 

@@ -99,7 +99,13 @@ class EIConfig(FineTuningConfig, Algorithm):
         return total
 
     def footprint(self) -> Footprint:
-        return Footprint(self.trainable, "apart", self.micro_batch_tokens, self.lora_rank)
+        return Footprint(
+            self.trainable,
+            "apart",
+            self.micro_batch_tokens,
+            self.lora_rank,
+            checkpoint_layers=self.checkpoint_layers,
+        )
 
     def layers(self) -> dict[str, int]:
         return {}

@@ -219,6 +219,7 @@ class PPOConfig(LearnerConfig, Algorithm):
             self.lora_rank,
             self.trainable_layers,
             self.value_layers,
+            checkpoint_layers=self.checkpoint_layers,
             reference=self.trainable != "lora",  # else it is the policy without its adapters
         )
 

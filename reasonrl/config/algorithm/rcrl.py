@@ -142,7 +142,13 @@ class RCRLConfig(FineTuningConfig, Algorithm):
         )
 
     def footprint(self) -> Footprint:
-        return Footprint(self.trainable, "apart", self.micro_batch_tokens, self.lora_rank)
+        return Footprint(
+            self.trainable,
+            "apart",
+            self.micro_batch_tokens,
+            self.lora_rank,
+            checkpoint_layers=self.checkpoint_layers,
+        )
 
     def layers(self) -> dict[str, int]:
         return {}

@@ -50,7 +50,13 @@ class RewardModelConfig(LearnerConfig, Algorithm, abstract=True):
         return {"rollouts": dataclasses.replace(run, algorithm=self.sample)}
 
     def footprint(self) -> Footprint:
-        return Footprint(self.trainable, "never", self.micro_batch_tokens, self.lora_rank)
+        return Footprint(
+            self.trainable,
+            "never",
+            self.micro_batch_tokens,
+            self.lora_rank,
+            checkpoint_layers=self.checkpoint_layers,
+        )
 
     def layers(self) -> dict[str, int]:
         return {}

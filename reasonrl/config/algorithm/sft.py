@@ -44,7 +44,13 @@ class SFTConfig(FineTuningConfig, Algorithm):
         return Work(examples=self.epochs * sizes.references)
 
     def footprint(self) -> Footprint:
-        return Footprint(self.trainable, "apart", self.micro_batch_tokens, self.lora_rank)
+        return Footprint(
+            self.trainable,
+            "apart",
+            self.micro_batch_tokens,
+            self.lora_rank,
+            checkpoint_layers=self.checkpoint_layers,
+        )
 
     def layers(self) -> dict[str, int]:
         return {}

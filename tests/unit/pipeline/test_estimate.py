@@ -1,0 +1,106 @@
+"""Time on GPUs, from operations and from what is read; time on this machine is tested with runs."""
+
+from dataclasses import replace
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from reasonrl.config.algorithm.base import Footprint, Work
+from reasonrl.config.model import ShapeConfig
+from reasonrl.config.resolve import resolve
+from reasonrl.config.schema import TrainConfig
+from reasonrl.pipeline import estimate
+from reasonrl.pipeline.plan import Plan
+from reasonrl.pipeline.text import how_long
+from reasonrl.runs.folder import run_folder
+from reasonrl.types import Problem
+from tests.helpers.configs import ROOT
+
+P, LAYER, ADAPTERS = 6_738_415_616, 202_383_360, 319_815_680  # of 7B; LoRA of rank 128
+
+
+def configured(*overrides: str) -> TrainConfig:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return resolve(compose("train", ["model=7b", "dataset.max_new_tokens=256", *overrides]))
+
+
+def shape(config: TrainConfig) -> ShapeConfig:
+    assert config.model.shape is not None
+    return config.model.shape
+
+
+def planned(*overrides: str, has_model: bool = False) -> Plan:
+    config = configured("dataset=stories", *overrides)
+    problem = Problem("p", "q" * 250, "1", "s" * 500)  # of 100 and of 200 tokens
+    run = run_folder(config)
+    return Plan(config, run, {}, "", has_model, config.model.shape, [problem], [], [], [])
+
+
+@pytest.mark.parametrize(
+    ("run", "operations"),
+    [
+        (Footprint("all", "apart"), 8 * P),
+        # Forwards, through 32 layers and these again, and the adapters' own gradients.
+        (Footprint("lora", "apart", lora_rank=128), 2 * P + 4 * 32 * LAYER + 2 * ADAPTERS),
+        (Footprint("top", "apart", trainable_layers=2), 2 * P + 4 * 2 * LAYER + 2 * 2 * LAYER),
+        (Footprint("head", "never"), 2 * P),
+        (Footprint("all", "while it learns", value_layers=4), 8 * P + 8 * 4 * LAYER),
+    ],
+)
+def test_the_operations_of_learning_from_a_token(run: Footprint, operations: int) -> None:
+    assert estimate.learning_operations(shape(configured()), run) == operations
+
+
+def test_a_small_model_computes_nothing_again() -> None:
+    small = shape(configured("model=qwen2.5-0.5b"))
+    operations = estimate.learning_operations(small, Footprint("all", "apart"))
+    assert operations == 6 * 494_005_120
+
+
+def test_the_time_of_a_batch_of_completions() -> None:
+    """Of 256 steps, 433 completions of 115 tokens, and 524,288 bytes of keys and values each."""
+    config = configured()
+    seconds = estimate.batch_seconds(config, shape(config), 433, 115.0)
+    steps = 256 * (2 * P / (0.6 * 3.35e12) + 32 * 0.5e-3)
+    cache = 433 * 115 * 115 / 2 * 524_288 / (0.6 * 3.35e12)
+    computing = 433 * 115 * 2 * P / (0.35 * 989e12)
+    assert seconds == pytest.approx(steps + cache + computing)
+    assert seconds == pytest.approx(8.5, abs=0.1)
+
+
+def test_the_time_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1,000 examples of 300 tokens on four GPUs, then on eight; then 433 completions of 200."""
+    four, eight = planned("algorithm=sft"), planned("algorithm=sft", "model.resources.nodes=2")
+    monkeypatch.setattr(estimate, "work", lambda _: Work(examples=1000))
+    assert estimate.gpu_seconds(four) == pytest.approx(1000 * 300 * 8 * P / (0.35 * 989e12) / 4)
+    assert estimate.gpu_seconds(eight) == pytest.approx(estimate.gpu_seconds(four) / 2)
+    monkeypatch.setattr(estimate, "work", lambda _: Work(readings=1000))
+    assert estimate.gpu_seconds(four) == pytest.approx(1000 * 300 * 2 * P / (0.35 * 989e12) / 4)
+    config = replace(four.config, dataset=replace(four.config.dataset, max_new_tokens=256))
+    one = replace(four, config=config)
+    monkeypatch.setattr(estimate, "work", lambda _: Work(completions=433))
+    batch = estimate.batch_seconds(config, shape(config), 433, 200.0)
+    assert estimate.gpu_seconds(one) == pytest.approx(batch / 4)
+
+
+def test_what_needs_several_gpus_is_not_timed_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[Plan] = []
+    monkeypatch.setattr(estimate, "seconds", lambda runs: timed.extend(runs) or 60.0)
+    monkeypatch.setattr(estimate, "gpu_seconds", lambda _: 1800.0)
+    monkeypatch.setattr(estimate, "undone", list)
+    large = planned("algorithm=sft", has_model=True)
+    small = planned("algorithm=sft", "model=qwen2.5-0.5b", has_model=True)
+    absent = planned("algorithm=ei", "model=qwen2.5-0.5b")
+    first, second = how_long([large, small, absent])
+    assert first == "about 60 seconds on this machine"
+    assert second.startswith("about 60 minutes on the GPUs asked for, 2.5 GPU hours: computed")
+    assert timed == [small]
+    (only,) = how_long([large, small], here=False)
+    assert only.startswith("about 60 minutes on the GPUs asked for, 2.5 GPU hours")
+
+
+def test_a_model_of_unknown_size_has_no_time() -> None:
+    unknown = replace(planned("algorithm=sft"), shape=None)
+    assert list(how_long([unknown])) == []
+    on_cpu = planned("algorithm=sft", "model.resources.gpus=0")
+    assert list(how_long([on_cpu])) == []
