@@ -8,9 +8,10 @@ people.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 FinishReason = Literal["eos", "stop", "length"]
 
@@ -34,30 +35,75 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
+class SparseNumbers(Sequence[float]):
+    """A sequence that is 0 but for few numbers, in the space of these few."""
+
+    length: int
+    places: tuple[int, ...]  # where it isn't 0, ascending
+    values: tuple[float, ...]  # what is there
+
+    @classmethod
+    def of(cls, numbers: Sequence[float]) -> SparseNumbers:
+        """The sequence of these numbers."""
+        if isinstance(numbers, SparseNumbers):
+            return numbers
+        places = tuple(place for place, number in enumerate(numbers) if number)
+        return cls(len(numbers), places, tuple(float(numbers[place]) for place in places))
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[float]:
+        numbers = [0.0] * self.length
+        for place, value in zip(self.places, self.values, strict=True):
+            numbers[place] = value
+        return iter(numbers)
+
+    def __getitem__(self, index: Any) -> Any:
+        return [*self][index]
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
-    """One sampled answer."""
+    """One sampled answer.
+
+    Its numbers may be given as any sequence; they are kept as arrays (``array.array``), in a tenth
+    of the space of tuples, since a run has a million completions.
+    """
 
     problem_id: str
     sample_index: int
     # Exactly the sampled ids. They end with the EOS id if finish_reason is ``eos``. Where a stop
     # string ended the completion, they are only the tokens that lie wholly before the stop string.
-    token_ids: tuple[int, ...]
+    token_ids: Sequence[int]  # int32
     # One for each token, at the sampling temperature T: log_softmax(logits / T), or
     # log_softmax(logits) where decoding is greedy.
-    logprobs: tuple[float, ...]
+    logprobs: Sequence[float]  # float32
     finish_reason: FinishReason  # what ended it: EOS, a stop string, or ``length``: it was cut off
     text: str  # ``token_ids`` decoded without special tokens, for graders and people only
+
+    def __post_init__(self) -> None:
+        for name, typecode in (("token_ids", "i"), ("logprobs", "f")):
+            numbers = getattr(self, name)
+            if not isinstance(numbers, array):
+                object.__setattr__(self, name, array(typecode, numbers))
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """A prompt, a completion and its verdict."""
+    """A prompt, a completion and its verdict.
+
+    Rewards may be given as any sequence; they are kept as ``SparseNumbers``.
+    """
 
     prompt: Prompt
     completion: Completion
     answer: str | None  # read from the completion, in canonical form; None if it can't be parsed
     correct: bool  # whether ``answer`` is the gold answer, whatever the reward
-    rewards: tuple[float, ...]  # one for each token of the completion
+    rewards: Sequence[float]  # one for each token of the completion
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rewards", SparseNumbers.of(self.rewards))
 
     @property
     def score(self) -> float:

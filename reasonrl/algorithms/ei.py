@@ -96,7 +96,7 @@ def keep_distinct(
 
 
 def _best_first(rollout: Rollout) -> tuple[float, int, tuple[int, ...]]:
-    ids = rollout.completion.token_ids
+    ids = tuple(rollout.completion.token_ids)
     return -rollout.score, len(ids), ids
 
 

@@ -34,7 +34,7 @@ def run(job: Job, settings: ORMConfig) -> None:
         [
             Labelled(
                 r.prompt.token_ids,
-                r.completion.token_ids,
+                tuple(r.completion.token_ids),
                 outcome_targets(r, settings.targets),
                 weight[r.correct],
             )

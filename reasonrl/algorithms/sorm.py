@@ -45,7 +45,7 @@ def run(job: Job, settings: SORMConfig) -> None:
         job,
         settings,
         [
-            Labelled(r.prompt.token_ids, r.completion.token_ids, step_targets(r, kept))
+            Labelled(r.prompt.token_ids, tuple(r.completion.token_ids), step_targets(r, kept))
             for r, kept in zip(rollouts, learnt, strict=True)
             if kept
         ],

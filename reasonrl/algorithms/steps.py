@@ -46,7 +46,7 @@ def label_steps(
     """
     closing = [step_tokens(job.tokenizer, rollout.completion, job.grader) for rollout in rollouts]
     prefixes = [
-        [rollout.completion.token_ids[: token + 1] for token in tokens[:-1]]
+        [tuple(rollout.completion.token_ids[: token + 1]) for token in tokens[:-1]]
         for rollout, tokens in zip(rollouts, closing, strict=True)
     ]
     counts = _count(job, rollouts, prefixes, num_continuations, temperature)
@@ -115,7 +115,7 @@ def _is_right(job: Job, prefix: tuple[int, ...], continuation: Rollout, problem:
     """
     if not continuation.correct:
         return False
-    whole = decode(job.tokenizer, prefix + continuation.completion.token_ids)
+    whole = decode(job.tokenizer, (*prefix, *continuation.completion.token_ids))
     return job.grader.equal(job.grader.answer(whole), problem.answer)
 
 

@@ -76,7 +76,7 @@ class TokenBatch:
 def with_eos(completion: Completion, eos_token_id: int) -> tuple[int, ...]:
     """The completion's token ids to learn: one that a delimiter ended is given its EOS."""
     ending = (eos_token_id,) if completion.finish_reason == "stop" else ()
-    return completion.token_ids + ending
+    return (*completion.token_ids, *ending)
 
 
 def num_steps(num_examples: int, learner: LearnerConfig) -> int:

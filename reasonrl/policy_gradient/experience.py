@@ -78,7 +78,7 @@ def by_question(rollouts: Sequence[Rollout]) -> list[PromptGroup]:
     """
     groups = [list(group) for _, group in groupby(rollouts, key=lambda r: r.prompt)]
     return [
-        PromptGroup(group[0].prompt.token_ids, tuple(r.completion.token_ids for r in group))
+        PromptGroup(group[0].prompt.token_ids, tuple(tuple(r.completion.token_ids) for r in group))
         for group in groups
     ]
 

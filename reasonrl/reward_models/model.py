@@ -161,7 +161,9 @@ class RewardModel(Description):
                 # The last token of each prompt is left to the rows, as its prediction is read too.
                 segment = prefill(policy, [prompt[:-1] for prompt in group])
                 rows = [
-                    _Row(prompt[-1:] + completions[i].token_ids, place, i, max(map(len, group)) - 1)
+                    _Row(
+                        (prompt[-1], *completions[i].token_ids), place, i, max(map(len, group)) - 1
+                    )
                     for place, prompt in enumerate(group)
                     for i in completions_of[prompt]
                 ]

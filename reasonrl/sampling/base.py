@@ -68,12 +68,16 @@ class Sampler(Protocol):
         params: SamplingParams,
         *,
         seed: int,
+        first: int = 0,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[Completion]:
         """Completions ordered by prompt, then by sample index.
 
-        The same prompts, parameters and seed give the same completions. on_progress(n) is called
-        as n further completions are finished.
+        The same prompts, parameters and seed give the same completions.
+
+        first: the place of the first prompt among those that it is one of, where others are sampled
+            in another call: each prompt is sampled as in one call of them all.
+        on_progress: is called with the number of completions that were just finished.
         """
         ...
 
@@ -117,6 +121,7 @@ class Engine:
         params: SamplingParams,
         *,
         seed: int,
+        first: int = 0,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[Completion]:
         """See ``Sampler.sample``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import takewhile
@@ -43,7 +44,7 @@ class _Drafts:
 
     def __init__(self, num_rows: int, max_new_tokens: int) -> None:
         self.lengths = np.zeros(num_rows, dtype=np.int64)
-        self._token_ids = np.zeros((num_rows, max_new_tokens), dtype=np.int64)
+        self._token_ids = np.zeros((num_rows, max_new_tokens), dtype=np.int32)
         self._logprobs = np.zeros((num_rows, max_new_tokens), dtype=np.float32)
         self._step_starts = np.zeros(num_rows, dtype=np.int64)
 
@@ -53,10 +54,11 @@ class _Drafts:
         self._token_ids[places], self._logprobs[places] = token_ids, logprobs
         self.lengths[rows] += 1
 
-    def so_far(self, row: int) -> tuple[list[int], list[float]]:
+    def so_far(self, row: int) -> tuple[array[int], array[float]]:
         """The row's token ids and their logprobs."""
-        length = self.lengths[row]
-        return self._token_ids[row, :length].tolist(), self._logprobs[row, :length].tolist()
+        so_far = slice(self.lengths[row])
+        ids, logprobs = self._token_ids[row, so_far], self._logprobs[row, so_far]
+        return array("i", ids.tobytes()), array("f", logprobs.tobytes())
 
     def step(self, row: int) -> list[int]:
         """The token ids of the step that the row is in."""
@@ -107,6 +109,7 @@ class TransformersEngine(Engine):
         params: SamplingParams,
         *,
         seed: int,
+        first: int = 0,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[Completion]:
         """See ``Sampler.sample``.
@@ -128,7 +131,7 @@ class TransformersEngine(Engine):
             prefix = self._prefix(prompts)
             for start in range(0, len(rows), size):
                 batch = rows[start : start + size]
-                for finished in self._sample_batch(prompts, batch, prefix, params, seed):
+                for finished in self._sample_batch(prompts, batch, prefix, params, seed, first):
                     completions.update(finished)
                     if on_progress is not None:
                         on_progress(len(finished))
@@ -166,6 +169,7 @@ class TransformersEngine(Engine):
         prefix: Segment | None,
         params: SamplingParams,
         seed: int,
+        first: int,
     ) -> Iterator[dict[Row, Completion]]:
         """Yields the rows that finished, after each step in which some did."""
         device, steps = self.model.device, params.max_new_tokens
@@ -183,7 +187,7 @@ class TransformersEngine(Engine):
         decoder.select(copies)
         logits, positions = logits[copies], positions[copies]
 
-        uniform = uniforms(rows, steps, seed=seed).to(device)
+        uniform = uniforms([(first + i, k) for i, k in rows], steps, seed=seed).to(device)
         drafts = _Drafts(len(rows), steps)
         unread = np.zeros(len(rows), dtype=np.int64)  # tokens of a label a row reads before it acts
         flying = np.arange(len(rows))  # the row at each place of the decoder
@@ -260,8 +264,8 @@ class TransformersEngine(Engine):
         self,
         problem_id: str,
         sample_index: int,
-        token_ids: list[int],
-        logprobs: list[float],
+        token_ids: array[int],
+        logprobs: array[float],
         params: SamplingParams,
         *,
         full: bool,
@@ -280,8 +284,8 @@ class TransformersEngine(Engine):
         return Completion(
             problem_id=problem_id,
             sample_index=sample_index,
-            token_ids=tuple(token_ids),
-            logprobs=tuple(logprobs),
+            token_ids=token_ids,
+            logprobs=logprobs,
             finish_reason=reason,
             text=decode(self.tokenizer, token_ids),
         )

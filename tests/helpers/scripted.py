@@ -67,6 +67,7 @@ class ScriptedSampler(Engine):
         params: SamplingParams,
         *,
         seed: int,
+        first: int = 0,  # noqa: ARG002 (a script draws nothing)
         on_progress: Callable[[int], None] | None = None,
     ) -> list[Completion]:
         self.calls.append((list(prompts), params, seed))

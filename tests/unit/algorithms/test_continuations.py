@@ -138,7 +138,7 @@ def test_each_beginning_is_gone_on_from_once_in_its_own_ids(
 ) -> None:
     # A padding token among the digits of the slip: no text encodes to these ids.
     (slip,) = sampled(tokenizer, T0, [SLIP])
-    ids = slip.completion.token_ids
+    ids = tuple(slip.completion.token_ids)
     odd = Completion("t0", 3, (*ids[:9], 1, *ids[9:]), (-0.5,) * 18, "eos", SLIP)
     rollouts = [
         *sampled(tokenizer, T0, [RIGHT, SLIP, RIGHT]),
@@ -150,7 +150,8 @@ def test_each_beginning_is_gone_on_from_once_in_its_own_ids(
         question = [p.token_ids for p in job.prompts(TRAIN, few_shot=False)]
     ((prompts, params, _),) = sampler.calls
     assert (params.num_samples_per_prompt, params.temperature) == (2, 0.9)
-    five, other = rollouts[0].completion.token_ids[:7], rollouts[0].completion.token_ids[:14]
+    first = tuple(rollouts[0].completion.token_ids)
+    five, other = first[:7], first[:14]
     assert [(p.problem_id, p.token_ids) for p in prompts] == [
         ("t0/0", question[0] + five),
         ("t0/1", question[0] + other),

@@ -177,7 +177,7 @@ LENGTHS = [3, 4, 2, 1]
 
 def distributions(model: Any, one: Rollout, temperature: float) -> Tensor:
     """(T, V): log-probabilities before each token of the completion, of a pass over it alone."""
-    ids = torch.tensor([one.prompt.token_ids + one.completion.token_ids])
+    ids = torch.tensor([[*one.prompt.token_ids, *one.completion.token_ids]])
     with torch.no_grad():
         logits = model(input_ids=ids).logits[0]
     return (logits[len(one.prompt.token_ids) - 1 : -1] / temperature).log_softmax(dim=-1)
@@ -919,7 +919,7 @@ def bandit(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Bandit]:
         start = distributions(ppo.trainer.reference, asked, 1.0)[0]
         token = int(start.argsort(descending=True)[10])
         monkeypatch.setattr(
-            ppo, "reward", lambda given, _: [(float(c.token_ids == (token,)),) for c in given]
+            ppo, "reward", lambda given, _: [(float([*c.token_ids] == [token]),) for c in given]
         )
         played = Bandit([start[token].exp().item()])
         end_iteration = ppo.trainer.end_iteration

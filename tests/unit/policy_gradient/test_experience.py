@@ -227,7 +227,7 @@ def actor_critic(model: LlamaForCausalLM) -> ActorCritic:
 @torch.no_grad()
 def plain_logits(model: Any, one: Rollout) -> Tensor:
     """From a pass over the prompt and this completion alone."""
-    ids = torch.tensor([one.prompt.token_ids + one.completion.token_ids])
+    ids = torch.tensor([[*one.prompt.token_ids, *one.completion.token_ids]])
     logits: Tensor = model(input_ids=ids).logits[0, len(one.prompt.token_ids) - 1 : -1]
     return logits
 
@@ -241,7 +241,7 @@ def plain_logprobs(model: Any, one: Rollout, temperature: float) -> list[float]:
 def plain_values(model: ActorCritic, one: Rollout) -> list[float]:
     """Of a branch that is still the policy's copy."""
     policy: Any = model.policy
-    ids = torch.tensor([one.prompt.token_ids + one.completion.token_ids])
+    ids = torch.tensor([[*one.prompt.token_ids, *one.completion.token_ids]])
     hidden = policy(input_ids=ids, output_hidden_states=True).hidden_states[-1]
     values: Tensor = model.value_head(hidden)[0, len(one.prompt.token_ids) - 1 : -1, 0]
     return values.tolist()

@@ -92,13 +92,13 @@ def test_samples_are_read_behind_the_question_alone(
     asked = tokenizer("Q: Ana has 2 apples. Then Ben gives Ana 3 apples. Tom has 4 apples.\nA:")
     assert train[0].prompt == Prompt("t0", tuple(asked["input_ids"]))
     assert [r.prompt.problem_id for r in train] == ["t0", "t1"]
-    assert [r.completion.token_ids for r in validation] == [()]
+    assert [len(r.completion.token_ids) for r in validation] == [0]
 
 
 def labelled(tokenizer: PreTrainedTokenizerBase, problem: Problem, text: str) -> Labelled:
     (rollout,) = sampled(tokenizer, problem, [text])
     length = len(rollout.completion.token_ids)
-    return Labelled((5, 5), rollout.completion.token_ids, (float(rollout.correct),) * length)
+    return Labelled((5, 5), tuple(rollout.completion.token_ids), (float(rollout.correct),) * length)
 
 
 @pytest.mark.parametrize(("kind", "counts"), [(right, "2 good and 0 bad"), (wrong, "0 good and 2")])

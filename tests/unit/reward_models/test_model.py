@@ -82,7 +82,7 @@ def plain_logits(scorer: RewardModel, completion: Completion, problem: Problem) 
     prompt = scorer.tokenizer(TEMPLATE.replace("{question}", problem.question))["input_ids"]
     if not completion.token_ids:
         return []
-    one = Labelled(tuple(prompt), completion.token_ids, (1.0,) * len(completion.token_ids))
+    one = Labelled(tuple(prompt), tuple(completion.token_ids), (1.0,) * len(completion.token_ids))
     with torch.no_grad():
         logits: list[float] = scorer.network([one], torch.float32)[0].tolist()
     return logits

@@ -264,6 +264,7 @@ def watch() -> Iterator[Watch]:
         params: SamplingParams,
         *,
         seed: int,
+        first: int,
         on_progress: Callable[[int], None],
     ) -> list[Completion]:
         asked = tuple(prompt.token_ids for prompt in prompts)
@@ -274,7 +275,7 @@ def watch() -> Iterator[Watch]:
             note(n)
             on_progress(n)
 
-        return sample(self, prompts, params, seed=seed, on_progress=advance)
+        return sample(self, prompts, params, seed=seed, first=first, on_progress=advance)
 
     def watched_judge(
         self: RewardModel,

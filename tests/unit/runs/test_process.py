@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerBase
 
-from reasonrl.problems.prompts import build_prompts
-from reasonrl.rewards.sparse import Outcome
 from reasonrl.runs.folder import RunFolder, read_status, running
 from reasonrl.runs.metrics_log import MetricsLog
 from reasonrl.runs.preemption import Preempted, at_own_pace, boundary, listening
 from reasonrl.runs.process import ALONE, Process, usable_cores
-from reasonrl.sampling import SamplingParams, rollouts
-from reasonrl.sampling.rollouts import collect_rollouts
-from reasonrl.types import Problem
 from reasonrl.util.errors import UserError
-from tests.helpers.grading import STRICT
 
 T = TypeVar("T")
 
@@ -130,76 +122,3 @@ def test_the_main_one_alone_writes_metrics(tmp_path: Path) -> None:
         log.log(1, {"sft/loss": 0.5})
     assert file.read_text() == '{"step": 1, "sft/loss": 0.5}\n'
     assert lines == ["a line"]
-
-
-class Meeting:
-    """Two processes as two threads, which meet where they agree."""
-
-    def __init__(self) -> None:
-        self.barrier = threading.Barrier(2, timeout=60)
-
-    def process(self, rank: int) -> Process:
-        meeting = self.barrier
-
-        class Threaded(Process):
-            def agree(self, *, stop: bool, due: bool) -> tuple[bool, bool]:
-                meeting.wait()
-                return stop, due
-
-            def barrier(self) -> None:
-                meeting.wait()
-
-        return Threaded(rank, 2)
-
-
-PROBLEMS = [Problem(f"p{i}", f"Ana has {i} apples.", str(i), "") for i in range(5)]
-
-
-def test_two_that_deal_out_the_shards_give_what_one_gives(
-    scripted: Callable,
-    tokenizer: PreTrainedTokenizerBase,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(rollouts, "SHARD_SIZE", 7)  # 7 // 3: two prompts a shard
-    prompts = build_prompts(PROBLEMS, tokenizer, "Q: {question}\nA:")
-
-    def collect(file: Path, process: Process, found: dict[int, Sequence]) -> None:
-        sampler = scripted(lambda _id, _visit: [" #### 2", " #### 1\n\n", " 1 + 1"])
-        params = SamplingParams(3, 1.0, 20, ("\n\n",))
-        rolled = collect_rollouts(
-            sampler,
-            PROBLEMS,
-            prompts,
-            params,
-            Outcome(STRICT),
-            STRICT,
-            seed=7,
-            file=file,
-            on_progress=lambda _: None,
-            process=process,
-        )
-        asked = [[prompt.problem_id for prompt in call[0]] for call in sampler.calls]
-        found[process.rank] = rolled, asked, [call[2] for call in sampler.calls]
-
-    alone: dict[int, Sequence] = {}
-    collect(tmp_path / "one.parquet", ALONE, alone)
-    meeting, of_two = Meeting(), dict[int, Sequence]()
-    threads = [
-        threading.Thread(
-            target=collect, args=(tmp_path / "two.parquet", meeting.process(rank), of_two)
-        )
-        for rank in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert of_two[0][0] == of_two[1][0] == alone[0][0]
-    assert of_two[0][1] == [["p0", "p1"], ["p4"]]
-    assert of_two[1][1] == [["p2", "p3"]]
-    # A shard's seed doesn't know who draws it.
-    first, second, third = alone[0][2]
-    assert (of_two[0][2], of_two[1][2]) == ([first, third], [second])
-    assert (tmp_path / "two.parquet").read_bytes() == (tmp_path / "one.parquet").read_bytes()
-    assert {file.name for file in tmp_path.iterdir()} == {"one.parquet", "two.parquet"}

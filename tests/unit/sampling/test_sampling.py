@@ -161,7 +161,7 @@ def test_completions_do_not_depend_on_the_batch_size(
         TransformersEngine(model, tokenizer, batch_size=size).sample(RAGGED, params, seed=0)
         for size in (4, 32, 1000)
     ]
-    tokens = [[c.token_ids for c in completions] for completions in per_batch_size]
+    tokens = [[tuple(c.token_ids) for c in completions] for completions in per_batch_size]
     assert tokens[0] == tokens[1] == tokens[2]
     assert len(set(tokens[0])) > 40  # of 48: samples differ from each other
 
@@ -205,7 +205,7 @@ def test_identical_prompts_get_samples_of_their_own(
 ) -> None:
     params = SamplingParams(2, 1.0, max_new_tokens=20)
     completions = TransformersEngine(model, tokenizer).sample(IDENTICAL, params, seed=0)
-    assert len({c.token_ids for c in completions}) == 6
+    assert len({tuple(c.token_ids) for c in completions}) == 6
 
 
 def test_sampled_frequencies_are_the_softmax(
@@ -585,7 +585,7 @@ def test_acting_step_by_step_equals_a_loop_without_any_cache(
         completions = sampler.sample(prompts, params, seed=5)
         for (i, k), (ids, logprobs, _), completion in zip(rows, expected, completions, strict=True):
             assert (completion.problem_id, completion.sample_index) == (prompts[i].problem_id, k)
-            assert completion.token_ids == tuple(ids)
+            assert list(completion.token_ids) == ids
             assert completion.logprobs == pytest.approx(logprobs, abs=1e-4)
             assert completion.finish_reason == ("eos" if ids[-1] == EOS else "length")
             assert completion.text == "".join(["", "", *PIECES][token] for token in ids)
