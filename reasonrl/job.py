@@ -252,7 +252,7 @@ class Job:
             settings,
             total_steps,
             name=self.config.algorithm.name,
-            checkpoints=Checkpoints(self.work / checkpoints),
+            checkpoints=Checkpoints(self.work / checkpoints, process=self.process),
             checkpoint_seconds=self.config.runtime.checkpoint_seconds,
             log=self.log,
             process=self.process,

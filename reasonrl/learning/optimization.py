@@ -140,6 +140,8 @@ class Optimization:
     def resume(self, log_start: int = 0) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Loads the latest checkpoint; returns its state and its buffer, both empty without one.
 
+        All processes of the run load it together, and save together.
+
         log_start: the position of the log where this learner's lines begin. Without a checkpoint,
             the lines that a kill left behind it are removed.
         """

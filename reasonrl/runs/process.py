@@ -177,6 +177,22 @@ class Process:
             raise wrong
         return made  # type: ignore[return-value]  # None only where ``make`` returns None
 
+    def each(self, make: Callable[[], T]) -> list[T]:
+        """What every process makes, by rank, in every process, together.
+
+        Raises the first one's UserError in every process. ``make`` itself waits for no other.
+        """
+        made: T | UserError
+        try:
+            made = make()
+        except UserError as error:
+            made = error
+        results = self.gather(made)
+        for result in results:
+            if isinstance(result, UserError):
+                raise result
+        return results  # type: ignore[return-value]  # there is no UserError among them
+
     def barrier(self) -> None:
         """Returns when all processes have come here, together."""
         self.agree(stop=False, due=False)

@@ -86,23 +86,39 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     If the block raises, `path` is as before. A folder already at `path` is replaced; only between
     those two renames does a kill leave neither. An OSError, in the block too, becomes a UserError.
     """
+    temporary = begin_folder(path)
+    try:
+        with writing(path):
+            yield temporary
+        end_folder(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def begin_folder(path: Path) -> Path:
+    """Makes an empty folder beside `path`, which ``end_folder`` makes `path` once it is filled.
+
+    Several processes may fill it; it counts as abandoned when the one that made it is dead.
+    """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _clear_abandoned(path.parent)
         temporary = _temporary(path)
         temporary.mkdir()
-        try:
-            yield temporary
-            for folder, _, files in os.walk(temporary):
-                for name in files:
-                    _fsync(Path(folder, name))
-                _fsync(Path(folder))
-            if path.exists():
-                remove_folder(path)
-            os.rename(temporary, path)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+    return temporary
+
+
+def end_folder(temporary: Path, path: Path) -> None:
+    """Flushes a filled folder to the disk and makes it `path`, see ``atomic_folder``."""
+    with writing(path):
+        for folder, _, files in os.walk(temporary):
+            for name in files:
+                _fsync(Path(folder, name))
+            _fsync(Path(folder))
+        if path.exists():
+            remove_folder(path)
+        os.rename(temporary, path)
         _fsync(path.parent)
 
 

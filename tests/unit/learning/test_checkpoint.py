@@ -230,10 +230,10 @@ def test_nothing_starts_afresh_silently(tmp_path):
     adam = torch.optim.AdamW(model.parameters())
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, model=model, optimizer=None, state={})
-    with pytest.raises(UserError, match=r"must hold optimizer\.safetensors; got none"):
+    with pytest.raises(UserError, match="must hold the optimizer's state; got none"):
         checkpoints.latest().restore(model, adam)
     checkpoints.save(2, model=None, optimizer=adam, state={})
-    with pytest.raises(UserError, match=r"must hold model\.safetensors; got none"):
+    with pytest.raises(UserError, match="must hold the model's state; got none"):
         checkpoints.latest().restore(model, adam)
     grouped = torch.optim.AdamW([{"params": [p]} for p in model.parameters()])
     with pytest.raises(UserError, match="optimizer must have the checkpoint's parameter groups"):

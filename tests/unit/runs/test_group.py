@@ -18,8 +18,12 @@ def words(process: Process) -> dict[str, Any]:
 
     with pytest.raises(UserError) as refused:
         process.first(refuse)
+    with pytest.raises(UserError) as refused_by_one:
+        process.each(refuse if process.rank == 1 else list)
     found: dict[str, Any] = {
         "refused": str(refused.value),
+        "refused_by_one": str(refused_by_one.value),
+        "each": process.each(lambda: process.rank + 10),
         "gather": process.gather(f"of {process.rank}"),
         "broadcast": process.broadcast({"rank": process.rank}),
         "first": process.first(lambda: process.rank + 10),
@@ -38,6 +42,8 @@ def test_what_ranks_tell_each_other() -> None:
         == [
             {
                 "refused": "the disk is full",
+                "refused_by_one": "the disk is full",
+                "each": [10, 11],
                 "gather": ["of 0", "of 1"],
                 "broadcast": {"rank": 0},
                 "first": 10,
