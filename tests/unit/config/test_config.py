@@ -152,6 +152,11 @@ RULES = [
     ("reward.step_weight=-1", ["reward=dense"], "reward.step_weight must be 0 or more; got -1.0."),
     ("reward.at=never", ["reward=orm"], "reward.at must be one of end, steps, differences; got "
      "reward.at=never."),
+    ("algorithm.trainable=head", [], "algorithm.trainable must be one of all, lora; got "
+     "algorithm.trainable=head."),
+    ("init.sft.lora_rank=0", [], "init.sft.lora_rank must be 1 or more; got 0."),
+    ("algorithm.checkpoint_layers=often", [], "algorithm.checkpoint_layers: Value 'often' is not a "
+     "valid bool"),
     ("reward.policy.rounds=0", ["reward=orm"], "reward.policy.rounds must be 1 or more; got 0."),
     ("reward.model.epochs=0", ["reward=sorm"], "reward.model.epochs must be 1 or more; got 0."),
     ("reward.model=null", ["reward=sorm"], "reward.model must be set; got reward.model=null."),
@@ -348,6 +353,7 @@ def test_no_schema_for_another_option_s_keys():
         "model.resources.gpu_gb=141",
         "model.resources.hours=0.5",
         "algorithm.micro_batch_tokens=1",
+        "algorithm.checkpoint_layers=true",
         "init.sft.micro_batch_tokens=1",
         "sampler.batch_size=1",
         "runtime.outputs=elsewhere",
@@ -434,6 +440,9 @@ def test_what_decides_what_rcrl_does(overrides: list[str]):
         "algorithm.batch_size=17",
         "algorithm.num_samples_per_prompt=[5]",
         "algorithm.restart=false",
+        "algorithm.trainable=lora",
+        "algorithm.lora_rank=8",
+        "init.sft.trainable=lora",
         "dataset.train_size=10",
         "dataset.num_references=10",
         "dataset.prompt='{question}'",
@@ -442,6 +451,14 @@ def test_what_decides_what_rcrl_does(overrides: list[str]):
 )
 def test_what_decides_a_result(override: str):
     assert decisive(train(override)) != decisive(train())
+
+
+def test_settings_that_older_runs_have_not_do_not_count_at_their_defaults():
+    kept = decisive(train("algorithm.trainable=lora"))
+    assert kept["algorithm"]["trainable"] == "lora"
+    for settings in (kept["algorithm"], decisive(train())["algorithm"], kept["init"]["sft"]):
+        assert "lora_rank" not in settings
+    assert "trainable" not in kept["init"]["sft"]
 
 
 def test_a_dataset_is_the_same_wherever_it_lies():
