@@ -60,7 +60,9 @@ def needs(plans: Sequence[Plan]) -> Iterator[RenderableType]:
     model, shape = plans[0].config.model, plans[0].shape
     todo = estimate.undone(plans)
     if todo and model.resources.gpus and shape is not None:
-        yield memory_table([one.config for one in todo], shape)
+        configs = [one.config for one in todo]
+        yield memory_table(configs, shape)
+        yield from _too_many_rows(configs, shape)
     elif todo and model.resources.gpus:
         yield (
             f"{escape(model.name)}: not known how large it is, and whether its GPUs have room for "
@@ -70,6 +72,18 @@ def needs(plans: Sequence[Plan]) -> Iterator[RenderableType]:
         yield (
             f"{escape(model.path)} isn't ready on this machine: not checked whether prompts fit "
             "its context"
+        )
+
+
+def _too_many_rows(configs: Sequence[TrainConfig], shape: ShapeConfig) -> Iterator[str]:
+    """A warning if more completions would be sampled at a time than there is room for."""
+    held = [memory_of(config, shape) for config in configs]
+    wanted = max(config.sampler.batch_size for config in configs)
+    room = min((one.rows for one in held if one.sampling), default=wanted)
+    if room < wanted:
+        yield (
+            f"[bold yellow]warning:[/] sampler.batch_size={wanted} has no room beside the weights. "
+            f"Pass sampler.batch_size={room}"
         )
 
 

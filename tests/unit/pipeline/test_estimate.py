@@ -11,7 +11,7 @@ from reasonrl.config.resolve import resolve
 from reasonrl.config.schema import TrainConfig
 from reasonrl.pipeline import estimate
 from reasonrl.pipeline.plan import Plan
-from reasonrl.pipeline.text import how_long
+from reasonrl.pipeline.text import how_long, needs
 from reasonrl.runs.folder import run_folder
 from reasonrl.types import Problem
 from tests.helpers.configs import ROOT
@@ -104,3 +104,13 @@ def test_a_model_of_unknown_size_has_no_time() -> None:
     assert list(how_long([unknown])) == []
     on_cpu = planned("algorithm=sft", "model.resources.gpus=0")
     assert list(how_long([on_cpu])) == []
+
+
+def test_more_completions_at_a_time_than_have_room_are_warned_of() -> None:
+    """EI samples 433 beside the weights, and PPO 382 beside its learner's state too."""
+    ei, ppo = planned("algorithm=ei"), planned("algorithm=ppo", "algorithm.value_layers=4")
+    _, warning, _ = needs([ei, ppo])
+    assert "sampler.batch_size=1024 has no room beside the weights" in str(warning)
+    assert str(warning).endswith("Pass sampler.batch_size=382")
+    fitting = planned("algorithm=ei", "sampler.batch_size=433")
+    assert len(list(needs([fitting]))) == 2
