@@ -28,6 +28,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -36,7 +37,6 @@ from reasonrl.config.algorithm.ppo import PPOConfig
 from reasonrl.job import Job
 from reasonrl.learning.functional import (
     adapt_kl_coef,
-    entropy,
     generalized_advantages,
     kl_k1,
     kl_k3,
@@ -44,12 +44,10 @@ from reasonrl.learning.functional import (
     masked_sum,
     padded,
     policy_loss,
-    token_logprobs,
     value_loss,
     whiten,
 )
-from reasonrl.learning.optimization import Group
-from reasonrl.learning.supervised import micro_batches, minibatches
+from reasonrl.learning.supervised import minibatches, shares
 from reasonrl.policy.policy import DTYPES
 from reasonrl.policy_gradient.actor_critic import ActorCritic
 from reasonrl.policy_gradient.diagnosis import Diagnosis
@@ -72,7 +70,7 @@ logger = logging.getLogger(__name__)
 
 
 def run(job: Job, settings: PPOConfig) -> SavedPolicy:
-    if not job.run.policy.exists():
+    if not job.process.broadcast(job.run.policy.exists()):
         PPO(job, settings).train()
     return SavedPolicy(str(job.run.policy), job.few_shot)
 
@@ -84,15 +82,12 @@ class PPO:
         self.temperature = 1.0 if config.compat.temperature_one_logprobs else config.temperature
         self.reward = job.reward()
         model = ActorCritic.build(
-            job.learner(job.init).model, config, derive_seed(job.config.seed, "ppo", "lora")
+            job.learner(job.init).model,
+            config,
+            derive_seed(job.config.seed, "ppo", "lora"),
+            job.process,
         )
-        groups = {
-            "policy": Group(model.policy_parameters(), config.learning_rate),
-            "value": Group(
-                model.value_parameters(), config.value_learning_rate, "value_learning_rate"
-            ),
-        }
-        self.trainer = Trainer(job, config, model, groups)
+        self.trainer = Trainer(job, config, model)
         self.diagnosis = Diagnosis(config.num_samples_per_prompt)
 
     def train(self) -> None:
@@ -119,7 +114,7 @@ class PPO:
     def resume(self) -> list[Experience]:
         """The experience that a kill left half learnt; empty if there is none."""
         tokens = self.trainer.resume()
-        for record in read_metrics(self.job.run.metrics):
+        for record in self.job.process.first(lambda: list(read_metrics(self.job.run.metrics))):
             self.diagnosis.check(record)
         if not tokens:
             return []
@@ -158,6 +153,7 @@ class PPO:
             self.temperature,
             config.micro_batch_tokens,
             self.dtype,
+            self.job.process,
         )
         mask = annotations.loss_mask
         sampled = padded(r.completion.logprobs for r in learnt)
@@ -165,8 +161,14 @@ class PPO:
         kl = kl_k1(old_logprobs, annotations.ref_logprobs)
         kl_per_completion = masked_sum(kl, mask).item() / len(learnt)
         if config.kl_target is not None:
-            state.kl_coef = adapt_kl_coef(
-                state.kl_coef, kl_per_completion, config.kl_target, config.kl_horizon, len(learnt)
+            state.kl_coef = self.job.process.broadcast(
+                adapt_kl_coef(
+                    state.kl_coef,
+                    kl_per_completion,
+                    config.kl_target,
+                    config.kl_horizon,
+                    len(learnt),
+                )
             )
         rewards = shaped_rewards(learnt, config, state.scores)
         if config.kl_penalty == "reward":
@@ -222,45 +224,52 @@ class PPO:
 
         Returns how far the policy had moved before it, in nats per token.
         """
+        process = self.job.process
         num_tokens = sum(one.num_tokens for one in minibatch)
-        parts = []
-        for batch in micro_batches(minibatch, self.config.micro_batch_tokens):
+        mine = []
+        for batch, weight in shares(minibatch, self.config.micro_batch_tokens, process):
             loss, token_metrics = self.loss(batch)
-            (loss / num_tokens).backward()
-            parts.append(token_metrics)
+            (weight * loss / num_tokens).backward()
+            if weight:
+                mine.append(token_metrics)
         metrics = self.trainer.step()
+        parts = list(chain.from_iterable(process.gather(mine)))
         tokens = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         ratio = tokens.pop("ratio")
         metrics |= {"ppo/ratio_min": ratio.min().item(), "ppo/ratio_max": ratio.max().item()}
         metrics |= {f"ppo/{name}": x.float().mean().item() for name, x in tokens.items()}
         self.job.log.log(self.trainer.steps, metrics)
-        return metrics["ppo/approx_kl"]
+        return process.broadcast(metrics["ppo/approx_kl"])
 
     def loss(self, batch: Sequence[Experience]) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, summed over the batch's tokens, and the metrics of each token."""
         config = self.config
         old = {name: x.to(self.job.device) for name, x in token_data(batch).items()}
-        new = self.trainer.model([one.group for one in batch], self.dtype)
-        logprobs = token_logprobs(new.logits, new.token_ids, self.temperature)
+        new = self.trainer.model(
+            [one.group for one in batch],
+            self.dtype,
+            self.temperature,
+            with_entropy=config.entropy_coef > 0,
+        )
         policy_losses = policy_loss(
-            logprobs, old["old_logprobs"], old["advantages"], config.clip_range
+            new.logprobs, old["old_logprobs"], old["advantages"], config.clip_range
         )
         clip_range = config.value_clip_range
         value_losses = value_loss(new.values, old["old_values"], old["returns"], clip_range)
         loss = policy_losses + config.value_coef * value_losses
         if config.entropy_coef:
-            loss = loss - config.entropy_coef * entropy(new.logits, self.temperature)
+            loss = loss - config.entropy_coef * new.entropy
         if config.kl_penalty == "loss":
-            loss = loss + self.trainer.state.kl_coef * kl_k3(logprobs, old["ref_logprobs"])
+            loss = loss + self.trainer.state.kl_coef * kl_k3(new.logprobs, old["ref_logprobs"])
         with torch.no_grad():
-            ratio = (logprobs - old["old_logprobs"]).exp()
+            ratio = (new.logprobs - old["old_logprobs"]).exp()
             moved = (new.values - old["old_values"]).abs()
             token_metrics = {
                 "policy_loss": policy_losses,
                 "value_loss": value_losses,
                 "ratio": ratio,
-                "approx_kl": kl_k3(old["old_logprobs"], logprobs),
+                "approx_kl": kl_k3(old["old_logprobs"], new.logprobs),
                 "clip_fraction": (ratio - 1).abs() > config.clip_range,
                 "value_clip_fraction": moved > (clip_range or torch.inf),
             }
-        return loss.sum(), token_metrics
+        return loss.sum(), {name: x.detach().cpu() for name, x in token_metrics.items()}

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from reasonrl.policy.policy import autocast
+from reasonrl.learning.functional import entropy, token_logprobs
+from reasonrl.learning.recompute import in_chunks
 from reasonrl.util.errors import UserError
 
 
@@ -86,7 +87,7 @@ def pack(batch: Sequence[PromptGroup], device: torch.device) -> Packed:
 def check_packing(model: PreTrainedModel) -> None:
     """Raises UserError for a model that ignores the masks or positions of a packed row."""
     prompt, completions = (0, 1, 2, 3), ((4, 5, 6), (5, 4))
-    packed = completion_logits(model, [PromptGroup(prompt, completions)], torch.float32)
+    packed = completion_logits(model, [PromptGroup(prompt, completions)])
     for completion in completions:
         ids = torch.tensor([prompt + completion[:-1]], device=model.device)
         plain = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 :]
@@ -99,18 +100,47 @@ def check_packing(model: PreTrainedModel) -> None:
             )
 
 
-def output_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """The logits that a model's head gives for these of its last states: (n, H) to (n, V)."""
-    head: Any = model.get_output_embeddings()
-    logits: Tensor = head(hidden)
-    return logits
-
-
-def completion_logits(
-    model: PreTrainedModel, batch: Sequence[PromptGroup], compute_dtype: torch.dtype
-) -> Tensor:
+def completion_logits(model: PreTrainedModel, batch: Sequence[PromptGroup]) -> Tensor:
     """The logits, (n, V), of the distributions that the completion tokens were drawn from."""
     packed = pack(batch, model.device)
-    with autocast(model.device, compute_dtype):
-        states = model.base_model(**packed.inputs).last_hidden_state
-        return output_logits(model, packed.at_tokens(states))
+    states = model.base_model(**packed.inputs).last_hidden_state
+    return _logits(model, packed.at_tokens(states))
+
+
+def token_statistics(
+    model: PreTrainedModel,
+    states: Tensor,
+    token_ids: Tensor,
+    temperature: float,
+    *,
+    with_entropy: bool,
+    chunked: bool,
+) -> tuple[Tensor, Tensor]:
+    """The tokens' log-probabilities (n,), and the entropies (n,) of what they were drawn from.
+
+    states: (n, H), the model's last ones, which predict the tokens.
+    token_ids: (n,).
+    with_entropy: if not, the second tensor is empty.
+    chunked: whether logits are computed a few tokens at a time, see ``in_chunks``.
+    """
+
+    def statistics(states: Tensor, token_ids: Tensor) -> Tensor:
+        logits = _logits(model, states)
+        columns = [token_logprobs(logits, token_ids, temperature)]
+        if with_entropy:
+            columns.append(entropy(logits, temperature))
+        return torch.stack(columns)
+
+    if chunked:
+        found = in_chunks(lambda *rows: statistics(*rows).T, states, token_ids).T
+    else:
+        found = statistics(states, token_ids)
+    # They are no views, for what a module in shards returns may be none.
+    return found[0].clone(), found[1].clone() if with_entropy else found.new_empty(0)
+
+
+def _logits(model: PreTrainedModel, states: Tensor) -> Tensor:
+    """The logits that a model's head gives for these of its last states: (n, H) to (n, V)."""
+    head: Any = model.get_output_embeddings()
+    logits: Tensor = head(states)
+    return logits

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from reasonrl.policy.policy import Policy
@@ -24,6 +27,25 @@ def add_lora(model: PreTrainedModel, rank: int, seed: int) -> Any:
         task_type=TaskType.CAUSAL_LM, r=rank, lora_alpha=2 * rank, target_modules="all-linear"
     )
     return get_peft_model(model, config)
+
+
+@contextmanager
+def adapters_off(model: nn.Module) -> Iterator[None]:
+    """Within it, the model is read as if it had no LoRA adapters.
+
+    peft's own ``disable_adapter`` also changes what trains for as long, which a model in shards
+    must not see.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [part for part in model.modules() if isinstance(part, BaseTunerLayer)]
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
 
 
 def add_tokens(policy: Policy, count: int, seed: int) -> list[int]:

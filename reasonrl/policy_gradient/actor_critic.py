@@ -11,36 +11,79 @@ weights never feel it.
 A question's completions are read in one pass over the question and all of them, and each sees only
 the question and itself: the question costs once, whatever the number of completions.
 
-The reference policy shares all weights that don't train, so there is no second full copy where the
-policy trains only its top layers or LoRA adapters. There is no dropout: the model is in evaluation
-mode throughout, so that a ratio of probabilities is 1 where nothing was learnt.
+The reference policy needs no second full copy where the policy trains LoRA adapters, for then it is
+the policy without them; a process alone shares with it all weights that don't train. There is no
+dropout: the model is in evaluation mode throughout, so that a ratio of probabilities is 1 where
+nothing was learnt.
+
+Where several processes hold the model in shards (``policy.shards``), a pass of one is a pass of
+all. A policy to sample from is then a whole copy, which each process gathers for itself.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from reasonrl.config.algorithm.ppo import PPOConfig
-from reasonrl.learning.packed import PromptGroup, check_packing, output_logits, pack
-from reasonrl.policy.adapters import add_lora
+from reasonrl.learning.optimization import Group
+from reasonrl.learning.packed import (
+    PromptGroup,
+    check_packing,
+    pack,
+    token_statistics,
+)
+from reasonrl.policy.adapters import adapters_off, add_lora
 from reasonrl.policy.policy import DTYPES, autocast, check_num_layers
+from reasonrl.policy.shards import empty_copy, is_sharded, refresh
+from reasonrl.runs.process import ALONE, Process
 from reasonrl.util.errors import UserError
 
 
-@dataclass(frozen=True, slots=True)
-class TokenOutputs:
-    """What a pass gives at the n completion tokens of a batch, one completion after another."""
+class TokenOutputs(NamedTuple):
+    """What a pass gives at the n completion tokens of a batch, one completion after another.
 
-    logits: Tensor  # (n, V), of the distribution the token was drawn from, before any temperature
-    token_ids: Tensor  # (n,)
+    What wasn't asked for is empty.
+    """
+
+    logprobs: Tensor  # (n,), of each token
+    entropy: Tensor  # (n,), in nats, of the distribution that the token was drawn from
     values: Tensor  # (n,), of the state before the token
+
+
+# Takes a batch, the dtype to compute in and the temperature; gives the log-probabilities (n,) that
+# the batch's completion tokens have under the reference policy.
+ReadReference = Callable[[Sequence[PromptGroup], torch.dtype, float], Tensor]
+
+
+class Reference(nn.Module):
+    """A policy as it was when a run began, in a model of its own: its weights don't train."""
+
+    def __init__(self, policy: PreTrainedModel) -> None:
+        super().__init__()
+        self.policy = policy.eval().requires_grad_(False)
+
+    def forward(
+        self, batch: Sequence[PromptGroup], compute_dtype: torch.dtype, temperature: float
+    ) -> Tensor:
+        """The log-probabilities (n,) of the batch's completion tokens."""
+        packed = pack(batch, self.policy.device)
+        with _computing(self, compute_dtype):
+            states = packed.at_tokens(self.policy.base_model(**packed.inputs).last_hidden_state)
+            return token_statistics(
+                self.policy,
+                states,
+                packed.token_ids,
+                temperature,
+                with_entropy=False,
+                chunked=is_sharded(self),
+            )[0]
 
 
 class ActorCritic(nn.Module):
@@ -58,33 +101,66 @@ class ActorCritic(nn.Module):
         self._adapters: list[Any] = []  # LoRA's; a list hides them from PyTorch
 
     @classmethod
-    def build(cls, policy: PreTrainedModel, config: PPOConfig, seed: int) -> ActorCritic:
+    def build(
+        cls, policy: PreTrainedModel, config: PPOConfig, seed: int, process: Process = ALONE
+    ) -> ActorCritic:
         """Adds the value function, and freezes what ``config.trainable`` doesn't name.
 
+        policy: several processes build together; all but the main one hold it on the meta device.
         seed: decides LoRA's random half.
 
         Raises UserError if the model has too few layers, or layers that can't be copied, and if
         several completions of a prompt can't be read in one pass.
         """
         built = cls(policy, config.value_layers, detach_value=config.detach_value)
-        check_packing(policy)
+        process.first(lambda: built._check(process))
         if config.trainable == "lora":
             built._adapters = [add_lora(policy, config.lora_rank, seed)]
         elif config.trainable == "top":
             freeze_below(policy, config.trainable_layers)
         return built
 
-    def reference(self) -> PreTrainedModel:
+    def _check(self, process: Process) -> None:
+        """Raises UserError if models of this architecture can't be read as they have to be here."""
+        model, top = self.policy, self.branch
+        if process.size > 1:  # the policy can't be read before it lies in shards
+            model = small_twin(model)
+            top = None if top is None else top_layers(model, 1)
+        if top is not None:
+            check_top_layers(model, top)
+        check_packing(model)
+
+    def groups(self, config: PPOConfig) -> dict[str, Group]:
+        """The parameters that train, by a name for their metrics."""
+        return {
+            "policy": Group(self.policy_parameters(), config.learning_rate),
+            "value": Group(
+                self.value_parameters(), config.value_learning_rate, "value_learning_rate"
+            ),
+        }
+
+    def frozen_policy(self) -> PreTrainedModel:
         """A frozen copy of the policy as it is now; it shares the weights that don't train."""
         frozen = {id(p): p for p in self.policy.parameters() if not p.requires_grad}
-        reference = copy.deepcopy(self.policy, frozen)
-        return reference.requires_grad_(False)
+        return copy.deepcopy(self.policy, frozen).requires_grad_(False)
+
+    def without_adapters(
+        self, batch: Sequence[PromptGroup], compute_dtype: torch.dtype, temperature: float
+    ) -> Tensor:
+        """The log-probabilities (n,) under the policy that LoRA began with: see ``Reference``."""
+        with adapters_off(self.policy):
+            return self(batch, compute_dtype, temperature, with_values=False).logprobs
 
     def in_use(self, dtype: str) -> PreTrainedModel:
         """The policy as it is sampled from and saved: of ``dtype``, with its adapters merged.
 
-        It is the policy itself where nothing has to change for that, else a copy.
+        It is the policy itself where nothing has to change for that, else a copy. Where the model
+        lies in shards, each process gets a whole copy, together.
         """
+        if is_sharded(self):
+            whole = empty_copy(self.policy, DTYPES[dtype], self.policy.device)
+            refresh(whole, self.policy)
+            return whole
         if self._adapters:
             merged: Any = copy.deepcopy(self._adapters[0]).merge_and_unload()
             return merged.to(DTYPES[dtype])
@@ -101,15 +177,36 @@ class ActorCritic(nn.Module):
         """The parameters of the policy that train."""
         return [p for p in self.policy.parameters() if p.requires_grad]
 
-    def forward(self, batch: Sequence[PromptGroup], compute_dtype: torch.dtype) -> TokenOutputs:
-        """Reads the batch in one pass, for policy and value function."""
+    def forward(
+        self,
+        batch: Sequence[PromptGroup],
+        compute_dtype: torch.dtype,
+        temperature: float,
+        *,
+        with_entropy: bool = False,
+        with_values: bool = True,
+    ) -> TokenOutputs:
+        """Reads the batch in one pass, for policy and value function.
+
+        temperature: that of log-probabilities and entropy.
+        with_entropy, with_values: whether to compute these too.
+        """
         packed = pack(batch, self.policy.device)
-        with autocast(self.policy.device, compute_dtype):
+        with _computing(self, compute_dtype):
             out = self.policy.base_model(
-                **packed.inputs, output_hidden_states=self.branch is not None
+                **packed.inputs, output_hidden_states=with_values and self.branch is not None
             )
             hidden = packed.at_tokens(out.last_hidden_state)
-            logits = output_logits(self.policy, hidden)
+            logprobs, entropy = token_statistics(
+                self.policy,
+                hidden,
+                packed.token_ids,
+                temperature,
+                with_entropy=with_entropy,
+                chunked=is_sharded(self),
+            )
+            if not with_values:
+                return TokenOutputs(logprobs, entropy, logprobs.new_empty(0))
             if self.branch is None:
                 states = hidden.detach() if self.detach_value else hidden
             else:
@@ -119,8 +216,7 @@ class ActorCritic(nn.Module):
                     **inputs, inputs_embeds=below.detach() if self.detach_value else below
                 )
                 states = packed.at_tokens(above.last_hidden_state)
-        values = self.value_head(states.float())[..., 0]
-        return TokenOutputs(logits, packed.token_ids, values)
+        return TokenOutputs(logprobs, entropy, self.value_head(states.float())[..., 0].clone())
 
 
 def freeze_below(model: PreTrainedModel, num_layers: int) -> None:
@@ -131,10 +227,7 @@ def freeze_below(model: PreTrainedModel, num_layers: int) -> None:
 
 
 def top_layers(model: PreTrainedModel, num_layers: int) -> nn.Module:
-    """A copy of the top layers and the final norm, to be called with their ``inputs_embeds``.
-
-    Raises UserError unless the copy gives what the model's own layers give.
-    """
+    """A copy of the top layers and the final norm, to be called with their ``inputs_embeds``."""
     base: Any = model.base_model
     layers = _layers(model, num_layers, "value_layers")
     left_out = (*layers[:-num_layers], base.get_input_embeddings())
@@ -143,13 +236,42 @@ def top_layers(model: PreTrainedModel, num_layers: int) -> nn.Module:
     top.config.num_hidden_layers = num_layers
     if getattr(top.config, "layer_types", None):
         top.config.layer_types = top.config.layer_types[-num_layers:]
+    return top.requires_grad_(True)
+
+
+@torch.no_grad()
+def check_top_layers(model: PreTrainedModel, top: Any) -> None:
+    """Raises UserError unless the copy ``top`` gives what the model's own top layers give."""
+    base: Any = model.base_model
     ids = torch.arange(min(8, base.config.vocab_size), device=model.device)[None]
-    with torch.no_grad():
-        whole = base(input_ids=ids, use_cache=False, output_hidden_states=True)
-        copied = top(inputs_embeds=whole.hidden_states[-1 - num_layers], use_cache=False)
+    whole = base(input_ids=ids, use_cache=False, output_hidden_states=True)
+    below = whole.hidden_states[-1 - len(top.layers)]
+    copied = top(inputs_embeds=below, use_cache=False)
     if not torch.allclose(copied.last_hidden_state, whole.last_hidden_state, atol=1e-4):
         raise _not_copied(model)
-    return top.requires_grad_(True)
+
+
+def small_twin(model: PreTrainedModel) -> PreTrainedModel:
+    """A model of the same architecture with two narrow layers and random weights, to try it out."""
+    config = copy.deepcopy(model.config)
+    heads = config.num_attention_heads
+    config.head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    config.num_hidden_layers = config.num_attention_heads = config.num_key_value_heads = 2
+    config.hidden_size = config.intermediate_size = 2 * config.head_dim
+    config.initializer_range = 0.2
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[-2:]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        twin: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return twin.eval()
+
+
+def _computing(root: nn.Module, compute_dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """A context in which ``root`` computes in ``compute_dtype``, as shards do by themselves."""
+    if is_sharded(root):
+        return nullcontext()
+    return autocast(next(root.parameters()).device, compute_dtype)
 
 
 def _layers(model: PreTrainedModel, num_layers: int, key: str) -> nn.ModuleList:

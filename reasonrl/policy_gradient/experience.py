@@ -5,24 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel
 
 from reasonrl.config.algorithm.ppo import PPOConfig
-from reasonrl.learning.functional import (
-    entropy,
-    explained_variance,
-    masked_mean,
-    padded,
-    token_logprobs,
-)
-from reasonrl.learning.packed import PromptGroup, completion_logits
-from reasonrl.learning.supervised import micro_batches
-from reasonrl.policy_gradient.actor_critic import ActorCritic
+from reasonrl.learning.functional import explained_variance, masked_mean, padded
+from reasonrl.learning.packed import PromptGroup
+from reasonrl.learning.supervised import shares
+from reasonrl.policy_gradient.actor_critic import ActorCritic, ReadReference
+from reasonrl.runs.process import ALONE, Process
 from reasonrl.sampling.rollouts import completions_statistics
 from reasonrl.types import Rollout
 
@@ -154,38 +148,42 @@ class Annotations:
 @torch.no_grad()
 def annotate(
     model: ActorCritic,
-    reference: PreTrainedModel,
+    reference: ReadReference,
     rollouts: Sequence[Rollout],
     temperature: float,
     max_tokens: int,
     compute_dtype: torch.dtype,
+    process: Process = ALONE,
 ) -> Annotations:
     """Reads the rollouts with the model and with the reference.
 
     temperature: that of logprobs and entropy, also of the reference's.
     max_tokens: the most tokens of a micro-batch, see ``supervised.micro_batches``.
+    process: one of the processes that each read a share, and then all have the same annotations.
     """
-    groups = [
-        _Numbered(a.prompt_ids, a.completion_ids, i) for i, a in enumerate(by_question(rollouts))
-    ]
-    found: dict[int, list[Tensor]] = {}  # by question, the columns of each of its completions
-    for batch in micro_batches(groups, max_tokens):
-        outputs = model(batch, compute_dtype)
-        ref_logits = completion_logits(reference, batch, compute_dtype)
+    groups = by_question(rollouts)
+    numbered = [_Numbered(a.prompt_ids, a.completion_ids, i) for i, a in enumerate(groups)]
+    mine: list[tuple[list[int], Tensor]] = []  # questions by number, and columns of their tokens
+    for batch, weight in shares(numbered, max_tokens, process):
+        outputs = model(batch, compute_dtype, temperature, with_entropy=True)
         columns = torch.stack(
             [
-                token_logprobs(outputs.logits, outputs.token_ids, temperature),
-                token_logprobs(ref_logits, outputs.token_ids, temperature),
+                outputs.logprobs,
+                reference(batch, compute_dtype, temperature),
                 outputs.values,
-                entropy(outputs.logits, temperature),
+                outputs.entropy,
                 torch.ones_like(outputs.values),
             ],
             dim=1,
         ).cpu()
-        for group in batch:
-            lengths = [len(ids) for ids in group.completion_ids]
-            mine, columns = columns.split([sum(lengths), len(columns) - sum(lengths)])
-            found[group.number] = [*mine.split(lengths)]
+        if weight:
+            mine.append(([question.number for question in batch], columns))
+    found: dict[int, list[Tensor]] = {}  # by question, the columns of each of its completions
+    for numbers, columns in chain.from_iterable(process.gather(mine)):
+        for number in numbers:
+            lengths = [len(ids) for ids in groups[number].completion_ids]
+            its, columns = columns.split([sum(lengths), len(columns) - sum(lengths)])
+            found[number] = [*its.split(lengths)]
     completions = [x for i in range(len(groups)) for x in found[i]]
     logprobs, ref_logprobs, values, entropies, real = pad_sequence(
         completions, batch_first=True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
@@ -14,11 +14,9 @@ from torch import Tensor
 
 from reasonrl.config.algorithm.ppo import PPOConfig
 from reasonrl.job import Job
-from reasonrl.learning.checkpoint import weights_hash
-from reasonrl.learning.optimization import Group
 from reasonrl.learning.supervised import num_steps
 from reasonrl.policy.policy import Policy, save_policy
-from reasonrl.policy_gradient.actor_critic import ActorCritic
+from reasonrl.policy_gradient.actor_critic import ActorCritic, ReadReference, Reference
 from reasonrl.policy_gradient.experience import Experience, Moments, token_data
 from reasonrl.runs.preemption import saving
 from reasonrl.sampling import Engine
@@ -48,18 +46,17 @@ class State:
 class Trainer:
     """Holds a job's policy, its value function and its reference, and all a kill must not lose."""
 
-    def __init__(
-        self, job: Job, config: PPOConfig, model: ActorCritic, groups: Mapping[str, Group]
-    ) -> None:
+    def __init__(self, job: Job, config: PPOConfig, model: ActorCritic) -> None:
         """Makes the reference policy and the optimizer.
 
-        model: the policy with its value function.
-        groups: the parameters of the model that train, by a name for their metrics.
+        model: the policy with its value function, which several processes now share out.
         """
         self.job, self.config, self.model = job, config, model
         self.name = job.config.algorithm.name
-        self.reference = model.reference()
-        self._reference_hash = weights_hash(self.reference)
+        self._reference_hash = job.weights_hash(model.policy)
+        job.shard(model)
+        self.reference = self._make_reference()
+        groups = model.groups(config)
         self._groups = list(groups)
         self._steps_per_iteration = num_steps(config.rollouts_per_iteration, config)
         self.optimization = job.optimization(
@@ -71,6 +68,15 @@ class Trainer:
         )
         self._engine: Engine | None = None  # opened when it is first needed
         self.state = State(config.kl_coef)
+
+    def _make_reference(self) -> ReadReference:
+        if self.config.trainable == "lora":
+            return self.model.without_adapters
+        if self.job.process.mesh is None:
+            return Reference(self.model.frozen_policy())
+        reference = Reference(self.job.learner(self.job.init).model)
+        self.job.shard(reference)
+        return reference
 
     @property
     def steps(self) -> int:
@@ -164,19 +170,24 @@ class Trainer:
                 file=job.run.evaluation / "validation" / f"iteration-{state.iteration:05d}.parquet",
                 description=f"iteration {state.iteration}: validation",
             )
+        accuracy = job.process.broadcast(accuracy)
         rollouts = state.iteration * self.config.rollouts_per_iteration
         job.log.log(
             self.steps, {f"{self.name}/rollouts": rollouts, "eval/validation_maj@1": accuracy}
         )
         if state.iteration and accuracy > state.best_validation:
             state.best, state.best_validation = state.iteration, accuracy
-            save_policy(policy, self._best(), job.config.model.compute_dtype)
-            for other in set(job.work.glob("policy-*")) - {self._best()}:
-                remove_folder(other)
+            job.process.first(lambda: self._keep(policy))
+
+    def _keep(self, policy: Policy) -> None:
+        """Saves the policy, and removes the one that was the best before."""
+        save_policy(policy, self._best(), self.job.config.model.compute_dtype)
+        for other in set(self.job.work.glob("policy-*")) - {self._best()}:
+            remove_folder(other)
 
     def finish(self) -> None:
         """Makes the best policy that of the run."""
-        self._best().rename(self.job.run.policy)
+        self.job.process.first(lambda: self._best().rename(self.job.run.policy))
 
     def _best(self) -> Path:
         return self.job.work / f"policy-{self.state.best}"

@@ -88,9 +88,9 @@ def _rank(
 
     from reasonrl.runs.process import joined
 
-    torch.set_num_threads(1)
     try:
         with joined() as process:
+            torch.set_num_threads(1)  # accelerate has set it to all cores
             end.send((None, function(process, *arguments)))
     except BaseException:
         end.send((traceback.format_exc(), None))

@@ -25,6 +25,7 @@ from reasonrl.config.algorithm.ppo import CompatConfig, PPOConfig
 from reasonrl.config.schema import TrainConfig
 from reasonrl.job import Job
 from reasonrl.learning.checkpoint import Checkpoints, weights_hash
+from reasonrl.learning.packed import PromptGroup
 from reasonrl.policy.policy import Policy, load_policy, save_policy
 from reasonrl.policy_gradient import trainer as trainer_module
 from reasonrl.policy_gradient.experience import Experience, token_data
@@ -197,6 +198,11 @@ def rows(expected: Sequence[Sequence[float]]) -> list[Any]:
     return [pytest.approx(row, abs=1e-5) for row in expected]
 
 
+def reference(ppo: PPO) -> Any:
+    """The model of the reference policy, which is one of its own but for LoRA."""
+    return ppo.trainer.reference.policy  # type: ignore[attr-defined]
+
+
 def move(ppo: PPO, distance: float = 0.05) -> None:
     """The policy's weights, by what differs from one to the next; values stay 0."""
     generator = torch.Generator().manual_seed(1)
@@ -254,10 +260,10 @@ def test_the_score_is_every_sampled_token_s_return(lab: Lab, scripted: Callable)
 def test_kl_is_taken_off_the_rewards(lab: Lab) -> None:
     ppo = lab.ppo("algorithm.kl_coef=0.5")
     move(ppo)
-    policy, reference = ppo.trainer.model.policy, ppo.trainer.reference
+    policy, ref = ppo.trainer.model.policy, reference(ppo)
     expected, kls = [], []
     for one in ROLLOUTS:
-        gaps = [a - b for a, b in zip(logprobs(policy, one), logprobs(reference, one), strict=True)]
+        gaps = [a - b for a, b in zip(logprobs(policy, one), logprobs(ref, one), strict=True)]
         kls.append(sum(gaps))
         expected.append(
             [sum(one.rewards[t:]) - 0.5 * sum(gaps[t:]) for t in range(len(one.rewards))]
@@ -282,9 +288,8 @@ def test_or_added_to_the_loss(lab: Lab) -> None:
     )
     k3 = 0.0
     for one in ROLLOUTS:
-        policy, reference = (logprobs(m, one) for m in (ppo.trainer.model.policy,
-                                                       ppo.trainer.reference))  # fmt: skip
-        k3 += sum(math.exp(b - a) - 1 - (b - a) for a, b in zip(policy, reference, strict=True))
+        policy, ref = (logprobs(m, one) for m in (ppo.trainer.model.policy, reference(ppo)))
+        k3 += sum(math.exp(b - a) - 1 - (b - a) for a, b in zip(policy, ref, strict=True))
     assert k3 > 0.1
     with_kl, _ = ppo.loss(experience)
     ppo.trainer.state.kl_coef = 0.0
@@ -294,17 +299,22 @@ def test_or_added_to_the_loss(lab: Lab) -> None:
 
 @pytest.mark.parametrize("trainable", ["all", "top", "lora"])
 def test_the_reference_never_moves(trainable: str, lab: Lab) -> None:
+
+    def reads(ppo: PPO) -> Tensor:
+        groups = [PromptGroup(r.prompt.token_ids, (r.completion.token_ids,)) for r in ROLLOUTS]
+        with torch.no_grad():
+            return ppo.trainer.reference(groups, torch.float32, 0.7)
+
     options = (f"algorithm.trainable={trainable}", "algorithm.trainable_layers=1")
     ppo = lab.ppo(*options, "algorithm.lora_rank=2", "runtime.checkpoint_seconds=0")
-    before = weights_hash(ppo.trainer.reference)
-    assert weights_hash(ppo.trainer.model.policy) == before
+    before, hashed = reads(ppo), weights_hash(ppo.trainer.model.policy)
     ppo.train()
-    assert weights_hash(ppo.trainer.reference) == before
-    assert weights_hash(ppo.trainer.model.policy) != before
+    assert torch.equal(reads(ppo), before)
+    moved = weights_hash(ppo.trainer.model.policy)
+    assert moved != hashed
     resumed = lab.ppo(*options, "algorithm.lora_rank=2")
     resumed.resume()
-    assert weights_hash(resumed.trainer.reference) == before
-    moved = weights_hash(ppo.trainer.model.policy)
+    assert torch.equal(reads(resumed), before)
     assert weights_hash(resumed.trainer.model.policy) == moved
 
 
@@ -338,7 +348,7 @@ def test_kl_coef_follows_its_target(logprob: float, expected: float, lab: Lab) -
     assert lab.metrics("ppo/kl_coef") == [pytest.approx(expected)]
     assert ppo.trainer.state.kl_coef == pytest.approx(expected)
     # It is that coefficient by which the same rollouts' rewards are shaped.
-    kl = logprob - logprobs(ppo.trainer.reference, ROLLOUTS[3])[0]
+    kl = logprob - logprobs(reference(ppo), ROLLOUTS[3])[0]
     assert of_tokens(experience, "returns")[3] == [pytest.approx(2.0 - expected * kl, abs=1e-5)]
 
 
@@ -399,7 +409,7 @@ def test_temperature_one_logprobs(lab: Lab) -> None:
     ppo = lab.ppo("algorithm.compat.temperature_one_logprobs=true", *options)
     move(ppo)
     experience = ppo.compute_advantages(ROLLOUTS)
-    for name, model in (("old", ppo.trainer.model.policy), ("ref", ppo.trainer.reference)):
+    for name, model in (("old", ppo.trainer.model.policy), ("ref", reference(ppo))):
         at_one = [logprobs(model, one, temperature=1.0) for one in ROLLOUTS]
         assert of_tokens(experience, f"{name}_logprobs") == rows(at_one)
         assert at_one[0] != rows([logprobs(model, ROLLOUTS[0])])[0]
@@ -916,7 +926,7 @@ def bandit(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Bandit]:
         )
         (prompt,) = ppo.job.prompts(TRAIN[:1], few_shot=False)
         asked = Rollout(prompt, ROLLOUTS[3].completion, None, False, ())
-        start = distributions(ppo.trainer.reference, asked, 1.0)[0]
+        start = distributions(reference(ppo), asked, 1.0)[0]
         token = int(start.argsort(descending=True)[10])
         monkeypatch.setattr(
             ppo, "reward", lambda given, _: [(float([*c.token_ids] == [token]),) for c in given]

@@ -22,17 +22,21 @@ from transformers import (
 from reasonrl.config.algorithm.ppo import PPOConfig
 from reasonrl.config.schema import TrainConfig
 from reasonrl.learning.checkpoint import weights_hash
-from reasonrl.learning.packed import PromptGroup, completion_logits
+from reasonrl.learning.packed import PromptGroup
 from reasonrl.learning.supervised import micro_batches
 from reasonrl.policy_gradient.actor_critic import (
     ActorCritic,
+    ReadReference,
+    Reference,
     TokenOutputs,
+    check_top_layers,
     freeze_below,
     top_layers,
 )
 from reasonrl.util.errors import UserError
 
 EOS, PAD = 0, 1
+TEMPERATURE = 0.7
 # Ragged, of one token too; pad and EOS stand anywhere; the second prompt has one completion.
 BATCH = [
     PromptGroup((5, 6, 7, 8, 9), ((10, 11, 12, 13), (20,), (30, 31, 32, 33, 34, 35, EOS))),
@@ -84,21 +88,40 @@ def randomise_adapters(model: ActorCritic) -> None:
 
 def read(model: ActorCritic, batch: Sequence[PromptGroup]) -> TokenOutputs:
     with torch.no_grad():
-        return model(batch, torch.float32)
+        return model(batch, torch.float32, TEMPERATURE, with_entropy=True)
 
 
 def every_completion(batch: Sequence[PromptGroup]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     return [(one.prompt_ids, ids) for one in batch for ids in one.completion_ids]
 
 
-def plain_logits(model: Any, batch: Sequence[PromptGroup]) -> Tensor:
-    """From passes over a prompt and one completion each: no padding, no mask."""
-    return torch.cat(
-        [
-            model(input_ids=torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
-            for prompt, ids in every_completion(batch)
-        ]
-    )
+def plain(model: Any, batch: Sequence[PromptGroup]) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and entropies, from passes over a prompt and one completion each.
+
+    There is no padding and no mask.
+    """
+    found = []
+    for prompt, ids in every_completion(batch):
+        logits = model(input_ids=torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+        of_all = (logits / TEMPERATURE).log_softmax(dim=1)
+        entropies = -(of_all.exp() * of_all).sum(dim=1)
+        found.append((of_all.gather(1, torch.tensor(ids)[:, None])[:, 0], entropies))
+    logprobs, entropies = zip(*found, strict=True)
+    return torch.cat(logprobs), torch.cat(entropies)
+
+
+def close_to_plain(reading: TokenOutputs, model: Any, batch: Sequence[PromptGroup]) -> None:
+    with torch.no_grad():
+        logprobs, entropies = plain(model, batch)
+    close(reading.logprobs, logprobs)
+    close(reading.entropy, entropies)
+    assert logprobs.std() > 0.1  # else the checks above are idle
+    assert len(entropies) == 1 or entropies.std() > 0.01
+
+
+def refer(reference: ReadReference) -> Tensor:
+    with torch.no_grad():
+        return reference(BATCH, torch.float32, TEMPERATURE)
 
 
 def plain_values(model: ActorCritic, batch: Sequence[PromptGroup]) -> Tensor:
@@ -134,8 +157,8 @@ def step(model: ActorCritic) -> None:
     """An optimizer step that changes whatever trains."""
     parameters = [*model.policy_parameters(), *model.value_parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.1)
-    reading = model(BATCH, torch.float32)
-    (reading.logits.logsumexp(dim=1).sum() + reading.values.sum()).backward()
+    reading = model(BATCH, torch.float32, TEMPERATURE)
+    (reading.logprobs.sum() + reading.values.sum()).backward()
     optimizer.step()
     optimizer.zero_grad()
 
@@ -148,21 +171,24 @@ def test_a_reading_is_that_of_plain_passes(make_model: Make, value_layers: int) 
     model = critic_of(make_model, value_layers)
     reading = read(model, BATCH)
     # the completions of BATCH, one after another: 4 + 1 + 7, 5, 2 + 1 + 3 tokens
-    assert reading.token_ids.tolist() == [
-        *[10, 11, 12, 13, 20, 30, 31, 32, 33, 34, 35, EOS],
-        *[EOS, PAD, PAD, EOS, 50],
-        *[61, EOS, EOS, 62, PAD, 63],
-    ]
-    assert reading.logits.shape == (23, 268)
-    assert reading.values.shape == (23,)
+    assert [len(numbers) for numbers in reading] == [23, 23, 23]
+    close_to_plain(reading, model.policy, BATCH)
+    close(refer(Reference(model.frozen_policy())), reading.logprobs)
     with torch.no_grad():
-        logits, values = plain_logits(model.policy, BATCH), plain_values(model, BATCH)
-        of_policy_alone = completion_logits(model.policy, BATCH, torch.float32)
-    close(reading.logits, logits)
-    close(of_policy_alone, logits)
+        values = plain_values(model, BATCH)
     close(reading.values, values)
-    assert logits.std() > 0.1  # else the checks above are idle
-    assert values.std() > 0.1
+    assert values.std() > 0.1  # else the check above is idle
+
+
+def test_what_is_not_asked_for_is_not_computed(make_model: Make) -> None:
+    model, read_branch = critic_of(make_model, 1), list[Any]()
+    assert model.branch is not None
+    model.branch.register_forward_pre_hook(lambda *_: read_branch.append(1))
+    reading = model(BATCH, torch.float32, TEMPERATURE, with_values=False)
+    assert [len(numbers) for numbers in reading] == [23, 0, 0]
+    assert not read_branch
+    close(reading.logprobs, read(model, BATCH).logprobs)
+    assert read_branch
 
 
 def test_grouped_queries_and_tied_embeddings_are_read_too(make_model: Make) -> None:
@@ -170,7 +196,7 @@ def test_grouped_queries_and_tied_embeddings_are_read_too(make_model: Make) -> N
     model = ActorCritic(policy, 1, detach_value=True)
     randomise_head(model)
     with torch.no_grad():
-        close(read(model, BATCH).logits, plain_logits(policy, BATCH))
+        close_to_plain(read(model, BATCH), policy, BATCH)
         close(read(model, BATCH).values, plain_values(model, BATCH))
 
 
@@ -179,7 +205,7 @@ def test_pad_and_eos_are_tokens_like_others(make_model: Make, special: int) -> N
     model = critic_of(make_model, 1)
     alike = [PromptGroup((special,) * 3, ((special,) * 5, (special, 9, special))), BATCH[0]]
     with torch.no_grad():
-        close(read(model, alike).logits, plain_logits(model.policy, alike))
+        close_to_plain(read(model, alike), model.policy, alike)
         close(read(model, alike).values, plain_values(model, alike))
 
 
@@ -190,15 +216,13 @@ def test_the_rest_of_a_batch_changes_nothing(
 ) -> None:
     """Whatever the micro-batches and the order, of questions and of a question's completions."""
     model = critic_of(make_model, value_layers)
-    of_completion: dict[Any, tuple[Tensor, Tensor]] = {}
+    of_completion: dict[Any, tuple[Tensor, ...]] = {}
 
     def collect(batch: Sequence[PromptGroup]) -> None:
         reading, lengths = read(model, batch), [len(ids) for _, ids in every_completion(batch)]
-        seen = zip(reading.logits.split(lengths), reading.values.split(lengths), strict=True)
-        for completion, (logits, values) in zip(every_completion(batch), seen, strict=True):
-            before = of_completion.setdefault(completion, (logits, values))
-            close(logits, before[0])
-            close(values, before[1])
+        seen = zip(*(numbers.split(lengths) for numbers in reading), strict=True)
+        for completion, now in zip(every_completion(batch), seen, strict=True):
+            close(torch.stack(now), torch.stack(of_completion.setdefault(completion, now)))
 
     collect(BATCH)
     turned = [PromptGroup(one.prompt_ids, one.completion_ids[::-1]) for one in BATCH[::-1]]
@@ -221,19 +245,29 @@ def test_a_completion_sees_no_other(make_model: Make, value_layers: int) -> None
     _, *others = first.completion_ids
     changed = [PromptGroup(first.prompt_ids, ((10, 99, 98, 97), *others)), *rest]
     before, after = read(model, BATCH), read(model, changed)
-    differs = (after.logits - before.logits).abs().amax(dim=1) > 1e-6
-    # of the changed completion itself: the two tokens after the first that changed
-    assert differs.nonzero()[:, 0].tolist() == [2, 3]
-    assert ((after.values - before.values).abs() > 1e-6).nonzero()[:, 0].tolist() == [2, 3]
+
+    def differs(name: str) -> list[int]:
+        gap = getattr(after, name) - getattr(before, name)
+        return (gap.abs() > 1e-6).nonzero()[:, 0].tolist()
+
+    # of the changed completion itself: the three tokens that changed, and what is known before the
+    # two after the first of them
+    assert differs("logprobs") == [1, 2, 3]
+    assert differs("entropy") == [2, 3]
+    assert differs("values") == [2, 3]
 
 
 # Gradients
 
 
-def weighted(logits: Tensor, values: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-    """Σ w_t (log π_t + V_t²): every token's gradient is another one."""
-    logprobs = logits.log_softmax(dim=1).gather(1, ids[:, None])[:, 0]
-    return (weights * (logprobs + values**2)).sum()
+def weighted(reading: tuple[Tensor, ...], weights: Tensor) -> Tensor:
+    """Σ w_t (log π_t + H_t + V_t²): every token's gradient is another one."""
+    logprobs, entropies, values = reading
+    return (weights * (logprobs + entropies + values**2)).sum()
+
+
+def read_to_learn(model: ActorCritic, batch: Sequence[PromptGroup]) -> TokenOutputs:
+    return model(batch, torch.float32, TEMPERATURE, with_entropy=True)
 
 
 @with_and_without_branch
@@ -243,15 +277,13 @@ def test_gradients_are_the_sum_of_those_of_the_completions(
 ) -> None:
     model = critic_of(make_model, value_layers, detach_value)
     weights = torch.linspace(-1, 2, 23)
-    reading = model(BATCH, torch.float32)
-    weighted(reading.logits, reading.values, reading.token_ids, weights).backward()
+    weighted(read_to_learn(model, BATCH), weights).backward()
     together = gradients(model)
 
     singles = [PromptGroup(prompt, (ids,)) for prompt, ids in every_completion(BATCH)]
     parts = weights.split([len(one.completion_ids[0]) for one in singles])
     for one, part in zip(singles, parts, strict=True):
-        reading = model([one], torch.float32)
-        weighted(reading.logits, reading.values, reading.token_ids, part).backward()
+        weighted(read_to_learn(model, [one]), part).backward()
     alone = gradients(model)
     for name, gradient in together.items():
         torch.testing.assert_close(gradient, alone[name], rtol=1e-4, atol=1e-4)
@@ -261,8 +293,7 @@ def test_gradients_are_the_sum_of_those_of_the_completions(
 def test_gradients_are_those_of_plain_passes(make_model: Make) -> None:
     model = critic_of(make_model, 0)
     weights = torch.linspace(-1, 2, 23)
-    reading = model(BATCH, torch.float32)
-    weighted(reading.logits, reading.values, reading.token_ids, weights).backward()
+    weighted(read_to_learn(model, BATCH), weights).backward()
     packed = gradients(model)
 
     policy: Any = model.policy
@@ -271,11 +302,12 @@ def test_gradients_are_those_of_plain_passes(make_model: Make) -> None:
         out = policy(input_ids=torch.tensor([prompt + ids]), output_hidden_states=True)
         values = model.value_head(out.hidden_states[-1])[0, len(prompt) - 1 : -1, 0]
         part = weights[start : start + len(ids)]
-        weighted(out.logits[0, len(prompt) - 1 : -1], values, torch.tensor(ids), part).backward()
+        logprobs, entropies = plain(policy, [PromptGroup(prompt, (ids,))])
+        weighted((logprobs, entropies, values), part).backward()
         start += len(ids)
-    plain = gradients(model)
+    expected = gradients(model)
     for name, gradient in packed.items():
-        torch.testing.assert_close(gradient, plain[name], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("value_layers", [0, 1])
@@ -295,9 +327,7 @@ def test_one_micro_batch_of_eight_and_eight_of_one_give_equal_gradients(
         batches = list(micro_batches(questions, max_tokens))
         assert len(batches) == count
         for batch in batches:
-            reading = model(batch, torch.float32)
-            ones = torch.ones(len(reading.token_ids))
-            loss = weighted(reading.logits, reading.values, reading.token_ids, ones)
+            loss = weighted(read_to_learn(model, batch), torch.ones(()))
             (loss / num_tokens).backward()
         found.append(gradients(model))
     for name, gradient in found[0].items():
@@ -314,15 +344,12 @@ def test_readings_are_the_same_twice_in_spite_of_dropout(
 ) -> None:
     dropping = make_model(initializer_range=0.2, attention_dropout=0.5).train()
     with torch.no_grad():
-        assert not torch.equal(plain_logits(dropping, BATCH), plain_logits(dropping, BATCH))
+        assert not torch.equal(plain(dropping, BATCH)[0], plain(dropping, BATCH)[0])
     model = build(f"trainable={trainable}", "value_layers=1", model=dropping)
     randomise_head(model)
     first, second = read(model, BATCH), read(model, BATCH)
-    assert torch.equal(first.logits, second.logits)
-    assert torch.equal(first.values, second.values)
-    reference = model.reference()
-    with torch.no_grad():
-        close(completion_logits(reference, BATCH, torch.float32), first.logits)
+    assert all(map(torch.equal, first, second))
+    close(refer(Reference(model.frozen_policy())), first.logprobs)
     assert not model.in_use("float32").training
 
 
@@ -356,7 +383,7 @@ def test_what_the_gradient_of_values_reaches(
 ) -> None:
     model = build(f"value_layers={value_layers}", f"detach_value={detach_value}")
     randomise_head(model)
-    model(BATCH, torch.float32).values.square().sum().backward()
+    read_to_learn(model, BATCH).values.square().sum().backward()
     found = gradients(model)
     reached = {name for name, gradient in found.items() if gradient.any()}
     of_critic = {name for name in found if not name.startswith("policy.")}
@@ -385,38 +412,48 @@ def test_the_value_function_trains_its_own_parameters_alone(build: Build) -> Non
 # The reference
 
 
-@pytest.mark.parametrize("trainable", ["all", "top", "lora"])
+@pytest.mark.parametrize("trainable", ["all", "top"])
 def test_the_reference_stays_what_the_policy_was(build: Build, trainable: str) -> None:
     model = build(f"trainable={trainable}", "trainable_layers=1", "value_layers=1")
-    with torch.no_grad():
-        before = plain_logits(model.policy, BATCH)
+    before = read(model, BATCH).logprobs
     trained = {n for n, p in model.policy.named_parameters() if p.requires_grad}
-    reference = model.reference()
+    reference = Reference(model.frozen_policy())
     assert {n for n, p in model.policy.named_parameters() if p.requires_grad} == trained
     assert trained
     assert not any(p.requires_grad for p in reference.parameters())
-    hashed = weights_hash(reference)
+    hashed = weights_hash(reference.policy)
     assert hashed == weights_hash(model.policy)
+    assert torch.equal(refer(reference), before)
     for _ in range(3):
         step(model)
-    assert weights_hash(reference) == hashed
+    assert weights_hash(reference.policy) == hashed
     assert weights_hash(model.policy) != hashed
-    with torch.no_grad():
-        close(completion_logits(reference, BATCH, torch.float32), before)
-        assert (plain_logits(model.policy, BATCH) - before).abs().max() > 0.01
+    assert torch.equal(refer(reference), before)
+    assert (read(model, BATCH).logprobs - before).abs().max() > 0.01
+
+
+def test_without_adapters_a_policy_is_what_it_was(build: Build) -> None:
+    model = build("trainable=lora", "value_layers=1")
+    before = read(model, BATCH).logprobs
+    assert torch.equal(refer(model.without_adapters), before)
+    for _ in range(3):
+        step(model)
+    assert torch.equal(refer(model.without_adapters), before)
+    # and with them it is the one that learns, of the same parameters
+    assert (read(model, BATCH).logprobs - before).abs().max() > 0.01
+    assert len(changed_by_a_step(model)) == 2 * 7 * 2
 
 
 @pytest.mark.parametrize(
-    # 21 tensors: embeddings, head, final norm and 9 of each layer; adapters: 2 on each of the 7
-    # linear maps of a layer
+    # 21 tensors: embeddings, head, final norm and 9 of each layer
     ("trainable", "num_shared", "num_own"),
-    [("all", 0, 21), ("top", 2 + 9, 9 + 1), ("lora", 21, 2 * 7 * 2)],
+    [("all", 0, 21), ("top", 2 + 9, 9 + 1)],
 )
 def test_the_reference_shares_what_does_not_train(
     build: Build, trainable: str, num_shared: int, num_own: int
 ) -> None:
     model = build(f"trainable={trainable}", "trainable_layers=1")
-    its = dict(model.reference().named_parameters())
+    its = dict(model.frozen_policy().named_parameters())
     shared = {n for n, p in model.policy.named_parameters() if its[n].data_ptr() == p.data_ptr()}
     own = set(its) - shared
     assert (len(shared), len(own)) == (num_shared, num_own)
@@ -445,8 +482,7 @@ def test_top_trains_the_top_layers_and_the_norm(make_model: Make, build: Build, 
     assert {n for n, p in policy.named_parameters() if p.requires_grad} == expected
     assert len(model.policy_parameters()) == 19
     assert changed_by_a_step(model) == expected
-    with torch.no_grad():
-        close(read(model, BATCH).logits, plain_logits(policy, BATCH))
+    close_to_plain(read(model, BATCH), policy, BATCH)
 
 
 def test_all_trains_everything(build: Build) -> None:
@@ -465,23 +501,21 @@ def test_lora_trains_adapters_alone(build: Build) -> None:
 
 
 def test_adapters_change_nothing_at_first_and_start_as_the_seed_says(build: Build) -> None:
-    plain = build()
+    bare = build()
     hashes = []
     for seed in (0, 0, 1):
         model = build("trainable=lora", seed=seed)
-        assert torch.equal(read(model, BATCH).logits, read(plain, BATCH).logits)
+        assert all(map(torch.equal, read(model, BATCH), read(bare, BATCH)))
         hashes.append(weights_hash(model.policy))
     assert hashes[0] == hashes[1] != hashes[2]
 
 
 def test_adapters_are_read_as_plain_passes_read_them(build: Build) -> None:
     model = build("trainable=lora", "value_layers=1")
-    without = read(model, BATCH).logits
+    without = read(model, BATCH).logprobs
     randomise_adapters(model)
-    with torch.no_grad():
-        expected = plain_logits(model.policy, BATCH)
-    close(read(model, BATCH).logits, expected)
-    assert (expected - without).abs().max() > 0.1
+    close_to_plain(read(model, BATCH), model.policy, BATCH)
+    assert (read(model, BATCH).logprobs - without).abs().max() > 0.1
 
 
 # The policy in use
@@ -490,13 +524,11 @@ def test_adapters_are_read_as_plain_passes_read_them(build: Build) -> None:
 def test_adapters_are_merged_for_use(build: Build) -> None:
     model = build("trainable=lora", "value_layers=1")
     randomise_adapters(model)
-    with torch.no_grad():
-        logits = plain_logits(model.policy, BATCH)
+    reading = read(model, BATCH)
     names = [name for name, _ in model.policy.named_parameters()]
     before = weights_hash(model.policy)
     used = model.in_use("float32")
-    with torch.no_grad():
-        close(plain_logits(used, BATCH), logits)
+    close_to_plain(reading, used, BATCH)
     assert type(used) is LlamaForCausalLM
     assert not [n for n, m in used.named_modules() if type(m).__module__.startswith("peft")]
     assert set(used.state_dict()) == set(build().policy.state_dict())
@@ -532,9 +564,10 @@ def test_bfloat16_readings_are_near(make_model: Make) -> None:
     model = critic_of(make_model, 1)
     full = read(model, BATCH)
     with torch.no_grad():
-        half = model(BATCH, torch.bfloat16)
-    assert half.values.dtype == torch.float32
-    assert 0 < (half.logits.float() - full.logits).abs().max() < 0.1
+        half = model(BATCH, torch.bfloat16, TEMPERATURE, with_entropy=True)
+    assert {numbers.dtype for numbers in half} == {torch.float32}
+    assert 0 < (half.logprobs - full.logprobs).abs().max() < 0.1
+    assert 0 < (half.entropy - full.entropy).abs().max() < 0.1
     assert 0 < (half.values - full.values).abs().max() < 0.2
 
 
@@ -581,8 +614,7 @@ def test_a_model_without_layers_to_copy_learns_without_a_branch(
 ) -> None:
     model = build("value_layers=0", f"trainable={trainable}", model=gpt2())
     reading = read(model, BATCH)
-    with torch.no_grad():
-        close(reading.logits, plain_logits(model.policy, BATCH))
+    close_to_plain(reading, model.policy, BATCH)
     assert reading.values.tolist() == [0.0] * 23
 
 
@@ -598,7 +630,7 @@ def test_layers_whose_copy_gives_something_else_are_refused(make_model: Make) ->
 
     base.register_forward_pre_hook(scale, with_kwargs=True)
     with pytest.raises(UserError, match=NOT_COPIED.format("llama")):
-        top_layers(model, 1)
+        check_top_layers(model, top_layers(model, 1))
 
 
 @pytest.mark.parametrize("unlike", ["scaled logits", "eager attention"])

@@ -17,10 +17,9 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from reasonrl.config.algorithm.ppo import PPOConfig
 from reasonrl.config.schema import TrainConfig
-from reasonrl.learning.functional import token_logprobs
 from reasonrl.learning.packed import PromptGroup
 from reasonrl.learning.supervised import micro_batches
-from reasonrl.policy_gradient.actor_critic import ActorCritic
+from reasonrl.policy_gradient.actor_critic import ActorCritic, Reference
 from reasonrl.policy_gradient.experience import (
     Annotations,
     Moments,
@@ -251,7 +250,7 @@ def plain_values(model: ActorCritic, one: Rollout) -> list[float]:
 def test_annotations_stand_in_the_order_of_the_rollouts(make_model: Make, max_tokens: int) -> None:
     """Though micro-batches read the shortest question first: 5, 6 and 7 tokens."""
     model = actor_critic(make_model(initializer_range=0.2))
-    reference = make_model(seed=1, initializer_range=0.2)
+    reference = Reference(make_model(seed=1, initializer_range=0.2))
     now = annotate(model, reference, ROLLOUTS, 0.7, max_tokens, torch.float32)
     real = [[True] * n + [False] * (5 - n) for n in LENGTHS]
     assert now.loss_mask.tolist() == real
@@ -259,7 +258,7 @@ def test_annotations_stand_in_the_order_of_the_rollouts(make_model: Make, max_to
         probabilities = (plain_logits(model.policy, one).double() / 0.7).softmax(dim=1)
         expected = {
             "logprobs": plain_logprobs(model.policy, one, 0.7),
-            "ref_logprobs": plain_logprobs(reference, one, 0.7),
+            "ref_logprobs": plain_logprobs(reference.policy, one, 0.7),
             "values": plain_values(model, one),
             "entropy": [-(p * p.log()).sum().item() for p in probabilities],
         }
@@ -290,8 +289,8 @@ def test_logprobs_are_those_of_the_sampler_and_of_a_plain_pass(
     make_model: Make, sampled: list[Rollout]
 ) -> None:
     model = actor_critic(make_model(initializer_range=0.2))
-    now = annotate(model, model.reference(), sampled, 0.7, 60, torch.float32)
-    at_one = annotate(model, model.reference(), sampled, 1.0, 60, torch.float32)
+    now = annotate(model, Reference(model.frozen_policy()), sampled, 0.7, 60, torch.float32)
+    at_one = annotate(model, Reference(model.frozen_policy()), sampled, 1.0, 60, torch.float32)
     for row, one in enumerate(sampled):
         length = len(one.completion.token_ids)
         found = now.logprobs[row, :length].tolist()
@@ -311,7 +310,7 @@ def test_the_ratio_is_one_before_anything_is_learnt_in_spite_of_dropout(
     """Whatever micro-batches annotated the tokens, whatever ones read them for the loss."""
     policy = make_model(initializer_range=0.2, attention_dropout=0.5).train()
     model = actor_critic(policy)
-    now = annotate(model, model.reference(), sampled, 0.7, 1000, torch.float32)
+    now = annotate(model, Reference(model.frozen_policy()), sampled, 0.7, 1000, torch.float32)
     names = ("logprobs", "ref_logprobs", "values")
     tokens = {name: getattr(now, name)[now.loss_mask] for name in names}
     fields = {
@@ -326,13 +325,12 @@ def test_the_ratio_is_one_before_anything_is_learnt_in_spite_of_dropout(
     for max_tokens in (1, 100):
         for batch in micro_batches(cut[::-1], max_tokens):
             was = token_data(batch)
-            reading = model([one.group for one in batch], torch.float32)
-            logprobs = token_logprobs(reading.logits, reading.token_ids, 0.7)
+            reading = model([one.group for one in batch], torch.float32, 0.7)
             for old in (was["old_logprobs"], was["ref_logprobs"]):
-                ratio = (logprobs - old).exp()
+                ratio = (reading.logprobs - old).exp()
                 torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=0, atol=1e-5)
             torch.testing.assert_close(reading.values, was["old_values"], rtol=0, atol=1e-5)
-            seen += len(logprobs)
+            seen += len(reading.logprobs)
     assert seen == 2 * now.loss_mask.sum()
 
 
