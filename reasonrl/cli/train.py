@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from reasonrl.cli.attempt import attempt
@@ -9,7 +10,7 @@ from reasonrl.config.resolve import resolve
 from reasonrl.pipeline.execute import ensure_done
 from reasonrl.pipeline.plan import Plan, plan
 from reasonrl.pipeline.results import Result
-from reasonrl.pipeline.text import asks, how_long, needs, plan_table, show_result
+from reasonrl.pipeline.text import asks, how_long, needs, origin, plan_table, show_result
 from reasonrl.runs.folder import is_done
 from reasonrl.runs.process import joined
 from reasonrl.util.progress import Progress, console
@@ -26,7 +27,7 @@ def train(config: DictConfig) -> Result | None:
     with joined() as process:
         planned = process.first(lambda: plan(resolved, fetch=not config.dry_run))
         if process.is_main:
-            _show_plan(planned, config.dry_run)
+            _show_plan(planned, config)
         if config.dry_run:
             return None
         with attempt(process):
@@ -35,15 +36,18 @@ def train(config: DictConfig) -> Result | None:
             return show_result(planned, progress) if process.is_main else None
 
 
-def _show_plan(planned: Plan, dry_run: bool) -> None:
-    if is_done(planned.run) and not dry_run:
+def _show_plan(planned: Plan, config: DictConfig) -> None:
+    if is_done(planned.run) and not config.dry_run:
         console.print(f"done: {planned.run.path}", soft_wrap=True)
     else:
         # This loads the model, so that an error comes before the plan.
         takes = list(how_long([planned]))
         console.print(plan_table(planned))
+        overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+        scale = f"{config.scale.name} ({config.scale.about})"
+        console.print(origin(scale, [planned.config], overrides), soft_wrap=True)
         for line in takes:
             console.print(line, soft_wrap=True)
-    if dry_run:
+    if config.dry_run:
         for part in (asks(planned), *needs([planned])):
             console.print(part, soft_wrap=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich import box
 from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from reasonrl.config.learner import LearnerConfig
 from reasonrl.config.model import ShapeConfig
 from reasonrl.config.schema import TrainConfig
 from reasonrl.evaluation.policy import METRICS, read_estimates
@@ -20,6 +21,9 @@ from reasonrl.report.tables import estimates_table, gains_table
 from reasonrl.reward_models.learning import VALIDATION
 from reasonrl.runs.folder import read_status, state_of
 from reasonrl.util.progress import Progress, console
+
+CHOICES_OF_VALUES = ("scale", "dataset", "experiment")  # those that win over the model's
+MAX_METHODS = 12
 
 
 def plan_table(planned: Plan) -> Table:
@@ -41,8 +45,44 @@ def plan_table(planned: Plan) -> Table:
         )
         table.add_row(
             f"  about {work.completions:,} completions to sample, {work.examples:,} to learn from"
+            f"{_learning(one.config)}"
         )
     return table
+
+
+def origin(scale: str, configs: Sequence[TrainConfig], overrides: Iterable[str]) -> str:
+    """What values runs of one scale have, whose these are, and which the command line has set."""
+    models = dict.fromkeys(config.model.name for config in configs)
+    protocols = dict.fromkeys(
+        f"{config.dataset.name}, evaluated with K={config.evaluation.num_samples_per_prompt}"
+        for config in configs
+    )
+    keys = {override: override.lstrip("+~").partition("=")[0] for override in overrides}
+    own = [override for override, key in keys.items() if "." in key or key in CHOICES_OF_VALUES]
+    said = f"; by the command line: {' '.join(own)}" if own else ""
+    return escape(f"{', '.join(models)}: scale {scale}: {'; '.join(protocols)}{said}")
+
+
+def methods(configs: Sequence[TrainConfig]) -> Iterator[str]:
+    """What the runs do and learn with; each text once, and of many the first."""
+    texts = [f"{one.algorithm.outline(one)}{_learning(one)}" for one in configs]
+    different = list(dict.fromkeys(texts))
+    yield from (f"  {escape(text)}" for text in different[:MAX_METHODS])
+    if len(different) > MAX_METHODS:
+        yield f"  … and {len(different) - MAX_METHODS:,} more"
+
+
+def _learning(config: TrainConfig) -> str:
+    """With what a run learns, to be put behind another text; empty where it doesn't learn."""
+    learner = config.algorithm
+    if not isinstance(learner, LearnerConfig):
+        return ""
+    trainable = getattr(learner, "trainable", "all")
+    what = {"all": "", "lora": f", LoRA of rank {getattr(learner, 'lora_rank', None)}"}
+    return (
+        f"; batches of {learner.batch_size}, learning rate {learner.learning_rate:g} → "
+        f"{learner.final_learning_rate:g}{what.get(trainable, f', {trainable} trained')}"
+    )
 
 
 def asks(planned: Plan) -> str:

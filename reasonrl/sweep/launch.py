@@ -50,6 +50,7 @@ class Point:
     overrides: tuple[str, ...]  # what the command said of it
     config: TrainConfig
     options: LauncherOptions
+    scale: str  # the name of its values, and whose they are
 
 
 def point(overrides: Sequence[str], composed: DictConfig) -> Point:
@@ -59,7 +60,8 @@ def point(overrides: Sequence[str], composed: DictConfig) -> Point:
         options = read_options(given)
         with open_dict(composed):
             del composed["hydra"]
-        return Point(tuple(overrides), resolve(composed), options)
+        scale = f"{composed.scale.name} ({composed.scale.about})"
+        return Point(tuple(overrides), resolve(composed), options, scale)
 
 
 def launch(points: Sequence[Point], *, dry_run: bool = False) -> None:
@@ -95,7 +97,7 @@ def launch(points: Sequence[Point], *, dry_run: bool = False) -> None:
         runs=[member for member, _ in runs.values()],
     )
     console.print(plan_table(sweep, asks=dry_run or cluster == "slurm"))
-    for line in _needs(plans):
+    for line in (*_values(points, plans), *_needs(plans)):
         console.print(line, soft_wrap=True)
     for line in how_long(plans, here=cluster == "local"):
         console.print(line, soft_wrap=True)
@@ -191,6 +193,20 @@ def plan_table(sweep: Sweep, *, asks: bool) -> Table:
     if len(sweep.runs) > MAX_ROWS:
         table.add_row(f"… and {len(sweep.runs) - MAX_ROWS:,} more")
     return table
+
+
+def _values(points: Sequence[Point], plans: Sequence[Plan]) -> Iterator[str]:
+    """What the runs of each scale are made with."""
+    from reasonrl.pipeline.text import methods, origin
+
+    by_scale: dict[str, list[tuple[Point, Plan]]] = {}
+    for point, planned in zip(points, plans, strict=True):
+        by_scale.setdefault(point.scale, []).append((point, planned))
+    for scale, some in by_scale.items():
+        overrides = [override for point, _ in some for override in point.overrides]
+        configs = [one.config for _, planned in some for one in planned.in_order()]
+        yield origin(scale, configs, dict.fromkeys(overrides))
+        yield from methods(configs)
 
 
 def _needs(plans: Sequence[Plan]) -> Iterator[RenderableType]:

@@ -62,6 +62,8 @@ def set_up_logging() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
     for noisy in ("httpx", "datasets", "filelock", "matplotlib", "fsspec", "submitit"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # It warns of each attempt, twice, where there is no network; what it raises is reported.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 
 def _group_options(*, _root_: DictConfig) -> str:

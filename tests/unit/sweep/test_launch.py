@@ -324,7 +324,7 @@ LONG = "x" * 300
 )
 def test_a_sweep_is_named_by_what_differs(overrides: list[list[str]], readable: str) -> None:
     config: Any = SimpleNamespace(algorithm=SimpleNamespace(name="ppo"))
-    some = [Point(tuple(one), config, LauncherOptions()) for one in overrides]
+    some = [Point(tuple(one), config, LauncherOptions(), "small") for one in overrides]
     name = sweep_name(some, ["run-b", "run-a", "run-b"])
     # printf 'run-a\nrun-b' | sha256sum
     assert name == f"{readable}8b3f5519"
