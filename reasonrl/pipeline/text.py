@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from reasonrl.config.learner import LearnerConfig
+from reasonrl.config.learner import learners
 from reasonrl.config.model import ShapeConfig
 from reasonrl.config.schema import TrainConfig
 from reasonrl.evaluation.policy import METRICS, read_estimates
@@ -74,8 +74,8 @@ def methods(configs: Sequence[TrainConfig]) -> Iterator[str]:
 
 def _learning(config: TrainConfig) -> str:
     """With what a run learns, to be put behind another text; empty where it doesn't learn."""
-    learner = config.algorithm
-    if not isinstance(learner, LearnerConfig):
+    learner = dict(learners(config.algorithm)).get("")  # others are those of runs it needs
+    if learner is None:
         return ""
     trainable = getattr(learner, "trainable", "all")
     what = {"all": "", "lora": f", LoRA of rank {getattr(learner, 'lora_rank', None)}"}

@@ -194,6 +194,9 @@ def test_a_plan_says_what_each_model_needs_of_a_gpu(
     assert "7b, 6,738,415,616 parameters: GB in each of 4 GPUs; 74 of 80 may be used" in text
     assert "13b, 13,015,864,320 parameters: GB in each of 8 GPUs; 74 of 80 may be used" in text
     assert text.count("isn't ready on this machine") == 2
+    assert "7b, 13b: scale paper (the paper's, recalled;" in text
+    assert re.search("stories, evaluated with K=.*; by the command line: .*dataset=stories", text)
+    assert text.count("learning rate 2e-05 → 2e-07") == 2  # of SFT and Expert Iteration, once each
 
 
 @pytest.mark.usefixtures("_without_weights")
