@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING
 
 from reasonrl.config.schema import EvaluateConfig
 from reasonrl.runs.preemption import SIGNALS, STOPPED, Preempted, boundary, listening, received
-from reasonrl.runs.process import Process, joined
+from reasonrl.runs.process import Process, joined, usable_cores
 from reasonrl.util.errors import UserError
 
 if TYPE_CHECKING:
@@ -313,18 +313,23 @@ class _Ranks:
 
     def _start(self, rank: int, local_rank: int) -> subprocess.Popen[bytes]:
         path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
-        environment = os.environ | {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(local_rank),
-            "WORLD_SIZE": str(self._call.size),
-            "LOCAL_WORLD_SIZE": str(self._local_size),
-            "MASTER_ADDR": "localhost" if self._machine.is_first else self._machine.host,
-            "MASTER_PORT": str(self._machine.port),
-            "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is there: no rank has to hold it
-            PARENT: str(os.getpid()),
-            "HF_HUB_OFFLINE": "1",  # the plan has fetched everything
-            "PYTHONPATH": path,  # the code that the parent runs
-        }
+        threads = max(1, usable_cores() // self._local_size)
+        environment = (
+            {"OMP_NUM_THREADS": str(threads)}
+            | os.environ
+            | {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(local_rank),
+                "WORLD_SIZE": str(self._call.size),
+                "LOCAL_WORLD_SIZE": str(self._local_size),
+                "MASTER_ADDR": "localhost" if self._machine.is_first else self._machine.host,
+                "MASTER_PORT": str(self._machine.port),
+                "TORCHELASTIC_USE_AGENT_STORE": "True",  # no rank has to hold the store
+                PARENT: str(os.getpid()),
+                "HF_HUB_OFFLINE": "1",  # the plan has fetched everything
+                "PYTHONPATH": path,  # the code that the parent runs
+            }
+        )
         if self._call.on_cpu:
             environment["CUDA_VISIBLE_DEVICES"] = ""
         return subprocess.Popen(self._call.command, env=environment, start_new_session=True)
