@@ -32,6 +32,12 @@ SOON = 15.0  # seconds; the busy machine's share of it is large
 # --- how many
 
 
+@pytest.fixture(autouse=True)
+def _large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below the size from which the learning rates of small models are refused."""
+    monkeypatch.setattr("reasonrl.runs.ranks.LARGE", 800_000_000)
+
+
 @pytest.mark.parametrize(
     ("given", "in_slurm", "expected"),
     [
@@ -41,9 +47,9 @@ SOON = 15.0  # seconds; the busy machine's share of it is large
         (["model.resources.gpus=4", "model.resources.nodes=2"], True, 8),
         (["model.resources.gpus=0"], True, 1),
         (["model.resources.gpus=0", "model.resources.nodes=2"], True, 2),
-        (["model.num_parameters=7000000000"], False, 6),
-        (["model.num_parameters=7000000000", "model.device=cpu"], False, 1),
-        (["model.num_parameters=7000000000", "model.device=cuda:1"], False, 1),
+        (["model.num_parameters=900000000"], False, 6),
+        (["model.num_parameters=900000000", "model.device=cpu"], False, 1),
+        (["model.num_parameters=900000000", "model.device=cuda:1"], False, 1),
     ],
 )
 def test_the_number_of_processes(
@@ -65,7 +71,7 @@ def test_a_large_model_on_a_machine_without_gpus_has_one_process(
 ) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    assert num_processes(configure("model.num_parameters=7000000000")) == 1
+    assert num_processes(configure("model.num_parameters=900000000")) == 1
 
 
 @pytest.mark.parametrize(
@@ -73,9 +79,9 @@ def test_a_large_model_on_a_machine_without_gpus_has_one_process(
     [
         (["runtime.processes=2"], 0, True),
         (["runtime.processes=1"], 1, False),
-        (["model.num_parameters=7000000000"], 1, True),
-        (["model.num_parameters=7000000000", "model.device=cpu"], 1, False),
-        (["model.num_parameters=7000000000"], 0, False),
+        (["model.num_parameters=900000000"], 1, True),
+        (["model.num_parameters=900000000", "model.device=cpu"], 1, False),
+        (["model.num_parameters=900000000"], 0, False),
     ],
 )
 def test_one_rank_is_needed_for_a_large_model_on_a_gpu(
