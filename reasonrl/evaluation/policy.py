@@ -41,7 +41,7 @@ from reasonrl.grading.metrics import (
 from reasonrl.policy.policy import context_of, load_tokenizer
 from reasonrl.problems.prompts import build_prompts, check_lengths
 from reasonrl.rewards.sparse import Outcome
-from reasonrl.runs.preemption import with_boundary
+from reasonrl.runs.preemption import at_own_pace, with_boundary
 from reasonrl.runs.process import ALONE, Process
 from reasonrl.sampling import SamplingParams, open_engine
 from reasonrl.sampling.rollouts import (
@@ -190,7 +190,7 @@ def evaluate(
         problems, tokenizer, dataset.prompt, exemplars if policy.few_shot else ()
     )
     check_lengths(prompts, dataset.max_new_tokens, context_of(policy.path))
-    finished = (folder / METRICS).exists()
+    finished = process.first((folder / METRICS).exists)
     if not finished:
         sampler = open_engine(policy.path, config, process.device(config.model.device))
         with writing(folder):  # a folder that can't be made is an error before the sampling
@@ -230,7 +230,7 @@ def evaluate(
             statistics=measured.statistics,
         )
     if reward_model is not None:
-        chosen = _choose(samples, problems, reward_model, folder, progress)
+        chosen = _choose(samples, problems, reward_model, folder, progress, process)
         measured = replace(measured, scores=measured.scores | chosen)
     return measured
 
@@ -241,23 +241,34 @@ def _choose(
     model: RewardModel,
     folder: Path,
     progress: Progress,
+    process: Process,
 ) -> dict[str, np.ndarray]:
-    """``chosen_by_reward_model``, with the model's probabilities, kept in rerank-RUN.parquet."""
+    """``chosen_by_reward_model``, with the model's probabilities, kept in rerank-RUN.parquet.
+
+    Each process judges a piece of the samples.
+    """
     file = folder / f"rerank-{model.folder.resolve().parent.name}.parquet"
-    if not file.exists():
+    if not process.first(file.exists):
         problem_of = {problem.id: problem for problem in problems}
-        with progress.task("judging samples", len(samples)) as advance:
-            probabilities = model.final(
-                [r.completion for r in samples],
-                [problem_of[r.completion.problem_id] for r in samples],
+        start, stop = (
+            len(samples) * rank // process.size for rank in (process.rank, process.rank + 1)
+        )
+        piece, tally = samples[start:stop], process.tally(str(file))
+        with (
+            at_own_pace(process),
+            progress.task("judging samples", len(samples), tally) as advance,
+        ):
+            judged = model.final(
+                [r.completion for r in piece],
+                [problem_of[r.completion.problem_id] for r in piece],
                 with_boundary(advance),
             )
         rows = {
             "problem_id": [r.completion.problem_id for r in samples],
             "sample_index": [r.completion.sample_index for r in samples],
-            "probability": probabilities,
+            "probability": [p for part in process.gather(judged) for p in part],
         }
-        write_table(file, pa.table(rows))
+        process.first(lambda: write_table(file, pa.table(rows)))
     probabilities = pq.read_table(file, columns=["probability"])["probability"].to_numpy()
     return chosen_by_reward_model(samples, problems, probabilities)
 

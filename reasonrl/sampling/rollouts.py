@@ -200,7 +200,8 @@ def collect_rollouts(
 
     if not process.first(file.exists):
         todo = process.first(lambda: [n for n, shard in enumerate(files) if not shard.exists()])
-        on_progress(num_samples * sum(len(p) for n, p in enumerate(parts) if n not in todo))
+        if process.is_main:
+            on_progress(num_samples * sum(len(p) for n, p in enumerate(parts) if n not in todo))
         if _fill(len(parts), process.size):
             with at_own_pace(process):
                 for number in (todo[i] for i in process.deal(str(file), len(todo))):
@@ -212,7 +213,7 @@ def collect_rollouts(
                 rollouts = [r for piece in process.gather(drawn) for r in piece]
                 process.first(partial(write_rollouts, files[number], rollouts))
         process.first(partial(_merge, files, file))
-    else:
+    elif process.is_main:
         on_progress(len(prompts) * num_samples)
     if process.is_main and shards.exists():
         remove_folder(shards)
