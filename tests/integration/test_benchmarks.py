@@ -17,6 +17,15 @@ from reasonrl.config.model import ShapeConfig
 from reasonrl.policy.policy import shape_of
 from tests.helpers.configs import ROOT, TINY
 
+PPO = [
+    "algorithm.rollouts_per_iteration=16",
+    "algorithm.batch_size=8",
+    "algorithm.iterations=2",
+    "algorithm.kl_horizon=1000",
+    "algorithm.value_layers=2",
+    "algorithm.lora_rank=4",
+    "dataset.max_new_tokens=16",
+]
 FEW = ["--model", "tiny", "--repeats", "1"]
 
 
@@ -41,6 +50,7 @@ def measured(folder: Path, what: str, *arguments: str, processes: int = 1) -> di
     ("what", "arguments", "number"),
     [
         ("learn", ["algorithm.batch_size=8"], "tokens_per_second"),
+        ("ppo", PPO, "learnt_tokens_per_second"),
         ("sample", ["dataset.max_new_tokens=4"], "tokens_per_second"),
         ("refresh", [], "gb_per_second"),
     ],

@@ -21,11 +21,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from reasonrl.config.algorithm.base import Footprint
 from reasonrl.config.model import ShapeConfig
+from reasonrl.learning.packed import PromptGroup
 from reasonrl.learning.recompute import recompute_layers
 from reasonrl.learning.supervised import Example, Reader, collate
 from reasonrl.pipeline.memory import GB, memory
 from reasonrl.policy.adapters import add_lora
 from reasonrl.policy.shards import divide
+from reasonrl.policy_gradient.actor_critic import ActorCritic
 
 pytestmark = pytest.mark.slow
 
@@ -33,6 +35,8 @@ SHAPES = {
     "7b": ShapeConfig(4096, 11008, 32, 32, 32, 32000, tie_word_embeddings=False),
     "13b": ShapeConfig(5120, 13824, 40, 40, 40, 32000, tie_word_embeddings=False),
 }
+# 7,700 tokens in 11 rows: a question of 100, and four completions of 151 each.
+GROUPS = [PromptGroup((1,) * 100, ((1,) * 151,) * 4)] * 11
 
 
 @pytest.mark.parametrize(
@@ -47,6 +51,24 @@ def test_a_supervised_learner(name: str, gpus: int, rank: int) -> None:
         return reader(collate(examples), torch.bfloat16)
 
     assert_at_most_a_tenth_above(SHAPES[name], run, gpus, tracked(reader, gpus, read))
+
+
+@pytest.mark.parametrize(("gpus", "rank"), [(8, 128), (8, 0)])
+def test_ppo(gpus: int, rank: int) -> None:
+    """The reference is left out: it is read in another pass, and its shards don't change."""
+    trains = "lora" if rank else "all"
+    run = Footprint(trains, "while it learns", 7700, rank, value_layers=4)
+    policy = llama(SHAPES["7b"], 0)
+    with torch.device("meta"):
+        model = ActorCritic(policy, 4, detach_value=True)
+        if rank:
+            add_lora(policy, rank, seed=0)
+
+    def read() -> Tensor:
+        out = model(GROUPS, torch.bfloat16, 0.7)
+        return out.logprobs + out.values
+
+    assert_at_most_a_tenth_above(SHAPES["7b"], run, gpus, tracked(model, gpus, read))
 
 
 def assert_at_most_a_tenth_above(
