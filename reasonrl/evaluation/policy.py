@@ -30,7 +30,7 @@ from reasonrl.grading import Grader, grader_of
 from reasonrl.grading.metrics import (
     Estimate,
     best_of_n,
-    bootstrap_mean,
+    estimate_mean,
     majority_vote,
     paired_difference,
     pass_at_k,
@@ -71,8 +71,8 @@ class Evaluation:
     statistics: dict[str, float]  # single numbers over completions, such as the fraction unparsed
 
     def estimates(self) -> dict[str, Estimate]:
-        """The mean of each metric, with its 95% bootstrap interval over problems."""
-        return {name: bootstrap_mean(scores) for name, scores in self.scores.items()}
+        """The mean of each metric, with its 95% interval over problems."""
+        return {name: estimate_mean(scores) for name, scores in self.scores.items()}
 
     def gain_on(self, before: Evaluation) -> dict[str, Estimate]:
         """The paired difference of this evaluation to ``before``, of each metric that both have.

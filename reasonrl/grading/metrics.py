@@ -20,6 +20,7 @@ from reasonrl.util.errors import UserError
 # Totals of a vote this close (relatively) are tied: equal weights summed in another order differ
 # in the last bits. Counts differ by far more.
 _TIE = 1e-9
+SIGNIFICANCE = 0.05  # the level at which a paired difference counts as established
 
 
 def pass_at_k(correct: np.ndarray, k: int) -> np.ndarray:
@@ -228,34 +229,49 @@ class Estimate:
     low: float  # the interval's lower end
     high: float  # the interval's upper end
     n: int  # the number of problems
+    # Of a paired difference: how probable one as large is by chance; older runs don't say.
+    p_value: float | None = None
 
     def __str__(self) -> str:
         """The estimate in percent, as ``47.1% [44.2, 50.0]``."""
         return f"{100 * self.value:z.1f}% [{100 * self.low:z.1f}, {100 * self.high:z.1f}]"
 
-    def excludes_zero(self) -> bool:
-        """Whether a difference is established. One problem, without spread, establishes none."""
-        return self.n > 1 and (self.low > 0 or self.high < 0)
+    def is_established(self) -> bool:
+        """Whether a difference is established at the 5% level, by the test of its pairs.
+
+        Where an older run has no p-value, its interval has to exclude 0.
+        """
+        if self.p_value is None:
+            return self.n > 1 and (self.low > 0 or self.high < 0)
+        return self.p_value < SIGNIFICANCE
 
 
-def bootstrap_mean(
+def estimate_mean(
     values: np.ndarray, *, seed: int = 0, num_resamples: int = 10_000, confidence: float = 0.95
 ) -> Estimate:
-    """The mean of per-problem values with its percentile bootstrap interval over problems.
+    """The mean of per-problem values with its confidence interval over problems.
 
-    Equal values (so also a single one) give an interval of width 0: the bootstrap sees no spread.
-    The interval is deterministic in ``seed``. Raises UserError where values is empty, not
-    one-dimensional or not finite.
+    Where every value is 0 or 1 the interval is exact (Clopper and Pearson 1934): it covers the
+    truth at least as often as ``confidence`` says, rare events included. For other values it is the
+    percentile bootstrap's, which is deterministic in ``seed``, and has width 0 where they are all
+    equal. Raises UserError where values is empty, not one-dimensional or not finite.
     """
-    values = np.asarray(values, dtype=float)
-    if values.ndim != 1 or values.size == 0 or not np.isfinite(values).all():
-        raise UserError(
-            f"values must hold one finite number per problem; got values.shape={values.shape}. "
-            f"Average over samples first, and score an unparsed answer 0."
-        )
-    value = float(values.mean())
+    values = _check_values(values)
+    if ((values == 0) | (values == 1)).all():
+        test = stats.binomtest(int(values.sum()), values.size)
+        interval = test.proportion_ci(confidence_level=confidence, method="exact")
+        low, high = float(interval.low), float(interval.high)
+    else:
+        low, high = _bootstrap_interval(values, seed, num_resamples, confidence)
+    return Estimate(float(values.mean()), low, high, values.size)
+
+
+def _bootstrap_interval(
+    values: np.ndarray, seed: int, num_resamples: int, confidence: float
+) -> tuple[float, float]:
+    """The percentile bootstrap interval of the mean of values (n,)."""
     if np.ptp(values) == 0:  # scipy would warn of a degenerate distribution
-        return Estimate(value, value, value, values.size)
+        return float(values[0]), float(values[0])
     interval = stats.bootstrap(
         (values,),
         np.mean,
@@ -265,7 +281,7 @@ def bootstrap_mean(
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return Estimate(value, float(interval.low), float(interval.high), values.size)
+    return float(interval.low), float(interval.high)
 
 
 def paired_difference(
@@ -276,14 +292,39 @@ def paired_difference(
     num_resamples: int = 10_000,
     confidence: float = 0.95,
 ) -> Estimate:
-    """The gain of b on a over the same problems: ``bootstrap_mean`` of b − a.
+    """The gain of b on a over the same problems, with its interval and its p-value.
 
     Pairing removes the spread between easy and hard problems, so it separates runs that two
-    unpaired intervals do not. Raises UserError unless a and b are of one length.
+    unpaired intervals do not. The interval is the percentile bootstrap's over problems. The p-value
+    is that of the sign-flip test: by chance each problem's difference could as well have the other
+    sign. It is exact, two-sided, and McNemar's where every difference is −1, 0 or 1: four problems
+    gained and none lost give 0.125. For other differences flips are drawn (``seed``). Raises
+    UserError unless a and b are of one length, not empty and finite.
     """
     _check_same_problems(b=b, a=a)
-    difference = np.asarray(b, dtype=float) - np.asarray(a, dtype=float)
-    return bootstrap_mean(difference, seed=seed, num_resamples=num_resamples, confidence=confidence)
+    difference = _check_values(np.asarray(b, dtype=float) - np.asarray(a, dtype=float))
+    low, high = _bootstrap_interval(difference, seed, num_resamples, confidence)
+    p_value = _sign_flip_p_value(difference, seed, num_resamples)
+    return Estimate(float(difference.mean()), low, high, difference.size, p_value)
+
+
+def _sign_flip_p_value(difference: np.ndarray, seed: int, num_resamples: int) -> float:
+    changed = difference[difference != 0]
+    if changed.size == 0:
+        return 1.0
+    if np.ptp(np.abs(changed)) == 0:
+        return float(stats.binomtest(int((changed > 0).sum()), changed.size).pvalue)
+    return float(
+        stats.permutation_test(
+            (changed, np.zeros_like(changed)),
+            lambda x, y, axis: np.mean(x - y, axis=axis),
+            permutation_type="samples",
+            vectorized=True,
+            n_resamples=num_resamples,
+            batch=max(1, 2**20 // changed.size),
+            rng=np.random.default_rng(seed),
+        ).pvalue
+    )
 
 
 def bootstrap_clusters(
@@ -330,6 +371,17 @@ def _check_k(k: int, num_samples: int) -> None:
             f"k={k} must be between 1 and the number of samples per problem; "
             f"got num_samples_per_prompt={num_samples}. Sample more or lower k."
         )
+
+
+def _check_values(values: np.ndarray) -> np.ndarray:
+    """The values as float (problems,)."""
+    values = np.asarray(values, dtype=float)
+    if values.ndim != 1 or values.size == 0 or not np.isfinite(values).all():
+        raise UserError(
+            f"values must hold one finite number per problem; got values.shape={values.shape}. "
+            f"Average over samples first, and score an unparsed answer 0."
+        )
+    return values
 
 
 def _check_same_problems(**arrays: Sequence | np.ndarray) -> None:

@@ -44,7 +44,8 @@ const interval = e => `[${percent(e.low)}, ${percent(e.high)}]`;
 const exact = e => `${e.value}, 95% interval ${e.low} to ${e.high}, of ${e.n} questions`;
 const mean = values => values.reduce((a, b) => a + b) / values.length;
 const isDifference = key => /^(gain|gap|against)\b/.test(key);
-const established = e => e.n > 1 && (e.low > 0 || e.high < 0);
+const established = e => Number.isFinite(e.p_value)
+  ? e.p_value < 0.05 : e.n > 1 && (e.low > 0 || e.high < 0);
 
 function estimateCell(key, e) {
   const cell = element("td", {className: "number"});
@@ -128,6 +129,17 @@ for (const run of RUNS.filter(run => run.correct)) {
 $("against").parentNode.hidden = $("against").length < 3;
 $("against").onchange = showTable;
 
+// McNemar's exact test: how probable so unequal numbers of questions gained and lost are by chance.
+function signTest(gained, lost) {
+  const n = gained + lost;
+  let tail = 0;
+  for (let k = 0, log = -n * Math.LN2; k <= Math.min(gained, lost); k++) {
+    tail += Math.exp(log);
+    log += Math.log(n - k) - Math.log(k + 1);
+  }
+  return Math.min(1, 2 * tail);
+}
+
 // What a run gains on that one, paired by question, with the interval of a normal distribution.
 function difference(run) {
   const other = RUNS.find(one => one.name === $("against").value);
@@ -135,7 +147,8 @@ function difference(run) {
   const each = [...run.correct].map((right, i) => right - other.correct[i]);
   const value = mean(each);
   const width = 1.96 * Math.sqrt(mean(each.map(d => (d - value) ** 2)) / each.length);
-  return {value, low: value - width, high: value + width, n: each.length};
+  const p_value = signTest(each.filter(d => d > 0).length, each.filter(d => d < 0).length);
+  return {value, low: value - width, high: value + width, n: each.length, p_value};
 }
 
 // ---------------------------------------------------------------- the table

@@ -11,7 +11,7 @@ from reasonrl.grading.metrics import Estimate
 
 
 def estimates_table(title: str, estimates: Mapping[str, Estimate]) -> Table:
-    """A table of metrics with their 95% bootstrap intervals over problems."""
+    """A table of metrics with their 95% intervals over problems."""
     table = Table(title=title, title_justify="left")
     table.add_column("metric")
     table.add_column("value [95% interval]", justify="right")
@@ -29,19 +29,19 @@ def gains_table(
 ) -> Table:
     """A table of before, after, and their paired difference.
 
-    A row is bold where the difference's interval excludes 0.
+    A row is bold where the difference is established: ``Estimate.is_established``.
     """
     table = Table(title=title, title_justify="left")
     for column in ("metric", *map(escape, columns), "gain, paired [95% interval]"):
         table.add_column(column, justify="left" if column == "metric" else "right")
     for name, gain in gains.items():
-        style = "bold" if gain.excludes_zero() else ""
+        style = "bold" if gain.is_established() else ""
         table.add_row(name, str(before[name]), str(after[name]), f"{gain}", style=style)
     return table
 
 
 def comparison_table(title: str, rows: Mapping[str, Mapping[str, Estimate]]) -> Table:
-    """A table of runs, a row each; a gain or gap is bold where its interval excludes 0.
+    """A table of runs, a row each; a gain or gap is bold where it is established.
 
     rows: the estimates of each run, by its name; a cell is blank where a run lacks the metric.
     """
@@ -60,4 +60,4 @@ def _cell(column: str, estimate: Estimate | None) -> str:
     if estimate is None:
         return ""
     text = str(estimate).replace(" [", "\n\\[")  # the interval below; no markup
-    return f"[bold]{text}[/]" if ":" in column and estimate.excludes_zero() else text
+    return f"[bold]{text}[/]" if ":" in column and estimate.is_established() else text

@@ -20,7 +20,7 @@ from reasonrl.grading.metrics import (
     Estimate,
     auroc,
     bootstrap_clusters,
-    bootstrap_mean,
+    estimate_mean,
     expected_calibration_error,
 )
 from reasonrl.grading.steps import step_tokens
@@ -241,7 +241,7 @@ def validation_estimates(
     evaluation = summarise(problems, [], rollouts, grader)
     scores = evaluation.scores | chosen_by_reward_model(rollouts, problems, np.concatenate(final))
     estimates = {
-        "accuracy": bootstrap_mean(
+        "accuracy": estimate_mean(
             np.array([np.mean((p > 0.5) == y) for y, p in zip(labels, final, strict=True)])
         )
     }
@@ -251,5 +251,5 @@ def validation_estimates(
             expected_calibration_error, labels, final
         )
     if found:
-        estimates["first_wrong_step"] = bootstrap_mean(np.array([np.mean(f) for f in found]))
-    return estimates | {name: bootstrap_mean(values) for name, values in scores.items()}
+        estimates["first_wrong_step"] = estimate_mean(np.array([np.mean(f) for f in found]))
+    return estimates | {name: estimate_mean(values) for name, values in scores.items()}

@@ -87,6 +87,8 @@ ANSWERS = [
     ("two words", "#### 18 square feet", "18", None, False),
     ("a word before", "#### about 18", "18", None, False),
     ("a multiplier for 18", "#### 18 thousand", "18", None, False),
+    ("a multiplier with a capital", "#### 18 Thousand", "18", None, False),
+    ("a dozen is one too", "#### 2 dozen", "2", None, False),
     ("a multiplier for its product", "#### 18k", "18000", None, False),
     # Not one number.
     ("a time", "#### 18:30", "18", None, False),

@@ -378,9 +378,33 @@ def test_one_run_against_another(browser: Any, tmp_path: Path) -> None:
             value, low, high = map(float, re.findall(r"-?[\d.]+", cell.inner_text()))
             assert value == round(100 * expected.value, 1)
             assert (low, high) == pytest.approx((100 * expected.low, 100 * expected.high), abs=1.0)
-            assert cell.locator("b").count() == expected.excludes_zero() == 1
+            assert cell.locator("b").count() == expected.is_established() == 1
         for other in ("ei-sparse-tiny-sft-s0", "sft-sparse-tiny-pretrained-s0"):
             assert page.inner_text(f"#run-{other} td:nth-child({column})") == ""
+
+
+def test_four_questions_gained_and_none_lost_establish_nothing(
+    browser: Any, tmp_path: Path
+) -> None:
+    members = []
+    for algorithm, right in (("ei", 0), ("ppo", 4), ("rcrl", 6)):
+        name = f"{algorithm}-sparse-tiny-sft-s0"
+        correct = {f"q{i}": i < right for i in range(100)}
+        make_run(
+            tmp_path, name, evaluations={"after": {"maj@1": (right / 100, 0, 1)}}, correct=correct
+        )
+        members.append(Member(name, [f"algorithm={algorithm}"]))
+    with opened(browser, page_of(tmp_path, members)) as page:
+        page.select_option("#against", "ei-sparse-tiny-sft-s0")
+        heads = page.locator("#runs th").all_inner_texts()
+        column = 1 + heads.index("against ei-sparse-tiny-sft-s0")
+        bold = {
+            algorithm: page.locator(
+                f"#run-{algorithm}-sparse-tiny-sft-s0 td:nth-child({column}) b"
+            ).count()
+            for algorithm in ("ppo", "rcrl")
+        }
+        assert bold == {"ppo": 0, "rcrl": 1}  # p = 2/16 and 2/64
 
 
 def test_the_second_plot_is_of_most_runs(browser: Any, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from reasonrl.grading.metrics import (
     auroc,
     best_of_n,
-    bootstrap_mean,
+    estimate_mean,
     expected_calibration_error,
     majority_vote,
     majority_vote_at_k,
@@ -86,13 +86,14 @@ def test_the_unique_fraction_lies_between_one_sample_and_all(traces):
 
 @deterministic
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=30))
-def test_the_interval_lies_within_the_values_and_a_swap_mirrors_the_difference(pairs):
+def test_the_interval_holds_the_mean_and_a_swap_mirrors_the_difference(pairs):
     a, b = np.array(pairs).T
-    estimate = bootstrap_mean(a, num_resamples=200)
-    assert a.min() - 1e-12 <= estimate.low <= estimate.high <= a.max() + 1e-12
+    estimate = estimate_mean(a, num_resamples=200)
+    assert 0 <= estimate.low <= estimate.value + 1e-12 <= estimate.high + 2e-12 <= 1 + 3e-12
     forth, back = (paired_difference(*pair, num_resamples=200) for pair in ((a, b), (b, a)))
     mirrored = [-back.value, -back.high, -back.low]
     assert [forth.value, forth.low, forth.high] == pytest.approx(mirrored, abs=1e-9)
+    assert forth.p_value == back.p_value
 
 
 @deterministic

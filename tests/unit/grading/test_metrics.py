@@ -12,7 +12,7 @@ from reasonrl.grading.metrics import (
     auroc,
     best_of_n,
     bootstrap_clusters,
-    bootstrap_mean,
+    estimate_mean,
     expected_calibration_error,
     majority_vote,
     majority_vote_at_k,
@@ -297,37 +297,56 @@ def test_unique_correct_refuses_other_problems():
 
 def test_the_interval_at_the_size_of_gsm8k():
     # 607 / 1319 = 0.46; half-width 1.96 · √(0.46 · 0.54 / 1319) = 0.0269: 2.7 points
-    estimate = bootstrap_mean(np.arange(1319) < 607)
+    estimate = estimate_mean(np.arange(1319) < 607)
     assert estimate.value == pytest.approx(0.4602, abs=1e-4)
     assert (estimate.high - estimate.low) / 2 == pytest.approx(0.0269, abs=1e-3)
     assert estimate.low == pytest.approx(0.4602 - 0.0269, abs=2e-3)
     assert estimate.n == 1319
 
 
-def test_the_interval_follows_confidence_and_not_the_seed():
-    values = np.arange(400) < 200
-    # Half-widths z · √(0.25 / 400) = z · 0.025: 0.0411 at 90% (z = 1.645), 0.0644 at 99% (2.576)
-    for confidence, half_width in [(0.90, 0.0411), (0.99, 0.0644)]:
+def test_the_interval_of_shares_follows_confidence_and_not_the_seed():
+    values = np.where(np.arange(400) < 200, 0.25, 0.75)
+    # Half-widths z · √(0.0625 / 400) = z · 0.0125: 0.0206 at 90% (z = 1.645), 0.0322 at 99% (2.576)
+    for confidence, half_width in [(0.90, 0.0206), (0.99, 0.0322)]:
         for seed in (0, 1):
-            estimate = bootstrap_mean(values, seed=seed, confidence=confidence)
-            assert (estimate.high - estimate.low) / 2 == pytest.approx(half_width, abs=3e-3)
-    assert bootstrap_mean(values, seed=3) == bootstrap_mean(values, seed=3)
+            estimate = estimate_mean(values, seed=seed, confidence=confidence)
+            assert (estimate.high - estimate.low) / 2 == pytest.approx(half_width, abs=1.5e-3)
+    assert estimate_mean(values, seed=3) == estimate_mean(values, seed=3)
 
 
-@pytest.mark.parametrize("values", [[0.0] * 50, [1.0] * 50, [0.3] * 7, [1.0]])
-def test_equal_values_give_an_interval_of_width_0_without_a_warning(values):
+@pytest.mark.parametrize(
+    ("right", "n", "low", "high"),
+    [  # Clopper and Pearson: quantiles of Beta(k, n − k + 1) and Beta(k + 1, n − k)
+        (0, 64, 0.0, 0.0560),  # 1 − 0.025^(1/64)
+        (64, 64, 0.9440, 1.0),
+        (3, 300, 0.0021, 0.0289),
+        (1, 1, 0.025, 1.0),
+        (5, 10, 0.1871, 0.8129),
+    ],
+)
+def test_the_interval_of_rights_and_wrongs_is_exact(right, n, low, high):
+    estimate = estimate_mean(np.arange(n) < right)
+    assert estimate.value == pytest.approx(right / n, abs=1e-12)
+    assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=1e-4)
+    assert estimate.n == n
+
+
+def test_the_interval_of_rights_and_wrongs_follows_confidence():
+    estimate = estimate_mean(np.arange(10) < 5, confidence=0.9)
+    assert (estimate.low, estimate.high) == pytest.approx((0.2224, 0.7776), abs=1e-4)
+
+
+def test_equal_shares_give_an_interval_of_width_0_without_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        estimate = bootstrap_mean(np.array(values))
-    expected = pytest.approx(values[0], abs=1e-12)
-    assert (estimate.value, estimate.low, estimate.high) == (expected, expected, expected)
-    assert estimate.n == len(values)
+        estimate = estimate_mean(np.array([0.3] * 7))
+    assert (estimate.value, estimate.low, estimate.high) == pytest.approx((0.3, 0.3, 0.3))
 
 
 @pytest.mark.parametrize("values", [[], [[1.0, 0.0]], [1.0, float("nan")], [float("inf"), 0.0]])
 def test_values_without_a_mean_are_refused(values):
     with pytest.raises(UserError, match="values must hold one finite number per problem"):
-        bootstrap_mean(np.array(values))
+        estimate_mean(np.array(values))
 
 
 def test_pairing_establishes_what_two_intervals_do_not():
@@ -337,10 +356,10 @@ def test_pairing_establishes_what_two_intervals_do_not():
     difference = paired_difference(a, b)
     assert difference.value == pytest.approx(0.0402, abs=1e-4)
     assert (difference.high - difference.low) / 2 == pytest.approx(0.0106, abs=1e-3)
-    assert difference.excludes_zero()
-    assert bootstrap_mean(a).high > bootstrap_mean(b).low
+    assert difference.is_established()
+    assert estimate_mean(a).high > estimate_mean(b).low
     assert paired_difference(b, a).value == pytest.approx(-0.0402, abs=1e-4)
-    assert paired_difference(b, a).excludes_zero()
+    assert paired_difference(b, a).is_established()
 
 
 def test_a_difference_of_nothing_is_not_established():
@@ -348,9 +367,47 @@ def test_a_difference_of_nothing_is_not_established():
     a, b = np.arange(100) < 60, (np.arange(100) >= 20) & (np.arange(100) < 80)
     difference = paired_difference(a, b)
     assert difference.value == pytest.approx(0.0, abs=1e-12)
-    assert not difference.excludes_zero()
-    assert not paired_difference(a, a).excludes_zero()
-    assert not paired_difference(np.array([0.0]), np.array([1.0])).excludes_zero()
+    assert not difference.is_established()
+    assert not paired_difference(a, a).is_established()
+    assert not paired_difference(np.array([0.0]), np.array([1.0])).is_established()
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "p_value"),
+    [  # McNemar's exact test: twice the tail of fair coins
+        (4, 0, 2 / 16),
+        (6, 0, 2 / 64),
+        (0, 6, 2 / 64),
+        (7, 1, 18 / 256),
+        (9, 1, 22 / 1024),
+        (3, 3, 1.0),
+        (0, 0, 1.0),
+    ],
+)
+def test_problems_gained_and_lost_are_tested_exactly(gained, lost, p_value):
+    a, b = np.zeros(500), np.zeros(500)
+    b[:gained], a[-lost or 500 :] = 1, 1
+    difference = paired_difference(a, b)
+    assert difference.p_value == pytest.approx(p_value, abs=1e-12)
+    assert difference.is_established() == (p_value < 0.05)
+
+
+def test_differences_of_shares_are_tested_by_flipping_their_signs():
+    # All eight sums of ±0.1 ± 0.2 ± 0.3: 0.6 and −0.6 are as far from 0 as the one that was found.
+    b = np.array([0.1, 0.2, 0.3, 0.0])
+    assert paired_difference(np.zeros(4), b).p_value == pytest.approx(2 / 8, abs=1e-12)
+    # 0.1 − 0.2 + 0.3 = 0.2: all but ±0.0 are as far.
+    b = np.array([0.1, -0.2, 0.3])
+    assert paired_difference(np.zeros(3), b).p_value == pytest.approx(6 / 8, abs=1e-12)
+    # 40 times 0.25 and 0.5, never a loss: 2^-39 exactly, at most 2 / 10,001 by drawing flips.
+    a, b = np.zeros(40), np.where(np.arange(40) < 20, 0.25, 0.5)
+    assert paired_difference(a, b).p_value < 1e-3
+
+
+def test_a_difference_of_an_older_run_goes_by_its_interval():
+    assert Estimate(0.1, 0.01, 0.2, n=50).is_established()
+    assert not Estimate(0.1, -0.01, 0.2, n=50).is_established()
+    assert not Estimate(1.0, 1.0, 1.0, n=1).is_established()
 
 
 def test_a_pair_of_unequal_lengths_is_refused():
@@ -409,7 +466,7 @@ def test_the_bootstrap_is_fast():
     values, seconds = np.arange(1319) < 607, []
     for _ in range(3):  # the best of three: the machine may be busy
         start = time.process_time()
-        bootstrap_mean(values)
+        estimate_mean(values)
         seconds.append(time.process_time() - start)
     assert min(seconds) < 0.3
 

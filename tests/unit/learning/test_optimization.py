@@ -76,6 +76,18 @@ def test_each_group_is_clipped_by_itself_and_has_a_rate_of_its_own(log: MetricsL
     assert taken.steps == 1
 
 
+def test_the_moments_of_adam_decay_by_0_9_and_0_95(log: MetricsLog) -> None:
+    model = Two()
+    taken = optimization(model, log)
+    model.pull([1.0, 0.0], [0.0, 0.0])
+    taken.step()
+    rate, before = taken.learning_rate, model.policy[0].item()
+    model.pull([0.0, 0.0], [0.0, 0.0])
+    taken.step()
+    # m = 0.1 * 0.9 of 1 - 0.9^2, v = 0.05 * 0.95 of 1 - 0.95^2: 0.47368 / sqrt(0.48718).
+    assert (before - model.policy[0].item()) / rate == pytest.approx(0.67865, abs=1e-4)
+
+
 def test_rates_fall_in_proportion_and_steps_may_be_skipped(log: MetricsLog) -> None:
     model = Two()
     taken = optimization(model, log)

@@ -281,6 +281,20 @@ def test_a_draw_divides_by_the_temperature() -> None:
     assert logprobs.tolist() == pytest.approx([-0.40547] * 2, abs=1e-5)  # ln(2 / 3)
 
 
+def test_logits_in_bfloat16_are_divided_in_float32() -> None:
+    logits = torch.tensor([[1.0, 3.140625, -2.0]], dtype=torch.bfloat16)  # exact in bfloat16
+    expected = (logits.double() / 0.7).log_softmax(dim=1)
+    for token, uniform in ((0, 0.01), (1, 0.9)):
+        ids, logprobs = draw(logits, torch.tensor([uniform]), 0.7)
+        assert ids.tolist() == [token]
+        assert logprobs.item() == pytest.approx(expected[0, token].item(), abs=1e-6)
+
+
+def test_uniforms_depend_on_all_bits_of_the_seed() -> None:
+    table = [uniforms([(0, 0)], 5, seed=seed)[0].tolist() for seed in (7, 7 + 2**32, 7 + 2**62)]
+    assert len({tuple(row) for row in table}) == 3
+
+
 def test_uniforms_depend_on_seed_prompt_sample_and_step_alone() -> None:
     table = uniforms([(0, 0), (0, 1), (1, 0)], 5, seed=7)
     assert torch.equal(uniforms([(1, 0)], 3, seed=7)[0], table[2, :3])
