@@ -80,30 +80,6 @@ def weighted_vote(
     return np.array(scores, dtype=float)
 
 
-def majority_vote_at_k(
-    answers: Sequence[Sequence[str | None]],
-    golds: Sequence[str],
-    k: int,
-    *,
-    num_subsets: int = 100,
-    seed: int = 0,
-) -> np.ndarray:
-    """maj@k: ``majority_vote`` among k of the n samples, per problem, as float (problems,).
-
-    It is estimated without bias by the mean over ``num_subsets`` random k-subsets, which are drawn
-    without replacement and afresh for each problem; it is exact where k = n. Raises UserError
-    unless 1 <= k <= n for every problem and there are as many golds as problems.
-    """
-    _check_same_problems(golds=golds, answers=answers)
-    rng = np.random.default_rng(seed)
-    scores = []
-    for row, gold in zip(answers, golds, strict=True):
-        _check_k(k, len(row))
-        ranks = rng.random((num_subsets, len(row))).argsort(axis=1).argsort(axis=1)
-        scores.append(_vote_scores(row, gold, (ranks < k).astype(float)).mean())
-    return np.array(scores, dtype=float)
-
-
 def _vote_scores(row: Sequence[str | None], gold: str, weights: np.ndarray) -> np.ndarray:
     """The expected score of each electorate, a row of ``weights``: float (electorates, n)."""
     candidates = list({answer for answer in row if answer is not None} | {gold})

@@ -15,7 +15,6 @@ from reasonrl.grading.metrics import (
     estimate_mean,
     expected_calibration_error,
     majority_vote,
-    majority_vote_at_k,
     paired_difference,
     pass_at_k,
     reliability_bins,
@@ -95,44 +94,6 @@ def test_majority_vote_scores_each_problem_by_its_own_gold():
 def test_majority_vote_refuses_a_missing_gold():
     with pytest.raises(UserError, match=r"len\(golds\)=1 must .* got len\(answers\)=2"):
         majority_vote([["18"], ["7"]], ["18"])
-
-
-def test_majority_vote_at_k_estimates_the_mean_over_subsets():
-    # Pairs of 18 18 7 7 None, C(5, 2) = 10: {18 18}, 2 × {18 None} → 1 each;
-    # 4 × {18 7} → 1/2 each; {7 7}, 2 × {7 None} → 0. Mean (3 + 2) / 10 = 0.5.
-    # Triples: 2 × {18 18 7}, {18 18 None} → 1; 4 × {18 7 None} → 1/2; 3 without. (3 + 2) / 10 = 0.5
-    # Pairs of 18 7 3, C(3, 2) = 3: {18 7}, {18 3} → 1/2 each; {7 3} → 0. Mean 1/3.
-    # Pairs of 18 18 18 7, 6: 3 × {18 18} → 1; 3 × {18 7} → 1/2. Mean 4.5 / 6 = 0.75.
-    # 4,000 subsets: standard error at most 0.5 / √4000 = 0.008.
-    answers = [["18", "18", "7", "7", None]]
-    for given, k, expected in [
-        (answers, 2, 0.5),
-        (answers, 3, 0.5),
-        ([["18", "7", "3"]], 2, 1 / 3),
-        ([["18", "18", "18", "7"]], 2, 0.75),
-    ]:
-        estimate = majority_vote_at_k(given, ["18"], k, num_subsets=4_000, seed=1)
-        assert estimate == pytest.approx([expected], abs=0.03)
-
-
-def test_majority_vote_at_one_is_mean_accuracy():
-    # 18 is 3 of 4 samples; one sample votes for itself.
-    estimate = majority_vote_at_k([["18", "18", "18", None]], ["18"], 1, num_subsets=4_000)
-    assert estimate == pytest.approx([0.75], abs=0.03)
-
-
-def test_majority_vote_at_n_is_exact_and_seeded_below():
-    answers = [["18", "7", "3"], ["18", "18", "7"]]
-    golds = ["18", "18"]
-    assert majority_vote_at_k(answers, golds, 3, num_subsets=1) == pytest.approx([1 / 3, 1])
-    once = majority_vote_at_k(answers, golds, 2, num_subsets=8, seed=5)
-    assert once.tolist() == majority_vote_at_k(answers, golds, 2, num_subsets=8, seed=5).tolist()
-
-
-@pytest.mark.parametrize("k", [0, 4])
-def test_majority_vote_at_k_refuses_a_k_beyond_the_samples(k):
-    with pytest.raises(UserError, match=f"k={k} must .* got num_samples_per_prompt=3"):
-        majority_vote_at_k([["18", "7", "3"]], ["18"], k)
 
 
 # weighted vote
