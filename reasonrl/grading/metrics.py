@@ -9,6 +9,7 @@ comes from resampling problems (``bootstrap_clusters``). Answers are in canonica
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
@@ -207,6 +208,7 @@ class Estimate:
     n: int  # the number of problems
     # Of a paired difference: how probable one as large is by chance; older runs don't say.
     p_value: float | None = None
+    seeds: int = 1  # the number of seeds whose runs were averaged
 
     def __str__(self) -> str:
         """The estimate in percent, as ``47.1% [44.2, 50.0]``."""
@@ -301,6 +303,54 @@ def _sign_flip_p_value(difference: np.ndarray, seed: int, num_resamples: int) ->
             rng=np.random.default_rng(seed),
         ).pvalue
     )
+
+
+def mean_over_seeds(values: np.ndarray, *, confidence: float = 0.95) -> Estimate:
+    """The mean of values (seeds, problems), with an interval over seeds and problems.
+
+    Seeds and problems are two crossed random effects: other seeds would have made other weights,
+    and other problems might have been asked. The variance of the mean is at most
+
+        s_S² / S + s_P² / n        s_S, s_P: standard deviations of S seeds' and n problems' means
+
+    and Student's t of Satterthwaite's (1946) degrees of freedom gives the interval and, for
+    differences, the p-value of a mean of 0. Raises UserError where there are fewer than two seeds
+    or problems, or a value isn't finite.
+    """
+    values = np.asarray(values, dtype=float)
+    if values.ndim != 2 or min(values.shape) < 2 or not np.isfinite(values).all():
+        raise UserError(
+            f"values must hold finite numbers of two or more seeds and problems; got "
+            f"values.shape={values.shape}. Run more seeds: seed=0,1,2."
+        )
+    num_seeds, num_problems = values.shape
+    parts = np.array(
+        [
+            values.mean(axis=1).var(ddof=1) / num_seeds,
+            values.mean(axis=0).var(ddof=1) / num_problems,
+        ]
+    )
+    mean, variance = float(values.mean()), float(parts.sum())
+    if variance == 0:
+        return Estimate(mean, mean, mean, num_problems, float(mean == 0), num_seeds)
+    freedom = variance**2 / float((parts**2 / [num_seeds - 1, num_problems - 1]).sum())
+    error = math.sqrt(variance)
+    width = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error
+    p_value = float(2 * stats.t.sf(abs(mean) / error, freedom))
+    return Estimate(mean, mean - width, mean + width, num_problems, p_value, num_seeds)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values of several comparisons, corrected for their number (Holm 1979), in the same order.
+
+    Each is the least level at which its comparison counts when the chance that any true null is
+    rejected is held to that level.
+    """
+    order = np.argsort(p_values)
+    steps = np.asarray(p_values)[order] * np.arange(len(order), 0, -1)
+    corrected = np.empty(len(order))
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(steps))
+    return [float(p) for p in corrected]
 
 
 def bootstrap_clusters(

@@ -14,7 +14,9 @@ from reasonrl.grading.metrics import (
     bootstrap_clusters,
     estimate_mean,
     expected_calibration_error,
+    holm,
     majority_vote,
+    mean_over_seeds,
     paired_difference,
     pass_at_k,
     reliability_bins,
@@ -363,6 +365,46 @@ def test_differences_of_shares_are_tested_by_flipping_their_signs():
     # 40 times 0.25 and 0.5, never a loss: 2^-39 exactly, at most 2 / 10,001 by drawing flips.
     a, b = np.zeros(40), np.where(np.arange(40) < 20, 0.25, 0.5)
     assert paired_difference(a, b).p_value < 1e-3
+
+
+def test_the_interval_over_seeds_and_problems_by_hand():
+    # Seeds' means 0.25, 0.5, 0.75: s² = 0.0625, / 3 = 0.0208333. Problems' means 1, 2/3, 1/3, 0:
+    # s² = 0.185185, / 4 = 0.0462963. Error √0.0671296 = 0.259094; freedom 0.00450639 /
+    # (0.000434028 / 2 + 0.00214335 / 3) = 4.83849; t = 2.59669; p = 2 P(t > 0.5 / 0.259094).
+    values = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]])
+    estimate = mean_over_seeds(values)
+    assert (estimate.value, estimate.n, estimate.seeds) == (0.5, 4, 3)
+    assert estimate.high - 0.5 == pytest.approx(2.59669 * 0.259094, abs=1e-4)
+    assert 0.5 - estimate.low == pytest.approx(2.59669 * 0.259094, abs=1e-4)
+    assert estimate.p_value == pytest.approx(0.1131, abs=1e-3)
+    # 2.0388 at 90%
+    assert mean_over_seeds(values, confidence=0.9).high - 0.5 == pytest.approx(0.5257, abs=2e-3)
+
+
+def test_the_interval_over_seeds_covers_the_truth_as_often_as_it_says():
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(400):  # three seeds whose accuracies scatter by 4 points around 50%
+        skill = rng.normal(0.0, 1.0, 200)[None, :] + rng.normal(0.0, 0.2, 3)[:, None]
+        values = rng.random((3, 200)) < 1 / (1 + np.exp(-skill))
+        estimate = mean_over_seeds(values)
+        covered += estimate.low <= 0.5 <= estimate.high
+    assert 0.93 <= covered / 400 <= 0.995
+
+
+def test_seeds_that_all_say_the_same_leave_no_doubt():
+    assert mean_over_seeds(np.ones((2, 3))) == Estimate(1.0, 1.0, 1.0, 3, 0.0, 2)
+    assert mean_over_seeds(np.zeros((2, 3))).p_value == 1.0
+    for values in (np.ones((1, 3)), np.ones((3, 1)), np.ones(3), np.full((2, 2), np.nan)):
+        with pytest.raises(UserError, match="two or more seeds and problems"):
+            mean_over_seeds(values)
+
+
+def test_p_values_are_corrected_for_their_number_by_holm():
+    # 0.01 * 3, 0.02 * 2, and 0.03 * 1, which is no less than the one before.
+    assert holm([0.03, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
+    assert holm([0.9, 0.6]) == [1.0, 1.0]
+    assert holm([0.02]) == [0.02]
+    assert holm([]) == []
 
 
 def test_a_difference_of_an_older_run_goes_by_its_interval():
