@@ -5,13 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from reasonrl.cli import command, dashboard, sweep
+from reasonrl.cli import command, dashboard, runs, sweep
 
 ABOUT = """\
 Says what became of sweeps and runs, goes on with them, and shows them. The runs themselves are
 made by python train.py and evaluated by python evaluate.py.
 
 examples:
+  reasonrl runs --where algorithm=ei         those runs, with what differs between them
+  reasonrl runs --seeds --format latex       a table for a paper: means over seeds
+  reasonrl compare 1a2b3c4d 5e6f7a8b         the second with the first, paired by problem
+  reasonrl diff 1a2b3c4d 5e6f7a8b            in what their settings differ
+  reasonrl remove --where state=failed       what would be removed
   reasonrl status                            of the newest sweep; NAME: of another
   reasonrl status --watch                    until all its runs have ended
   reasonrl logs ppo-dense-7b                 what a run printed
@@ -36,7 +41,7 @@ exit status:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Does what ``reasonrl`` is told on the command line; returns the exit status."""
-    groups = (sweep.add_commands, dashboard.add_commands)
+    groups = (runs.add_commands, sweep.add_commands, dashboard.add_commands)
     return command.run("reasonrl", ABOUT, groups, arguments)
 
 

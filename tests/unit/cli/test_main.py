@@ -11,7 +11,20 @@ from reasonrl.cli import dashboard, sweep
 from reasonrl.cli.main import main
 
 ROOT = Path(__file__).parents[3]
-COMMANDS = ["status", "logs", "resubmit", "cancel", "clean", "page", "mirror", "push"]
+COMMANDS = [
+    "runs",
+    "compare",
+    "diff",
+    "remove",
+    "status",
+    "logs",
+    "resubmit",
+    "cancel",
+    "clean",
+    "page",
+    "mirror",
+    "push",
+]
 
 
 def commands_of(text: str) -> list[str]:
@@ -45,7 +58,7 @@ def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str])
 def test_older_spellings_have_their_own_commands(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         sweep.main(["--help"])
-    assert commands_of(capsys.readouterr().out) == COMMANDS[:5]
+    assert commands_of(capsys.readouterr().out) == COMMANDS[4:9]
     with pytest.raises(SystemExit):
         dashboard.main(["--help"])
     assert commands_of(capsys.readouterr().out) == ["html", "mirror", "push"]

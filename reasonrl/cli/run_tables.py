@@ -1,0 +1,181 @@
+"""What the commands on runs print, and what they remove."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from reasonrl.cli.command import find_run
+from reasonrl.config.identity import prerequisites
+from reasonrl.report.catalogue import (
+    MAIN,
+    SEED,
+    Entry,
+    by_seed,
+    chosen,
+    differing,
+    read_catalogue,
+    short_keys,
+    text_of,
+)
+from reasonrl.report.comparison import Row, compared, results
+from reasonrl.report.export import Cell, export, is_bold
+from reasonrl.runs.folder import run_folder
+from reasonrl.runs.provenance import differences, hardware
+from reasonrl.util.atomic import remove_folder
+from reasonrl.util.errors import UserError
+
+
+def list_runs(given: argparse.Namespace) -> int:
+    entries = _entries(given)
+    groups = by_seed(entries) if given.seeds else [[entry] for entry in entries]
+    rows = results(groups, given.metrics)
+    _show(_cells(rows, given.seeds), _shared(entries), given.format)
+    return 0
+
+
+def compare_runs(given: argparse.Namespace) -> int:
+    entries = _entries(given)
+    groups = by_seed(entries) if given.seeds else [[entry] for entry in entries]
+    if len(groups) < 2:
+        raise UserError(
+            f"compare must be given two runs or more, or --where; got {len(groups)}"
+            + (" after runs of several seeds were put together." if given.seeds else ".")
+        )
+    rows = compared(groups, given.metrics)
+    _show(_cells(rows, given.seeds), _shared(entries), given.format)
+    if given.format == "table":
+        console = Console(highlight=False)
+        console.print(
+            "Differences are paired by problem"
+            + (" and seed" if given.seeds else "")
+            + "; bold: p < 0.05 after Holm's correction for their number.",
+            soft_wrap=True,
+        )
+        machines = {e.name: hardware(e.run.provenance) for e in entries}
+        if said := differences(machines):
+            console.print(said, markup=False, soft_wrap=True)
+    return 0
+
+
+def diff_runs(given: argparse.Namespace) -> int:
+    catalogue = read_catalogue(given.outputs)
+    pair = [_find(catalogue, given.outputs, text) for text in (given.one, given.other)]
+    table = Table(title=None)
+    for head in ("setting", *(entry.name for entry in pair)):
+        table.add_column(escape(head), overflow="fold")
+    for key, values in differing(pair, lacking=True).items():
+        table.add_row(escape(key), *map(escape, values))
+    Console(highlight=False).print(table if table.row_count else "They have the same settings.")
+    if said := differences({entry.name: hardware(entry.run.provenance) for entry in pair}):
+        print(said)
+    return 0
+
+
+def remove_runs(given: argparse.Namespace) -> int:
+    if not (given.runs or given.where):
+        raise UserError("remove must be told which runs: a part of each one's name, or --where.")
+    catalogue = read_catalogue(given.outputs)
+    going = _chosen(catalogue, given)
+    names = {entry.name for entry in going}
+    for entry in going:
+        size = sum(f.stat().st_size for f in entry.run.path.rglob("*") if f.is_file())
+        print(f"{entry.name} ({entry.state}), {size / 1e6:,.1f} MB")
+    for entry in catalogue:
+        needed = _needs(entry) & names
+        if entry.name not in names and needed:
+            print(f"{entry.name} ({entry.state}) is made from {', '.join(sorted(needed))}")
+    if not given.yes:
+        print("Nothing is removed yet: add --yes." if going else "No run is meant.")
+        return 0
+    for entry in going:
+        try:
+            with FileLock(entry.run.path / ".lock", timeout=0):
+                remove_folder(entry.run.path)
+        except Timeout:
+            raise UserError(
+                f"run={entry.name} must not be worked on; a process makes it. Cancel it first."
+            ) from None
+    print(f"removed: {len(going)}")
+    return 0
+
+
+def _needs(entry: Entry) -> set[str]:
+    """The names of the runs that a run is directly made from."""
+    names = {run_folder(config).path.name for config in prerequisites(entry.config).values()}
+    for finished in (entry.config.init.run, entry.config.reward.finished_run()):
+        if finished is not None:
+            names.add(Path(finished).name)
+    return names
+
+
+def _entries(given: argparse.Namespace) -> list[Entry]:
+    return _chosen(read_catalogue(given.outputs, given.protocol), given)
+
+
+def _chosen(catalogue: Sequence[Entry], given: argparse.Namespace) -> list[Entry]:
+    entries = [_find(catalogue, given.outputs, text) for text in given.runs] or list(catalogue)
+    return chosen(entries, given.where)
+
+
+def _find(catalogue: Sequence[Entry], outputs: Path, text: str) -> Entry:
+    name = find_run(outputs, text).path.resolve().name
+    for entry in catalogue:
+        if entry.name == name:
+            return entry
+    raise UserError(f"run={text} must be a run that can be read.")
+
+
+def _shared(entries: Sequence[Entry]) -> str:
+    """A line with what all runs have in common."""
+    differs = differing(entries)
+    same = [key for key in MAIN if entries and key not in differs and key in entries[0].settings]
+    short = short_keys(same)
+    return ", ".join(f"{short[key]}={text_of(entries[0].settings[key])}" for key in same)
+
+
+def _cells(rows: Sequence[Row], seeds: bool) -> list[dict[str, Cell]]:
+    """The rows, with what differs between them in front; a run is named by its name's end."""
+    firsts = [row.entries[0] for row in rows]
+    columns = differing(firsts, without=[SEED] if seeds else [])
+    short = short_keys(columns)
+    cells = []
+    for place, row in enumerate(rows):
+        states = sorted({entry.state for entry in row.entries})
+        own: dict[str, Cell] = {"run": firsts[place].name.rpartition("-")[2]}
+        own |= {short[key]: values[place] for key, values in columns.items()}
+        if seeds:
+            own["seeds"] = ",".join(str(entry.config.seed) for entry in row.entries)
+        own["state"] = ", ".join(states)
+        cells.append({**own, **row.estimates})
+    return cells
+
+
+def _show(rows: Sequence[Mapping[str, Cell]], shared: str, kind: str) -> None:
+    if kind != "table":
+        print(export(rows, kind))
+        return
+    table = Table(title=f"all: {escape(shared)}" if shared else None, title_justify="left")
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    for column in columns:
+        number = any(not isinstance(row.get(column, ""), str) for row in rows)
+        table.add_column(
+            escape(column.replace(": ", ":\n")),
+            justify="right" if number else "left",
+            no_wrap=column == "run",
+            overflow="fold",
+        )
+    for row in rows:
+        table.add_row(*(_text(column, row.get(column, "")) for column in columns))
+    Console(highlight=False).print(table)
+
+
+def _text(column: str, cell: Cell) -> str:
+    text = escape(str(cell)) if isinstance(cell, str) else str(cell).replace(" [", "\n\\[")
+    return f"[bold]{text}[/]" if is_bold(column, cell) else text

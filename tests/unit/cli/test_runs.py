@@ -1,0 +1,155 @@
+"""The commands that list runs, compare any of them, and remove them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from reasonrl.cli.main import main
+from reasonrl.runs.folder import RunFolder
+from tests.helpers.finished_runs import Answers, finished
+
+
+def right(*numbers: int) -> Answers:
+    return {f"q{i}": (i in numbers, ["7" if i in numbers else "3"] * 2) for i in range(10)}
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> dict[str, RunFolder]:
+    """SFT and Expert Iteration from it, of two seeds each, and a shorter Expert Iteration."""
+    runs = {}
+    for seed in (0, 1):
+        sft = [f"seed={seed}", "algorithm=sft"]
+        runs[f"sft {seed}"] = finished(tmp_path, *sft, after=right(0, seed), before=right())
+        ei = [f"seed={seed}", "algorithm=ei"]
+        runs[f"ei {seed}"] = finished(tmp_path, *ei, after=right(*range(7 + seed)))
+    runs["short"] = finished(tmp_path, "algorithm=ei", "algorithm.rounds=1", after=right(2))
+    return runs
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    assert main([str(argument) for argument in arguments]) == 0
+    return capsys.readouterr().out
+
+
+def end_of(run: RunFolder) -> str:
+    return run.path.name.rpartition("-")[2]
+
+
+def test_runs_are_listed_with_what_differs(
+    made: dict[str, RunFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = said(capsys, "runs", "--outputs", tmp_path, "--format", "json")
+    rows = {row["run"]: row for row in json.loads(out)}
+    assert rows.keys() == {end_of(run) for run in made.values()}
+    short, sft = rows[end_of(made["short"])], rows[end_of(made["sft 1"])]
+    assert (short["algorithm"], short["seed"], short["rounds"]) == ("ei", "0", "1")
+    assert (sft["algorithm"], sft["seed"], sft["rounds"], sft["state"]) == ("sft", "1", "", "done")
+    assert short["maj@1"]["value"] == 0.1
+    assert short["maj@1: gain"]["value"] == 0.0
+    assert "model" not in short
+    table = said(capsys, "runs", "--outputs", tmp_path, "--where", "algorithm=ei")
+    assert "all: algorithm=ei, reward=sparse, model=tiny, init=sft, dataset=stories" in table
+    assert end_of(made["short"]) in table
+    assert end_of(made["sft 0"]) not in table
+
+
+def test_seeds_go_into_one_row(
+    made: dict[str, RunFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len(made) == 5
+    out = said(capsys, *("runs", "--outputs", tmp_path, "--seeds", "--format", "json"))
+    rows = {(row["algorithm"], row["rounds"]): row for row in json.loads(out)}
+    assert rows.keys() == {("ei", "2"), ("ei", "1"), ("sft", "")}
+    assert rows["ei", "2"]["seeds"] == "0,1"
+    assert rows["ei", "2"]["maj@1"]["value"] == pytest.approx(0.75)
+    assert rows["ei", "2"]["maj@1"]["seeds"] == 2
+    assert rows["ei", "1"]["maj@1"]["seeds"] == 1
+
+
+def test_any_runs_are_compared_with_the_first(
+    made: dict[str, RunFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [end_of(made[name]) for name in ("sft 0", "ei 0", "short")]
+    out = said(capsys, "compare", *names, "--outputs", tmp_path, "--format", "json")
+    first, ei, short = json.loads(out)
+    assert "maj@1: against the first" not in first
+    assert ei["maj@1: against the first"]["value"] == pytest.approx(0.6)
+    assert short["maj@1: against the first"]["value"] == 0.0
+    table = said(capsys, "compare", *names, "--outputs", tmp_path)
+    assert "Differences are paired by problem; bold: p < 0.05 after Holm's correction" in table
+
+
+def test_two_runs_differ_in_their_settings(
+    made: dict[str, RunFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair = [made["ei 0"].path.name, made["short"].path.name]
+    lines = said(capsys, "diff", *pair, "--outputs", tmp_path).splitlines()
+    settings = [line.split("│")[1:4] for line in lines if line.startswith("│")]
+    assert [[cell.strip() for cell in row] for row in settings] == [["algorithm.rounds", "2", "1"]]
+    out = said(capsys, "diff", pair[0], pair[0], "--outputs", tmp_path)
+    assert "They have the same settings." in out
+
+
+def test_runs_are_removed_after_a_preview(
+    made: dict[str, RunFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sft = made["sft 0"]
+    preview = said(capsys, "remove", end_of(sft), "--outputs", tmp_path)
+    assert f"{sft.path.name} (done), 0.0 MB" in preview
+    assert f"{made['ei 0'].path.name} (done) is made from {sft.path.name}" in preview
+    assert preview.endswith("Nothing is removed yet: add --yes.\n")
+    assert sft.path.exists()
+    out = said(capsys, "remove", "--where", "rounds=1", "--yes", "--outputs", tmp_path)
+    assert out.endswith("removed: 1\n")
+    assert not made["short"].path.exists()
+    assert sft.path.exists()
+
+
+def test_a_run_that_is_worked_on_is_not_removed(
+    made: dict[str, RunFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = made["short"]
+    with FileLock(run.path / ".lock"):
+        assert main(["remove", end_of(run), "--yes", "--outputs", str(tmp_path)]) == 2
+    assert "a process makes it. Cancel it first." in capsys.readouterr().err
+    assert run.config.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["remove"], "remove must be told which runs"),
+        (["compare"], "the same problems"),
+        (["compare", "--where", "rounds=1"], "compare must be given two runs or more, or --where"),
+        (["runs", "nothing"], "run=nothing must be a part of exactly one run's name"),
+    ],
+)
+def test_mistakes_are_said_in_one_line(
+    arguments: list[str],
+    error: str,
+    made: dict[str, RunFolder],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if arguments == ["compare"]:
+        finished(tmp_path, "seed=5", "algorithm=sft", after={"other": (True, ["7", "7"])})
+    assert made
+    assert main([*arguments, "--outputs", str(tmp_path)]) == 2
+    assert error in capsys.readouterr().err
+
+
+def test_none_of_it_needs_torch(made: dict[str, RunFolder], tmp_path: Path) -> None:
+    assert made
+    code = (
+        "import sys; from reasonrl.cli.main import main; "
+        f"main(['runs', '--outputs', {str(tmp_path)!r}]); "
+        "print({'torch', 'transformers'} & {*sys.modules})"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.endswith("set()\n")

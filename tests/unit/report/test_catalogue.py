@@ -1,0 +1,112 @@
+"""Which runs there are, where they differ, and which of them somebody means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from reasonrl.report.catalogue import by_seed, chosen, differing, read_catalogue, short_keys
+from reasonrl.util.errors import UserError
+from tests.helpers.finished_runs import finished
+
+ANSWERS = {"a": (True, ["7", "3"])}
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    outputs: Path = tmp_path_factory.mktemp("outputs")
+    for overrides in (
+        ["algorithm=ei", "seed=0"],
+        ["algorithm=ei", "seed=1"],
+        ["algorithm=ei", "algorithm.rounds=4"],
+        ["algorithm=ppo", "algorithm.learning_rate=5e-5"],
+        ["algorithm=sft"],
+    ):
+        finished(outputs, *overrides, after=ANSWERS)
+    return outputs
+
+
+def meant(outputs: Path, *conditions: str) -> list[tuple[str, int]]:
+    entries = chosen(read_catalogue(outputs), conditions)
+    return sorted((entry.config.algorithm.name, entry.config.seed) for entry in entries)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "runs"),
+    [
+        ([], [("ei", 0), ("ei", 0), ("ei", 1), ("ppo", 0), ("sft", 0)]),
+        (["algorithm=ei"], [("ei", 0), ("ei", 0), ("ei", 1)]),
+        (["algorithm=ei", "seed=0"], [("ei", 0), ("ei", 0)]),
+        (["algorithm.rounds=4"], [("ei", 0)]),
+        (["rounds=4"], [("ei", 0)]),
+        (["algorithm!=ei"], [("ppo", 0), ("sft", 0)]),
+        (["algorithm=[ps]*"], [("ppo", 0), ("sft", 0)]),
+        (["algorithm.learning_rate=5e-05"], [("ppo", 0)]),
+        (["state=done", "seed=1"], [("ei", 1)]),
+        (["state=failed"], []),
+    ],
+)
+def test_conditions_choose_runs(
+    conditions: list[str], runs: list[tuple[str, int]], outputs: Path
+) -> None:
+    assert meant(outputs, *conditions) == runs
+
+
+def test_a_condition_on_nothing_is_refused(outputs: Path) -> None:
+    with pytest.raises(UserError, match="where=round=4 must name a setting of a run; they are"):
+        meant(outputs, "round=4")
+    with pytest.raises(UserError, match=r"where=rounds must be KEY=VALUE or KEY!=VALUE"):
+        meant(outputs, "rounds")
+
+
+def test_no_runs_at_all_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"outputs={tmp_path} must hold runs"):
+        read_catalogue(tmp_path)
+
+
+def test_a_run_that_cannot_be_read_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    finished(tmp_path, "algorithm=sft", after=ANSWERS)
+    broken = finished(tmp_path, "algorithm=ei", after=ANSWERS)
+    broken.config.write_text("algorithm: {name: ei}\n")
+    (entry,) = read_catalogue(tmp_path)
+    assert entry.config.algorithm.name == "sft"
+    assert f"{broken.path.name} is left out" in caplog.text
+
+
+def test_runs_differ_in_what_those_that_have_it_do_not_share(outputs: Path) -> None:
+    entries = chosen(read_catalogue(outputs), ["algorithm=[ep]*"])
+    entries.sort(key=lambda e: (e.config.algorithm.name, e.config.seed, e.name))
+    found = differing(entries)
+    assert found["algorithm.name"] == ["ei", "ei", "ei", "ppo"]
+    assert found["seed"] == ["0", "0", "1", "0"]
+    assert sorted(found["algorithm.rounds"]) == ["", "2", "2", "4"]
+    assert "algorithm.iterations" not in found  # PPO's alone
+    assert "model.name" not in found
+    assert list(found)[:2] == ["algorithm.name", "seed"]
+    assert "seed" not in differing(entries, without=["seed"])
+    one, *_, other = entries
+    assert differing([one, other], lacking=True)["algorithm.iterations"] == ["", "20"]
+
+
+def test_keys_are_short_where_that_is_enough() -> None:
+    keys = ["algorithm.name", "init.sft.epochs", "algorithm.epochs", "algorithm.rounds", "seed"]
+    assert short_keys(keys) == {
+        "algorithm.name": "algorithm",
+        "init.sft.epochs": "init.sft.epochs",
+        "algorithm.epochs": "algorithm.epochs",
+        "algorithm.rounds": "rounds",
+        "seed": "seed",
+    }
+
+
+def test_runs_of_several_seeds_are_put_together(outputs: Path) -> None:
+    groups = by_seed(read_catalogue(outputs))
+    assert sorted([entry.config.seed for entry in group] for group in groups) == [
+        [0],
+        [0],
+        [0],
+        [0, 1],
+    ]
