@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -145,6 +146,7 @@ def _cells(rows: Sequence[Row], seeds: bool) -> list[dict[str, Cell]]:
     firsts = [row.entries[0] for row in rows]
     columns = differing(firsts, without=[SEED] if seeds else [])
     short = short_keys(columns)
+    all_done = all(entry.state == "done" for row in rows for entry in row.entries)
     cells = []
     for place, row in enumerate(rows):
         states = sorted({entry.state for entry in row.entries})
@@ -152,7 +154,8 @@ def _cells(rows: Sequence[Row], seeds: bool) -> list[dict[str, Cell]]:
         own |= {short[key]: values[place] for key, values in columns.items()}
         if seeds:
             own["seeds"] = ",".join(str(entry.config.seed) for entry in row.entries)
-        own["state"] = ", ".join(states)
+        if not all_done:
+            own["state"] = ", ".join(states)
         cells.append({**own, **row.estimates})
     return cells
 
@@ -161,14 +164,20 @@ def _show(rows: Sequence[Mapping[str, Cell]], shared: str, kind: str) -> None:
     if kind != "table":
         print(export(rows, kind))
         return
-    table = Table(title=f"all: {escape(shared)}" if shared else None, title_justify="left")
+    table = Table(
+        title=f"all: {escape(shared)}" if shared else None,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     columns = list(dict.fromkeys(column for row in rows for column in row))
     for column in columns:
         number = any(not isinstance(row.get(column, ""), str) for row in rows)
         table.add_column(
             escape(column.replace(": ", ":\n")),
             justify="right" if number else "left",
-            no_wrap=column == "run",
+            no_wrap=number or column == "run",  # where it is narrow, settings give way
             overflow="fold",
         )
     for row in rows:

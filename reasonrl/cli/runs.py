@@ -10,7 +10,7 @@ import argparse
 from reasonrl.cli.command import AddCommand, takes_outputs
 
 FORMATS = ("table", "csv", "latex", "markdown", "json")
-METRICS = ["maj@1", "pass@K"]
+METRICS = ["maj@1"]
 
 
 def add_commands(add: AddCommand) -> None:
@@ -52,7 +52,11 @@ def _takes_table(parser: argparse.ArgumentParser) -> None:
         "--seeds", action="store_true", help="put runs that differ in their seed alone in one row"
     )
     parser.add_argument(
-        "--metrics", nargs="+", default=METRICS, metavar="METRIC", help="by default maj@1 pass@K"
+        "--metrics",
+        nargs="+",
+        default=METRICS,
+        metavar="METRIC",
+        help="maj@1, pass@K, …",
     )
     parser.add_argument("--protocol", help="of the evaluations, such as test-n500-k16-t0.7")
     parser.add_argument("--format", choices=FORMATS, default="table", help="table, by default")

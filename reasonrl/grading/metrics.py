@@ -337,7 +337,10 @@ def mean_over_seeds(values: np.ndarray, *, confidence: float = 0.95) -> Estimate
     error = math.sqrt(variance)
     width = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error
     p_value = float(2 * stats.t.sf(abs(mean) / error, freedom))
-    return Estimate(mean, mean - width, mean + width, num_problems, p_value, num_seeds)
+    low, high = mean - width, mean + width
+    if values.min() >= 0 and values.max() <= 1:  # so is the truth
+        low, high = max(low, 0.0), min(high, 1.0)
+    return Estimate(mean, low, high, num_problems, p_value, num_seeds)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -49,7 +49,7 @@ def test_runs_are_listed_with_what_differs(
     assert rows.keys() == {end_of(run) for run in made.values()}
     short, sft = rows[end_of(made["short"])], rows[end_of(made["sft 1"])]
     assert (short["algorithm"], short["seed"], short["rounds"]) == ("ei", "0", "1")
-    assert (sft["algorithm"], sft["seed"], sft["rounds"], sft["state"]) == ("sft", "1", "", "done")
+    assert (sft["algorithm"], sft["seed"], sft["rounds"]) == ("sft", "1", "")
     assert short["maj@1"]["value"] == 0.1
     assert short["maj@1: gain"]["value"] == 0.0
     assert "model" not in short

@@ -399,6 +399,13 @@ def test_seeds_that_all_say_the_same_leave_no_doubt():
             mean_over_seeds(values)
 
 
+def test_the_interval_of_rights_and_wrongs_stays_between_0_and_1():
+    estimate = mean_over_seeds(np.array([[0, 0, 1], [0, 0, 0]]))
+    assert (estimate.low, estimate.high) == (0.0, 1.0)
+    difference = mean_over_seeds(np.array([[0, 0, -1], [0, 0, 0]]))
+    assert difference.low < -1.0 or difference.high > 0.0
+
+
 def test_p_values_are_corrected_for_their_number_by_holm():
     # 0.01 * 3, 0.02 * 2, and 0.03 * 1, which is no less than the one before.
     assert holm([0.03, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
