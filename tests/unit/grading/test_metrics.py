@@ -371,14 +371,14 @@ def test_the_interval_over_seeds_and_problems_by_hand():
     # Seeds' means 0.25, 0.5, 0.75: s² = 0.0625, / 3 = 0.0208333. Problems' means 1, 2/3, 1/3, 0:
     # s² = 0.185185, / 4 = 0.0462963. Error √0.0671296 = 0.259094; freedom 0.00450639 /
     # (0.000434028 / 2 + 0.00214335 / 3) = 4.83849; t = 2.59669; p = 2 P(t > 0.5 / 0.259094).
-    values = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]])
+    values = -np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]])  # differences
     estimate = mean_over_seeds(values)
-    assert (estimate.value, estimate.n, estimate.seeds) == (0.5, 4, 3)
-    assert estimate.high - 0.5 == pytest.approx(2.59669 * 0.259094, abs=1e-4)
-    assert 0.5 - estimate.low == pytest.approx(2.59669 * 0.259094, abs=1e-4)
+    assert (estimate.value, estimate.n, estimate.seeds) == (-0.5, 4, 3)
+    assert estimate.high + 0.5 == pytest.approx(2.59669 * 0.259094, abs=1e-4)
+    assert -0.5 - estimate.low == pytest.approx(2.59669 * 0.259094, abs=1e-4)
     assert estimate.p_value == pytest.approx(0.1131, abs=1e-3)
     # 2.0388 at 90%
-    assert mean_over_seeds(values, confidence=0.9).high - 0.5 == pytest.approx(0.5257, abs=2e-3)
+    assert mean_over_seeds(values, confidence=0.9).high + 0.5 == pytest.approx(0.5257, abs=2e-3)
 
 
 def test_the_interval_over_seeds_covers_the_truth_as_often_as_it_says():
@@ -399,11 +399,11 @@ def test_seeds_that_all_say_the_same_leave_no_doubt():
             mean_over_seeds(values)
 
 
-def test_the_interval_of_rights_and_wrongs_stays_between_0_and_1():
-    estimate = mean_over_seeds(np.array([[0, 0, 1], [0, 0, 0]]))
-    assert (estimate.low, estimate.high) == (0.0, 1.0)
-    difference = mean_over_seeds(np.array([[0, 0, -1], [0, 0, 0]]))
-    assert difference.low < -1.0 or difference.high > 0.0
+def test_the_interval_over_seeds_of_rights_and_wrongs_ends_at_0_and_1():
+    low = mean_over_seeds(np.array([[0, 0, 1], [0, 0, 0]]))
+    assert low.low == 0.0 < low.high < 1.0
+    high = mean_over_seeds(np.array([[1, 1, 0], [1, 1, 1]]))
+    assert 0.0 < high.low < high.high == 1.0
 
 
 def test_p_values_are_corrected_for_their_number_by_holm():
