@@ -150,7 +150,9 @@ def test_ranks_learn_what_one_process_does(
         for number, (theirs, its) in enumerate(zip(found.metrics, expected.metrics, strict=True)):
             assert theirs.keys() == its.keys()
             if cell[1] == "float32":
-                assert theirs == pytest.approx(its, rel=1e-5, abs=1e-5), (cell, number)
+                # From the second step on, Adam has made steps of what was rounding.
+                rel = 1e-5 if number < 2 else 1e-4
+                assert theirs == pytest.approx(its, rel=rel, abs=1e-5), (cell, number)
         for name, weight in expected.weights.items():
             # A gradient that is nothing but rounding takes as large a step as any other.
             far = 4e-5 if cell[1] == "float32" else 2 * 6e-5
