@@ -455,11 +455,11 @@ def test_a_run_killed_anywhere_ends_the_same(
     assert counts == {"learnt": num_steps + 1, "validated": 2}
     assert num_steps > 2
     assert not run.policy.exists()
-    for place, name in ((rcrl, "save_policy"), (execute, "write_json")):
+    for place, name in ((job, "save_policy"), (execute, "write_json")):
         with monkeypatch.context() as dying:
             dying.setattr(place, name, dies)
             with pytest.raises(Killed):
-                ensure_done(planned, Progress())  # validated but not saved, saved but not recorded
+                ensure_done(planned, Progress())  # not saved again; saved, but not recorded
         assert run.policy.exists() == (place is execute)
         assert not run.result.exists()
     assert counts["learnt"] == num_steps + 1
