@@ -363,7 +363,7 @@ def test_told_to_stop_at_any_moment_all_stop_at_the_same_step(
         code = one.ends()
         saved = {file.read_text() for file in one.folder.glob("saved-*")}
         assert len(saved) <= 1, saved
-        if code == 0:
+        if one.status.state == "done":  # and a signal may have come after that
             break
         assert code == 75, one.log
         assert one.log.splitlines()[-1] == f"stopped by {number.name}"
