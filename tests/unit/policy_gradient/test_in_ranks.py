@@ -79,6 +79,7 @@ Results = dict[tuple[str, str], Learnt]  # of each of CELLS
 
 def learn(process: Process, folder: str) -> Results:
     """In each of CELLS two epochs on the rollouts, from models/tiny on."""
+    torch.set_num_threads(1)  # earlier runs of this process may have had more
     return {cell: learn_cell(process, Path(folder) / "-".join(cell), *cell) for cell in CELLS}
 
 

@@ -336,7 +336,7 @@ def test_a_second_ctrl_c_ends_all_at_once(attempt: Callable[..., Attempt]) -> No
     one.parent.send_signal(signal.SIGINT)
     time.sleep(0.5)
     one.parent.send_signal(signal.SIGINT)
-    one.ends(2.0)
+    one.ends(SOON)
     assert (one.status.state, one.status.error) == ("failed", "interrupted")
 
 
