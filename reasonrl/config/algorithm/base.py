@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from reasonrl.config.base import undeclared
 
 if TYPE_CHECKING:
+    from reasonrl.config.learner import FineTuningConfig
     from reasonrl.config.schema import TrainConfig
 
 VALIDATION = "eval/validation_maj@1"  # the metric by which all algorithms that validate are seen
@@ -49,6 +50,17 @@ class Footprint:
     value_layers: int = 0  # of a value function, copies of the model's layers, which train
     checkpoint_layers: bool | None = None  # as of ``LearnerConfig``
     reference: bool = False  # whether it reads with a frozen copy of the policy too
+
+    @classmethod
+    def of_fine_tuning(cls, settings: FineTuningConfig) -> Footprint:
+        """That of a run which fine-tunes a policy, and samples at other times."""
+        return cls(
+            settings.trainable,
+            "apart",
+            settings.micro_batch_tokens,
+            settings.lora_rank,
+            checkpoint_layers=settings.checkpoint_layers,
+        )
 
 
 @dataclass(frozen=True)

@@ -99,13 +99,7 @@ class EIConfig(FineTuningConfig, Algorithm):
         return total
 
     def footprint(self) -> Footprint:
-        return Footprint(
-            self.trainable,
-            "apart",
-            self.micro_batch_tokens,
-            self.lora_rank,
-            checkpoint_layers=self.checkpoint_layers,
-        )
+        return Footprint.of_fine_tuning(self)
 
     def layers(self) -> dict[str, int]:
         return {}

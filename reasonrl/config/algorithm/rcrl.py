@@ -142,13 +142,7 @@ class RCRLConfig(FineTuningConfig, Algorithm):
         )
 
     def footprint(self) -> Footprint:
-        return Footprint(
-            self.trainable,
-            "apart",
-            self.micro_batch_tokens,
-            self.lora_rank,
-            checkpoint_layers=self.checkpoint_layers,
-        )
+        return Footprint.of_fine_tuning(self)
 
     def layers(self) -> dict[str, int]:
         return {}

@@ -44,13 +44,7 @@ class SFTConfig(FineTuningConfig, Algorithm):
         return Work(examples=self.epochs * sizes.references)
 
     def footprint(self) -> Footprint:
-        return Footprint(
-            self.trainable,
-            "apart",
-            self.micro_batch_tokens,
-            self.lora_rank,
-            checkpoint_layers=self.checkpoint_layers,
-        )
+        return Footprint.of_fine_tuning(self)
 
     def layers(self) -> dict[str, int]:
         return {}
