@@ -19,11 +19,11 @@ demo: .venv/installed ## a policy that learns: Expert Iteration on generated pro
 check: lint types ## before every commit: style, types, and the fast tests
 	$(PYTEST) -m "not slow and not slurm and not browser" tests/unit tests/golden tests/property
 
-test: .venv/installed-dev .venv/installed-smollm2 ## all tests that need neither SLURM nor a browser
-	$(PYTEST) -m "not slurm and not browser" $(COVERAGE)
+test: .venv/installed-dev .venv/installed-smollm2 ## all tests but the slow ones, in minutes
+	$(PYTEST) -m "not slow and not slurm and not browser"
 
-test-all: ## all tests, with line coverage; needs slurm-wlm, munge and chromium
-	$(MAKE) test COVERAGE="--cov --cov-report="
+test-all: .venv/installed-dev .venv/installed-smollm2 ## all tests, with line coverage; needs slurm-wlm, munge and chromium
+	$(PYTEST) -m "not slurm and not browser" --cov --cov-report=
 	$(PYTEST) -m "slurm or browser" --cov --cov-append --cov-report=term:skip-covered --cov-fail-under=95
 
 lint: .venv/installed-dev ## style and layout, changing nothing

@@ -10,7 +10,8 @@
     return the π_i with the best validation maj@1
 
 A pretrained π_0 is asked with a few-shot prompt. The examples in D hold the question alone, so
-every later policy is asked without exemplars.
+every later policy is asked without exemplars. The rounds of a finished run are the first ones of a
+longer run.
 
 Three choices are made where the paper is silent: D_0 holds the references with init=sft; a round
 that finds nothing new leaves the policy as it is; of the completions with the same calculations the
@@ -35,7 +36,7 @@ from reasonrl.job import Job
 from reasonrl.learning.supervised import Example, Position, with_eos
 from reasonrl.sampling.rollouts import completions_statistics, read_rollouts
 from reasonrl.types import Rollout, SavedPolicy
-from reasonrl.util.atomic import remove_folder, write_json
+from reasonrl.util.atomic import copy, remove_folder, write_json
 from reasonrl.util.seeding import derive_seed
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ def run(job: Job, settings: EIConfig) -> SavedPolicy:
     best = _best(rounds)
     if best.learnt_in == 0:
         return _policy(job, best)
-    job.process.first(lambda: _make_final(job, best))
+    job.process.first(lambda: copy(_policy_folder(job, best.learnt_in), job.run.policy))
     return SavedPolicy(str(job.run.policy), few_shot=False)
 
 
@@ -153,14 +154,13 @@ def _policy(job: Job, round: Round) -> SavedPolicy:
     return SavedPolicy(str(_policy_folder(job, round.learnt_in)), few_shot=False)
 
 
+def _policies(job: Job) -> Path:
+    """The folder of the policies that are kept, for more rounds to go on from."""
+    return job.run.path / "rounds"
+
+
 def _policy_folder(job: Job, number: int) -> Path:
-    return job.work / str(number)
-
-
-def _make_final(job: Job, best: Round) -> None:
-    """Makes the policy of a round that of the run, if that wasn't done before a kill."""
-    if not job.run.policy.exists():
-        _policy_folder(job, best.learnt_in).rename(job.run.policy)
+    return _policies(job) / str(number)
 
 
 def _recorded(job: Job, rounds: Sequence[Round]) -> list[Round]:
@@ -172,7 +172,7 @@ def _recorded(job: Job, rounds: Sequence[Round]) -> list[Round]:
     def record() -> list[Round]:
         write_json(job.run.path / "rounds.json", [asdict(r) for r in rounds])
         kept = {_policy_folder(job, r.learnt_in) for r in (_best(rounds), rounds[-1])}
-        for folder in set(job.work.glob("*")) - kept:
+        for folder in {*job.work.glob("*"), *_policies(job).glob("*")} - kept:
             remove_folder(folder)
         return [*rounds]
 
@@ -219,7 +219,7 @@ def _improve(
             config,
             seed=seed,
             description=f"round {number}: fine-tuning",
-            checkpoints=f"{folder.name}.checkpoints",
+            checkpoints=f"round-{number}.checkpoints",
             start=Position(previous.steps, previous.log_position),
         )
         job.save_policy(learner, folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from reasonrl.config.base import decisive_values
@@ -85,6 +85,12 @@ def prerequisites(config: TrainConfig) -> dict[str, TrainConfig]:
     if config.algorithm.reads_reward != "nothing":
         first |= config.reward.needs(config)
     return {gives: dataclasses.replace(run, reward=SPARSE) for gives, run in first.items()}
+
+
+def shorter(config: TrainConfig) -> Iterator[TrainConfig]:
+    """The runs that differ from this one in that they are shorter, the longest first."""
+    for algorithm in config.algorithm.shorter():
+        yield dataclasses.replace(config, algorithm=algorithm)
 
 
 def _starting_policy(config: TrainConfig) -> dict[str, TrainConfig]:

@@ -61,6 +61,8 @@ def work(planned: Plan) -> Work:
         evaluations = 0
     made = planned.run.result.exists()
     learning = Work() if made else algorithm.work(size)
+    if planned.goes_on_from is not None and planned.shorter is not None:
+        learning -= planned.shorter.algorithm.work(size)
     return Work(completions=evaluations * size.evaluation) + learning
 
 

@@ -39,7 +39,7 @@ from reasonrl.runs.process import ALONE, Process, usable_cores
 from reasonrl.runs.provenance import complete_attempt
 from reasonrl.runs.result import CONDITIONING_GAP, read_result
 from reasonrl.types import SavedPolicy
-from reasonrl.util.atomic import remove_folder, write_json, writing
+from reasonrl.util.atomic import copy, remove_folder, write_json, writing
 from reasonrl.util.progress import Progress
 
 
@@ -105,6 +105,7 @@ def _execute(planned: Plan, progress: Progress, mirror: Mirror, process: Process
     start = process.first(lambda: starting_policy(planned))
     if makes_policy and "init" not in planned.prerequisites:
         evaluate_policy(planned, start, BEFORE, progress, process)
+    process.first(lambda: _go_on(planned))
     if not process.broadcast(run.result.exists()):
         result = _carry_out(planned, start, progress, mirror, process)
         if process.is_main:
@@ -124,6 +125,13 @@ def _execute(planned: Plan, progress: Progress, mirror: Mirror, process: Process
                 write_estimates(gain, run.evaluated(config.protocol) / file)
     if process.is_main:
         _draw(planned)
+
+
+def _go_on(planned: Plan) -> None:
+    """Gives a run that hasn't begun the work of a shorter one, whose journal comes last."""
+    if planned.goes_on_from is not None:
+        for name in planned.config.algorithm.keeps:
+            copy(planned.goes_on_from.path / name, planned.run.path / name)
 
 
 def _draw(planned: Plan) -> None:

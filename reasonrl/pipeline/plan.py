@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from transformers import PreTrainedTokenizerBase
 
 from reasonrl.config.dataset.base import DatasetConfig
-from reasonrl.config.identity import prerequisites, training_set
+from reasonrl.config.identity import prerequisites, shorter, training_set
 from reasonrl.config.model import ShapeConfig
 from reasonrl.config.schema import EvaluateConfig, TrainConfig
 from reasonrl.grading import Grader, grader_of
@@ -62,11 +62,19 @@ class Plan:
     validation: list[Problem]  # of the validation split, all but the exemplars
     exemplars: list[Problem]  # of the validation split, those of the few-shot prompt
     test: list[Problem]  # of ``evaluation.split``
+    shorter: TrainConfig | None = None  # of a finished run, where this one hasn't begun
 
     @property
     def grader(self) -> Grader:
         """The grader that reads the completions."""
         return grader_of(self.config.dataset)
+
+    @property
+    def goes_on_from(self) -> RunFolder | None:
+        """The finished run whose work is the beginning of this run's; None: there is none."""
+        if self.shorter is None or not self.shorter.algorithm.keeps:
+            return None
+        return run_folder(self.shorter)
 
     def in_order(self) -> Iterator[Plan]:
         """This run and all that it needs, each once, none before what it needs itself."""
@@ -128,6 +136,7 @@ class Planner:
             validation=validation,
             exemplars=exemplars,
             test=self._problems(dataset, config.evaluation.split),
+            shorter=_finished_shorter(config, run),
         )
         self._check_reward(planned)
         if planned.shape is not None and not is_done(run):
@@ -187,6 +196,21 @@ class Planner:
             self._known[text] = compute()
         known: T = self._known[text]
         return known
+
+
+def _finished_shorter(config: TrainConfig, run: RunFolder) -> TrainConfig | None:
+    """The longest of the shorter runs that are finished and have all that they keep.
+
+    Returns None if there is none, or the run itself has begun.
+    """
+    keeps = config.algorithm.keeps
+    if (run.path / keeps[-1] if keeps else run.metrics).exists():
+        return None
+    for one in shorter(config):
+        finished = run_folder(one)
+        if finished.result.exists() and all((finished.path / name).exists() for name in keeps):
+            return one
+    return None
 
 
 def _validation(dataset: DatasetConfig) -> tuple[list[Problem], list[Problem]]:

@@ -19,7 +19,7 @@ from reasonrl.pipeline.plan import Plan
 from reasonrl.pipeline.results import Result, result_of
 from reasonrl.report.tables import estimates_table, gains_table
 from reasonrl.reward_models.learning import VALIDATION
-from reasonrl.runs.folder import read_status, state_of
+from reasonrl.runs.folder import read_status, run_folder, state_of
 from reasonrl.util.progress import Progress, console
 
 CHOICES_OF_VALUES = ("scale", "dataset", "experiment")  # those that win over the model's
@@ -43,11 +43,23 @@ def plan_table(planned: Plan) -> Table:
             f"  {outline}, on {len(one.train):,} problems of {one.config.dataset.name}; "
             f"validated on {len(one.validation):,}{evaluated}"
         )
+        if (before := _before(one)) is not None:
+            table.add_row(f"  {before}")
         table.add_row(
             f"  about {work.completions:,} completions to sample, {work.examples:,} to learn from"
             f"{_learning(one.config)}"
         )
     return table
+
+
+def _before(planned: Plan) -> str | None:
+    """What a finished run that is only shorter means for this one; None: there is no such run."""
+    if planned.shorter is None:
+        return None
+    name = run_folder(planned.shorter).path.name
+    if planned.goes_on_from is not None:
+        return f"goes on from {name}, whose work is the beginning of this run's"
+    return f"starts anew: the learning rate of {name}, which is shorter, has fallen to its end"
 
 
 def origin(scale: str, configs: Sequence[TrainConfig], overrides: Iterable[str]) -> str:

@@ -122,12 +122,32 @@ def end_folder(temporary: Path, path: Path) -> None:
         _fsync(path.parent)
 
 
+def copy(source: Path, path: Path) -> None:
+    """Makes `path` a copy of a file or folder, whole or not at all; it replaces one that is there.
+
+    Where the file system allows, a folder's copy has the same files and takes no room. That is safe
+    for files that are only ever replaced, as those in folders are here, and never written to.
+    """
+    if source.is_file():
+        write_bytes(path, source.read_bytes())
+        return
+    with atomic_folder(path) as temporary:
+        shutil.copytree(source, temporary, copy_function=_link_or_copy, dirs_exist_ok=True)
+
+
 def remove_folder(path: Path) -> None:
     """Removes a folder so that no reader ever sees half of it."""
     with writing(path):
         doomed = _temporary(path)
         os.rename(path, doomed)
         shutil.rmtree(doomed)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # such as on another file system, or one without links
+        shutil.copy2(source, target)
 
 
 def _temporary(path: Path) -> Path:

@@ -162,8 +162,8 @@ LEFT_OUT = [(path, kind, member) for path, (kind, members) in KINDS.items() for 
 def test_what_must_be_declared() -> None:
     """So that a declaration that isn't asked for any more is missed here."""
     assert algorithm.DECLARATIONS == (
-        "makes", "reads_reward", "questions", "panels", "check", "needs", "outline", "work",
-        "footprint", "layers", "longest",
+        "makes", "reads_reward", "questions", "panels", "keeps", "check", "needs", "shorter",
+        "outline", "work", "footprint", "layers", "longest",
     )  # fmt: skip
     assert dataset.DECLARATIONS == ("splits", "grader", "local")
     assert reward.DECLARATIONS == ("judges_steps_by", "needs", "finished_run")

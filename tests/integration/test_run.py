@@ -12,14 +12,19 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from rich.console import Console
+from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reasonrl.cli.evaluate import evaluate_and_show as evaluate_py
+from reasonrl.config.algorithm.base import Work
 from reasonrl.config.schema import TrainConfig
 from reasonrl.evaluation.policy import read_estimates
+from reasonrl.pipeline.estimate import work
 from reasonrl.pipeline.execute import ensure_done
 from reasonrl.pipeline.plan import Plan, plan
 from reasonrl.pipeline.results import result_of
+from reasonrl.pipeline.text import plan_table
 from reasonrl.runs.folder import RunFolder, read_config, read_status
 from reasonrl.runs.metrics_log import read_metrics
 from reasonrl.runs.result import read_result
@@ -27,7 +32,7 @@ from reasonrl.sampling import ENGINES, transformers
 from reasonrl.util.progress import Progress
 from tests.helpers.configs import ROOT, small_config
 from tests.helpers.jobs import refuse
-from tests.helpers.kill_and_resume import snapshot
+from tests.helpers.kill_and_resume import differences, snapshot
 from tests.helpers.scripted import opening
 
 LEARNER = ["algorithm.batch_size=8", "algorithm.epochs=2"]
@@ -52,6 +57,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     planned = plan(configure(*EI, "algorithm.rounds=2"))
     ensure_done(planned, Progress())
     return Finished(planned, configure)
+
+
+def shown(table: Table) -> str:
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get()
 
 
 @pytest.fixture
@@ -93,6 +105,37 @@ def test_a_run_leaves_its_record(finished: Finished) -> None:
     assert read_config(run) == finished.planned.config
     rounds = [m["ei/round"] for m in read_metrics(run.metrics) if "ei/round" in m]
     assert rounds == [0, 1, 2]
+
+
+def test_a_longer_run_goes_on_from_a_finished_one_and_ends_as_if_made_at_once(
+    finished: Finished, tmp_path: Path
+) -> None:
+    """The finished one stays as it is."""
+    before = snapshot(finished.run.path)
+    longer = plan(finished.configure(*EI, "algorithm.rounds=3"))
+    assert longer.goes_on_from == finished.run
+    assert "goes on from ei-sparse-tiny-sft-stories-s0-" in shown(plan_table(longer))
+    at_once = plan(small_config(tmp_path / "outputs", *EI, "algorithm.rounds=3"))
+    assert at_once.goes_on_from is None
+    sampled, validated, evaluated = 24 * 4, 6, 5 * 10
+    known = 8 + 3 * 24  # references, and as is planned one new solution of each problem a round
+    assert work(longer) == Work(sampled + validated + evaluated, examples=2 * known)
+    ensure_done(longer, Progress())
+    ensure_done(at_once, Progress())
+    round_1 = Path("rollouts", "round-1.parquet")
+    assert (longer.run.path / round_1).samefile(finished.run.path / round_1)
+    rounds = [m["ei/round"] for m in read_metrics(longer.run.metrics) if "ei/round" in m]
+    assert rounds == [0, 1, 2, 3]
+    assert differences(longer.run.path, at_once.run.path) == []
+    assert snapshot(finished.run.path) == before
+
+
+def test_a_longer_run_of_another_schedule_starts_anew_and_says_so(finished: Finished) -> None:
+    sft = ["algorithm=sft", "init=pretrained", "algorithm.batch_size=8", "algorithm.epochs=6"]
+    planned = plan(finished.configure("dataset.train_size=24", *sft))
+    assert planned.shorter is not None
+    assert planned.goes_on_from is None
+    assert "starts anew: the learning rate of sft-tiny-pre" in shown(plan_table(planned))
 
 
 def test_its_policy_is_a_model_of_transformers(finished: Finished) -> None:

@@ -5,8 +5,8 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from reasonrl.config.base import undeclared
@@ -34,6 +34,9 @@ class Work:
 
     def __add__(self, other: Work) -> Work:
         return Work(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def __sub__(self, other: Work) -> Work:
+        return Work(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,13 @@ def validation_panel(over: Over, metric: str = VALIDATION) -> Panel:
     return Panel("validation, greedy", "maj@1", {metric: ""}, over=over, markers="o", ylim=(0, 1))
 
 
+def shorter_by(settings: Algorithm, key: str) -> Iterator[Algorithm]:
+    """The same settings with each lower value of the number under ``key``, the highest first."""
+    for value in range(getattr(settings, key) - 1, 0, -1):
+        changed: Any = replace(settings, **{key: value})  # type: ignore[type-var]
+        yield changed
+
+
 class Algorithm:
     """The base of all algorithms' settings. A subclass is a frozen dataclass of its keys.
 
@@ -135,6 +145,9 @@ class Algorithm:
     reads_reward: ClassVar[ReadsReward]  # which part of the reward a run reads, and so depends on
     questions: ClassVar[Questions]  # the key of ``dataset`` with the number of training questions
     panels: ClassVar[Panels]  # what the learning curve shows
+    # What a longer run of the same settings goes on from, as files and folders of a finished run's
+    # folder, the last one its journal. Empty: a longer run starts anew.
+    keeps: ClassVar[tuple[str, ...]]
 
     def __init_subclass__(cls, *, abstract: bool = False, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -155,6 +168,10 @@ class Algorithm:
         The runs that make the starting policy and the reward model aren't among them:
         ``identity.prerequisites`` adds these for all algorithms.
         """
+        raise NotImplementedError
+
+    def shorter(self) -> Iterator[Algorithm]:
+        """The settings of the runs that are shorter than one with these, the longest first."""
         raise NotImplementedError
 
     def outline(self, run: TrainConfig) -> str:

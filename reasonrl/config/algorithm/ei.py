@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from reasonrl.config.algorithm.base import (
@@ -14,6 +14,7 @@ from reasonrl.config.algorithm.base import (
     Sizes,
     Work,
     learning_panel,
+    shorter_by,
     validation_panel,
 )
 from reasonrl.config.base import require
@@ -45,6 +46,7 @@ class EIConfig(FineTuningConfig, Algorithm):
         charts=(learning_panel("ei"), validation_panel("rollouts")),
         more=("rollout/correct", "ei/new_solutions", "ei/problems_solved"),
     )
+    keeps = ("metrics.jsonl", "rollouts", "evaluation/validation", "rounds", "rounds.json")
 
     def samples_in_round(self, number: int) -> int:
         """The samples per prompt, K, of round ``number``, which counts from 1."""
@@ -74,6 +76,11 @@ class EIConfig(FineTuningConfig, Algorithm):
 
     def needs(self, run: TrainConfig) -> dict[str, TrainConfig]:
         return {}
+
+    def shorter(self) -> Iterator[Algorithm]:
+        for one in shorter_by(self, "rounds"):
+            assert isinstance(one, EIConfig)
+            yield replace(one, num_samples_per_prompt=self.num_samples_per_prompt[: one.rounds])
 
     def outline(self, run: TrainConfig) -> str:
         samples = ", ".join(map(str, self.num_samples_per_prompt))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from reasonrl.config.algorithm.base import (
     Panels,
     Sizes,
     Work,
+    shorter_by,
 )
 from reasonrl.config.base import require, require_one_of
 from reasonrl.config.learner import LearnerConfig
@@ -74,6 +75,7 @@ class PPOConfig(LearnerConfig, Algorithm):
     makes = "policy"
     reads_reward = "scores"
     questions = "reward_train_size"
+    keeps = ()
     panels = Panels(
         rollouts="ppo/rollouts",
         charts=(
@@ -194,6 +196,9 @@ class PPOConfig(LearnerConfig, Algorithm):
 
     def needs(self, run: TrainConfig) -> dict[str, TrainConfig]:
         return {}
+
+    def shorter(self) -> Iterator[Algorithm]:
+        return shorter_by(self, "iterations")
 
     def outline(self, run: TrainConfig) -> str:
         return (

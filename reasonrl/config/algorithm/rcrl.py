@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from reasonrl.config.algorithm.base import (
     Sizes,
     Work,
     learning_panel,
+    shorter_by,
     validation_panel,
 )
 from reasonrl.config.algorithm.ei import EIConfig
@@ -55,6 +56,7 @@ class RCRLConfig(FineTuningConfig, Algorithm):
     makes = "policy"
     reads_reward = "scores"
     questions = "reward_train_size"
+    keeps = ()
     panels = Panels(
         rollouts=None,
         charts=(learning_panel("rcrl"), validation_panel("label", "rcrl/maj@1_*")),
@@ -124,6 +126,9 @@ class RCRLConfig(FineTuningConfig, Algorithm):
             )
             first["steps"] = dataclasses.replace(sampled, algorithm=steps)
         return first
+
+    def shorter(self) -> Iterator[Algorithm]:
+        return shorter_by(self, "epochs")
 
     def outline(self, run: TrainConfig) -> str:
         labels = self.label_texts

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from reasonrl.config.algorithm.base import Algorithm, Footprint
+from reasonrl.config.algorithm.base import Algorithm, Footprint, shorter_by
 from reasonrl.config.algorithm.sample import SampleConfig
 from reasonrl.config.base import require, require_one_of
 from reasonrl.config.learner import LearnerConfig
@@ -34,6 +34,7 @@ class RewardModelConfig(LearnerConfig, Algorithm, abstract=True):
     makes = "reward model"
     reads_reward = "nothing"
     questions = "reward_train_size"
+    keeps = ()
 
     def check(self, key: str) -> None:
         LearnerConfig.check(self, key)
@@ -48,6 +49,9 @@ class RewardModelConfig(LearnerConfig, Algorithm, abstract=True):
 
     def needs(self, run: TrainConfig) -> dict[str, TrainConfig]:
         return {"rollouts": dataclasses.replace(run, algorithm=self.sample)}
+
+    def shorter(self) -> Iterator[Algorithm]:
+        return shorter_by(self, "epochs")
 
     def footprint(self) -> Footprint:
         return Footprint(

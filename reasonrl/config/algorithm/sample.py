@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,7 @@ class SampleConfig(Algorithm):
     makes = "completions"
     reads_reward = "nothing"
     questions = "reward_train_size"
+    keeps = ()
     panels = Panels(rollouts=None, charts=())
 
     def check(self, key: str) -> None:
@@ -46,6 +47,9 @@ class SampleConfig(Algorithm):
 
     def needs(self, run: TrainConfig) -> dict[str, TrainConfig]:
         return {}
+
+    def shorter(self) -> Iterator[Algorithm]:
+        return iter(())
 
     def outline(self, run: TrainConfig) -> str:
         return f"sampling: K={self.num_samples_per_prompt} at T={self.temperature:g}"

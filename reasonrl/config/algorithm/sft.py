@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from reasonrl.config.algorithm.base import (
     Sizes,
     Work,
     learning_panel,
+    shorter_by,
 )
 from reasonrl.config.learner import FineTuningConfig
 
@@ -29,6 +30,7 @@ class SFTConfig(FineTuningConfig, Algorithm):
     makes = "policy"
     reads_reward = "nothing"
     questions = "train_size"
+    keeps = ()
     panels = Panels(rollouts=None, charts=(learning_panel("sft"),))
 
     def check(self, key: str) -> None:
@@ -36,6 +38,9 @@ class SFTConfig(FineTuningConfig, Algorithm):
 
     def needs(self, run: TrainConfig) -> dict[str, TrainConfig]:
         return {}
+
+    def shorter(self) -> Iterator[Algorithm]:
+        return shorter_by(self, "epochs")
 
     def outline(self, run: TrainConfig) -> str:
         return f"fine-tuning: {self.epochs} epochs on the reference solutions"

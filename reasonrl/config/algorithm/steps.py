@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,7 @@ class StepsConfig(Algorithm):
     makes = "completions"
     reads_reward = "nothing"
     questions = "reward_train_size"
+    keeps = ()
     panels = Panels(rollouts=None, charts=())
 
     def check(self, key: str) -> None:
@@ -41,6 +42,9 @@ class StepsConfig(Algorithm):
 
     def needs(self, run: TrainConfig) -> dict[str, TrainConfig]:
         return {"rollouts": dataclasses.replace(run, algorithm=self.sample)}
+
+    def shorter(self) -> Iterator[Algorithm]:
+        return iter(())
 
     def outline(self, run: TrainConfig) -> str:
         return (
