@@ -91,11 +91,11 @@ class PPO:
         self.diagnosis = Diagnosis(config.num_samples_per_prompt)
 
     def train(self) -> None:
-        trainer, config = self.trainer, self.config
+        trainer = self.trainer
         experience = self.resume()
         if not experience:
             trainer.validate_if_due()
-        while experience or trainer.state.iteration < config.iterations:
+        while experience or not trainer.is_over:
             started = time.monotonic()
             if not experience:
                 with saving(trainer.save):

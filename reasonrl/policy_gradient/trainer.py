@@ -83,6 +83,15 @@ class Trainer:
         """The number of optimizer steps so far, in all iterations."""
         return self.optimization.steps
 
+    @property
+    def is_over(self) -> bool:
+        """Whether all iterations are made, or too many validations in a row weren't better."""
+        state, config = self.state, self.config
+        worse = (state.validated - state.best) // config.validate_every
+        return state.iteration >= config.iterations or (
+            config.patience is not None and worse >= config.patience
+        )
+
     def resume(self) -> dict[str, Tensor]:
         """Loads the latest checkpoint; returns the tokens of the experience it was learning from.
 

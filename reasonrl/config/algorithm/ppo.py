@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from reasonrl.config.algorithm.base import (
@@ -17,7 +17,7 @@ from reasonrl.config.algorithm.base import (
     Work,
     shorter_by,
 )
-from reasonrl.config.base import require, require_one_of
+from reasonrl.config.base import LATER, require, require_one_of
 from reasonrl.config.learner import LearnerConfig
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ class PPOConfig(LearnerConfig, Algorithm):
     lora_rank: int  # the adapters' rank, with trainable=lora
     validate_every: int  # iterations between validations
     compat: CompatConfig
+    # Stop after so many validations without a better maj@1.
+    patience: int | None = field(default=None, kw_only=True, metadata=LATER)
 
     makes = "policy"
     reads_reward = "scores"
@@ -142,6 +144,10 @@ class PPOConfig(LearnerConfig, Algorithm):
         ):
             value = getattr(self, name)
             require(value >= 1, f"{key}.{name} must be 1 or more; got {value}.")
+        require(
+            self.patience is None or self.patience >= 1,
+            f"{key}.patience must be null (off) or 1 or more; got {self.patience}.",
+        )
         require(
             0 < self.value_learning_rate < math.inf,
             f"{key}.value_learning_rate must be above 0; got {self.value_learning_rate}.",

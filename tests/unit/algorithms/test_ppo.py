@@ -714,6 +714,23 @@ def test_the_best_policy_by_validation_is_the_run_s(
     assert len(hashes) == 5
 
 
+@pytest.mark.parametrize(
+    ("patience", "every", "validated"),
+    [(2, 1, [0.9, 0.1, 0.5, 0.5, 0.3]), (1, 1, [0.9, 0.1, 0.5, 0.5]), (1, 2, [0.9, 0.5, 0.3])],
+)
+def test_patience_ends_it_after_so_many_validations_that_are_not_better(
+    patience: int,
+    every: int,
+    validated: list[float],
+    lab: Lab,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scripted_accuracy(monkeypatch, 0.9, 0.1, 0.5, 0.5, 0.3, 0.9, 0.9)
+    length = ["algorithm.iterations=6", f"algorithm.validate_every={every}"]
+    lab.ppo(*length, f"algorithm.patience={patience}").train()
+    assert lab.metrics("eval/validation_maj@1") == validated
+
+
 def test_validation_comes_every_so_often_and_at_the_end(lab: Lab, scripted: Callable) -> None:
     lab.sampler = scripted(lambda *_: [" #### 5"])  # to v0, not to v1
     lab.ppo("algorithm.iterations=5", "algorithm.validate_every=2").train()
