@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
@@ -16,10 +16,14 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from reasonrl.sweep.options import LauncherOptions
+from reasonrl.sweep.options import LauncherOptions, SearchOptions
+
+if TYPE_CHECKING:
+    from reasonrl.runs.folder import RunFolder
 
 MATRIX = "hydra_plugins.reasonrl_launcher.MatrixSweeper"
 
@@ -39,6 +43,37 @@ class MatrixSweeper(BasicSweeper):
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
         (points,) = self.split_arguments(overrides, max_batch_size=None)
         return self.launcher.launch(points, initial_job_idx=0)
+
+
+class SearchSweeper(Sweeper):
+    """Lets Optuna choose the runs: ``hydra/sweeper=optuna``."""
+
+    def __init__(self, **options: Any) -> None:
+        self._options = SearchOptions(**options)
+
+    def setup(
+        self,
+        *,
+        hydra_context: HydraContext,
+        task_function: TaskFunction,
+        config: DictConfig,
+    ) -> None:
+        self._loader, self._dry_run = hydra_context.config_loader, config.dry_run
+        self._launcher = SweepLauncher()
+        self._launcher.setup(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from reasonrl.sweep.search import search
+        from reasonrl.util.entry_point import one_line_errors
+
+        with one_line_errors():
+            given = self._options.params or {}
+            params = [f"{key}={value}" for key, value in given.items()]
+            parser = OverridesParser.create(config_loader=self._loader)
+            overrides = parser.parse_overrides([*params, *arguments])
+            search(self._options, overrides, self._launcher.make, dry_run=self._dry_run)
 
 
 class SweepLauncher(Launcher):
@@ -68,6 +103,13 @@ class SweepLauncher(Launcher):
             points = [point(tuple(o), self._compose(o)) for o in job_overrides]
             launch(points, dry_run=self._config.dry_run)
         return []
+
+    def make(self, overrides: Sequence[Sequence[str]]) -> list[RunFolder]:
+        """Makes the runs of a search's next points; returns their folders once they are done."""
+        from reasonrl.sweep.launch import launch, point
+
+        points = [point(tuple(o), self._compose(o)) for o in overrides]
+        return launch(points, dry_run=self._config.dry_run, of_search=True)
 
 
 class Composer:
@@ -105,3 +147,4 @@ class Composer:
 store = ConfigStore.instance().store
 store(group="hydra/launcher", name="options", node=LauncherOptions)
 store(group="hydra/sweeper", name="matrix", node=BasicSweeperConf(MATRIX))
+store(group="hydra/sweeper", name="search_options", node=SearchOptions)

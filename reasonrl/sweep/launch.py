@@ -22,7 +22,7 @@ from rich.table import Table
 from reasonrl.config.model import ModelConfig
 from reasonrl.config.resolve import resolve
 from reasonrl.config.schema import TrainConfig
-from reasonrl.runs.folder import is_done, read_status, state_of
+from reasonrl.runs.folder import RunFolder, is_done, read_status, state_of
 from reasonrl.runs.provenance import now
 from reasonrl.sweep.code import snapshot
 from reasonrl.sweep.manifest import Member, Sweep
@@ -64,12 +64,17 @@ def point(overrides: Sequence[str], composed: DictConfig) -> Point:
         return Point(tuple(overrides), resolve(composed), options, scale)
 
 
-def launch(points: Sequence[Point], *, dry_run: bool = False) -> None:
+def launch(
+    points: Sequence[Point], *, dry_run: bool = False, of_search: bool = False
+) -> list[RunFolder]:
     """Submits a sweep to Slurm, or makes it on this machine; prints what will be and was done.
+
+    Returns the points' runs.
 
     Raises UserError, also if it has waited for the runs and one of them isn't done.
 
     dry_run: whether nothing is submitted, and only the plan is printed.
+    of_search: whether a search will go on by what comes of the runs. It waits for them.
     """
     from reasonrl.pipeline.comparison import show_comparison  # torch is imported here
     from reasonrl.pipeline.plan import Planner
@@ -101,8 +106,9 @@ def launch(points: Sequence[Point], *, dry_run: bool = False) -> None:
         console.print(line, soft_wrap=True)
     for line in how_long(plans, here=cluster == "local"):
         console.print(line, soft_wrap=True)
+    made = [planned.run for planned in plans]
     if dry_run:
-        return
+        return made
     configs = {name: _in_sweep(config, sweep) for name, (_, config) in runs.items()}
     try:
         submitted = submit(sweep, configs)
@@ -112,16 +118,17 @@ def launch(points: Sequence[Point], *, dry_run: bool = False) -> None:
     if cluster == "slurm":
         console.print(f"submitted: {len(submitted)} of {len(runs)} runs", soft_wrap=True)
         console.print(f"reasonrl status {sweep.path}", soft_wrap=True)
-        if options.wait:
+        if options.wait or of_search:
             console.print(status_table(sweep.name, watch(sweep, console)), soft_wrap=True)
     undone = [member.name for member in sweep.runs if not is_done(sweep.run(member.name))]
-    if not undone:
+    if not undone and not of_search:
         show_comparison({p.overrides: planned for p, planned in zip(points, plans, strict=True)})
-    elif options.wait or cluster == "local":
+    elif undone and (options.wait or of_search or cluster == "local"):
         raise UserError(
             f"sweep={sweep.name} must be done; {len(undone)} of its {len(runs)} runs aren't. "
             f"See reasonrl status {sweep.path}, and give the same command again."
         )
+    return made
 
 
 def _same(key: str, values: Iterable[T]) -> T:

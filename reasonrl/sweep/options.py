@@ -1,4 +1,4 @@
-"""What `hydra.launcher` says: where a sweep's runs are made, and what a job asks Slurm for."""
+"""What `hydra.launcher` and `hydra.sweeper` say: where and with what a sweep's runs are made."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from reasonrl.config.base import require, require_one_of
 from reasonrl.config.schema import TrainConfig
 from reasonrl.sweep import slurm
 from reasonrl.sweep.manifest import Cluster
 from reasonrl.util.errors import UserError
 
+DIRECTIONS = ("maximize", "minimize")
 CLUSTERS = ("auto", "slurm", "local")
 # Of sbatch's parameters these are ours: by them jobs are found, have one task a node, end in order,
 # and are continued.
@@ -65,6 +67,26 @@ class LauncherOptions(JobOptions):
     wait: bool = False  # whether the launcher stays on Slurm until all runs have ended
     processes: int = 1  # how many runs are made at a time on this machine
     array_parallelism: int = 1000  # how many runs of an array are made at a time on Slurm
+
+
+@dataclass
+class SearchOptions:
+    """The options of ``hydra/sweeper=optuna``."""
+
+    _target_: str = "hydra_plugins.reasonrl_launcher.SearchSweeper"
+    metric: str = "eval/validation_maj@1"  # of metrics.jsonl; of a run its best value counts
+    direction: str = "maximize"
+    num_runs: int = 20
+    at_once: int = 1  # how many runs are chosen, and made, before what came of them is heard
+    seed: int = 0  # of Optuna's choices
+    params: dict[str, Any] = field(default_factory=dict)  # overrides, as the command line has them
+
+    def check(self) -> None:
+        """Raises UserError for a value that is out of range."""
+        require_one_of("hydra.sweeper.direction", self.direction, DIRECTIONS)
+        for name in ("num_runs", "at_once"):
+            value = getattr(self, name)
+            require(value >= 1, f"hydra.sweeper.{name} must be 1 or more; got {value}.")
 
 
 def read_options(given: dict[str, Any]) -> LauncherOptions:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep
 
 from reasonrl.config.resolve import resolve, resolve_evaluation
 
@@ -168,7 +169,9 @@ def test_shown_commands_compose(entry: str, rest: str):
     given = [word for word in shlex.split(rest) if not word.startswith("-")]
     parsed = OverridesParser.create().parse_overrides(given)
     values = [
-        [f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()]
+        [f"{o.get_key_element()}={value}" for value in (o.value().start, o.value().end)]
+        if isinstance(o.value(), IntervalSweep)
+        else [f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()]
         if o.is_sweep_override()
         else [word]
         for o, word in zip(parsed, given, strict=True)

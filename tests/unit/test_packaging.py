@@ -16,7 +16,7 @@ EXTRAS = PROJECT["project"]["optional-dependencies"]
 # Of each file of pins, the ranges in pyproject.toml that it has versions of.
 RANGES = {
     "requirements.txt": PROJECT["project"]["dependencies"],
-    "requirements-dev.txt": EXTRAS["dev"] + EXTRAS["workspace"],
+    "requirements-dev.txt": EXTRAS["dev"] + EXTRAS["workspace"] + EXTRAS["search"],
     "requirements-smollm2.txt": EXTRAS["smollm2"],
 }
 
@@ -48,7 +48,7 @@ def test_torch_is_chosen_first() -> None:
 
 
 def test_every_extra_is_pinned_somewhere() -> None:
-    assert {*EXTRAS} == {"dev", "workspace", "smollm2"}
+    assert {*EXTRAS} == {"dev", "search", "workspace", "smollm2"}
 
 
 def test_the_command_is_there() -> None:
