@@ -157,6 +157,7 @@ class Job:
             self._load_reward_model(),
             self.steps,
             num_continuations,
+            self.process,
         )
         return REWARDS[self.config.reward.name](self.config.reward, materials)
 

@@ -41,7 +41,7 @@ from reasonrl.grading.metrics import (
 from reasonrl.policy.policy import context_of, load_tokenizer
 from reasonrl.problems.prompts import build_prompts, check_lengths
 from reasonrl.rewards.sparse import Outcome
-from reasonrl.runs.preemption import at_own_pace, with_boundary
+from reasonrl.runs.preemption import with_boundary
 from reasonrl.runs.process import ALONE, Process
 from reasonrl.sampling import SamplingParams, open_engine
 from reasonrl.sampling.rollouts import (
@@ -222,12 +222,14 @@ def evaluate(
                 )
     greedy, samples = read_evaluation(folder, prompts)
     measured = summarise(problems, greedy, samples, grader)
-    if process.is_main and not finished:
-        write_estimates(
-            measured.estimates(),
-            folder / METRICS,
-            problems=len(problems),
-            statistics=measured.statistics,
+    if not finished:
+        process.first(
+            lambda: write_estimates(
+                measured.estimates(),
+                folder / METRICS,
+                problems=len(problems),
+                statistics=measured.statistics,
+            )
         )
     if reward_model is not None:
         chosen = _choose(samples, problems, reward_model, folder, progress, process)
@@ -250,23 +252,17 @@ def _choose(
     file = folder / f"rerank-{model.folder.resolve().parent.name}.parquet"
     if not process.first(file.exists):
         problem_of = {problem.id: problem for problem in problems}
-        start, stop = (
-            len(samples) * rank // process.size for rank in (process.rank, process.rank + 1)
-        )
-        piece, tally = samples[start:stop], process.tally(str(file))
-        with (
-            at_own_pace(process),
-            progress.task("judging samples", len(samples), tally) as advance,
-        ):
-            judged = model.final(
-                [r.completion for r in piece],
-                [problem_of[r.completion.problem_id] for r in piece],
+        with progress.task("judging samples", len(samples), process.tally(str(file))) as advance:
+            probabilities = model.final(
+                [r.completion for r in samples],
+                [problem_of[r.completion.problem_id] for r in samples],
                 with_boundary(advance),
+                process,
             )
         rows = {
             "problem_id": [r.completion.problem_id for r in samples],
             "sample_index": [r.completion.sample_index for r in samples],
-            "probability": [p for part in process.gather(judged) for p in part],
+            "probability": probabilities,
         }
         process.first(lambda: write_table(file, pa.table(rows)))
     probabilities = pq.read_table(file, columns=["probability"])["probability"].to_numpy()

@@ -39,7 +39,7 @@ from reasonrl.reward_models.network import (
     whole_network,
 )
 from reasonrl.rewards.dense import first_wrong_step
-from reasonrl.runs.preemption import at_own_pace, with_boundary
+from reasonrl.runs.preemption import with_boundary
 from reasonrl.sampling.rollouts import write_table
 from reasonrl.types import Problem, Rollout
 from reasonrl.util.errors import UserError
@@ -136,14 +136,13 @@ def _learn(
         job.run.reward_model, job.tokenizer, job.config.dataset.prompt, questions, network
     )
     problem_of = {problem.id: problem for problem in job.train}
-    with (
-        at_own_pace(job.process),
-        job.progress.task(f"{config.name}: calibrating", len(held_out)) as advance,
-    ):
+    tally = job.process.tally(f"{job.run.reward_model}: calibrating")
+    with job.progress.task(f"{config.name}: calibrating", len(held_out), tally) as advance:
         logits = reward_model.token_logits(
             [rollout.completion for rollout, _ in held_out],
             [problem_of[rollout.prompt.problem_id] for rollout, _ in held_out],
             with_boundary(advance),
+            job.process,
         )
     pairs = [
         (logit, target)
@@ -170,12 +169,13 @@ def write_validation(job: Job, reward_model: RewardModel) -> None:
     rollouts = job.samples("validation")
     problem_of = {problem.id: problem for problem in job.validation}
     problems = [problem_of[rollout.prompt.problem_id] for rollout in rollouts]
-    with (
-        at_own_pace(job.process),
-        job.progress.task("judging validation samples", len(rollouts)) as advance,
-    ):
+    tally = job.process.tally(str(job.run.evaluation / VALIDATION))
+    with job.progress.task("judging validation samples", len(rollouts), tally) as advance:
         probabilities = reward_model.token_probabilities(
-            [rollout.completion for rollout in rollouts], problems, with_boundary(advance)
+            [rollout.completion for rollout in rollouts],
+            problems,
+            with_boundary(advance),
+            job.process,
         )
     verdicts = [
         _verdict(job, *judged) for judged in zip(rollouts, problems, probabilities, strict=True)

@@ -12,8 +12,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,8 @@ from reasonrl.learning.supervised import micro_batches
 from reasonrl.policy.policy import load_policy, load_tokenizer
 from reasonrl.problems.prompts import build_prompts
 from reasonrl.reward_models.network import RewardNetwork
+from reasonrl.runs.preemption import at_own_pace
+from reasonrl.runs.process import ALONE, Process
 from reasonrl.sampling.shared_prompt import continue_from, prefill, shared_prompt_attention
 from reasonrl.types import Completion, Problem
 from reasonrl.util.atomic import atomic_folder, json_text
@@ -135,6 +139,7 @@ class RewardModel(Description):
         completions: Sequence[Completion],
         problems: Sequence[Problem],
         on_progress: Callable[[int], None] | None = None,
+        process: Process = ALONE,
     ) -> list[np.ndarray]:
         """The logit after each token of each completion: arrays of shape (len(token_ids),).
 
@@ -143,6 +148,8 @@ class RewardModel(Description):
 
         problems: each completion's problem, in the completions' order.
         on_progress: is called with the number of completions just scored.
+        process: one of those that score together, each some of the passes. These are planned as by
+            one process, so the logits are the same to the bit for any number of processes.
         """
         if not completions:
             return []
@@ -150,34 +157,39 @@ class RewardModel(Description):
         prompts = build_prompts(list(of_question.values()), self.tokenizer, self.template)
         prompt_of = dict(zip(of_question, (p.token_ids for p in prompts), strict=True))
         completions_of = defaultdict(list)  # by prompt; an empty completion has nothing to score
-        logits = [np.zeros(0, dtype=np.float32)] * len(completions)
         for i, (completion, problem) in enumerate(zip(completions, problems, strict=True)):
             if completion.token_ids:
                 completions_of[prompt_of[problem.question]].append(i)
+        passes = [
+            (group, batch)
+            for group in micro_batches(list(completions_of), TOKENS_IN_FLIGHT)
+            for batch in micro_batches(_rows(group, completions_of, completions), TOKENS_IN_FLIGHT)
+        ]
 
         policy, device = self.network.policy, self.network.device
-        with torch.inference_mode(), shared_prompt_attention(policy):
-            for group in micro_batches(list(completions_of), TOKENS_IN_FLIGHT):
+        mine: dict[int, np.ndarray] = {}
+        with at_own_pace(process), torch.inference_mode(), shared_prompt_attention(policy):
+            for group, of_group in groupby(process.piece(passes), key=itemgetter(0)):
                 # The last token of each prompt is left to the rows, as its prediction is read too.
                 segment = prefill(policy, [prompt[:-1] for prompt in group])
-                rows = [
-                    _Row(
-                        (prompt[-1], *completions[i].token_ids), place, i, max(map(len, group)) - 1
-                    )
-                    for place, prompt in enumerate(group)
-                    for i in completions_of[prompt]
-                ]
-                for batch in micro_batches(rows, TOKENS_IN_FLIGHT):
+                for _, batch in of_group:
                     places = torch.tensor([row.place for row in batch], device=device)
-                    ids = padded(row.token_ids for row in batch).to(device)
+                    ids = padded(
+                        (group[row.place][-1], *completions[row.index].token_ids) for row in batch
+                    ).to(device)
                     hidden = continue_from(policy, segment, places, ids)
                     scored = self.network.read(hidden, ids[:, 1:]).cpu().numpy()
-                    for row, row_logits in zip(batch, scored, strict=True):
-                        logits[row.index] = row_logits[: len(row.token_ids) - 1].copy()
+                    for row, of_tokens in zip(batch, scored, strict=True):
+                        mine[row.index] = of_tokens[: len(completions[row.index].token_ids)].copy()
                     if on_progress:
                         on_progress(len(batch))
-        if on_progress and (empty := sum(not c.token_ids for c in completions)):
-            on_progress(empty)
+            empty = sum(not c.token_ids for c in completions)
+            if on_progress and empty and process.is_main:
+                on_progress(empty)
+        logits = [np.zeros(0, dtype=np.float32)] * len(completions)
+        for of_process in process.gather(mine):
+            for i, of_tokens in of_process.items():
+                logits[i] = of_tokens
         return logits
 
     def token_probabilities(
@@ -185,18 +197,23 @@ class RewardModel(Description):
         completions: Sequence[Completion],
         problems: Sequence[Problem],
         on_progress: Callable[[int], None] | None = None,
+        process: Process = ALONE,
     ) -> list[np.ndarray]:
         """P(correct) after each token of each completion; see ``token_logits``."""
-        return [expit(logits) for logits in self.token_logits(completions, problems, on_progress)]
+        return [
+            expit(logits)
+            for logits in self.token_logits(completions, problems, on_progress, process)
+        ]
 
     def final(
         self,
         completions: Sequence[Completion],
         problems: Sequence[Problem],
         on_progress: Callable[[int], None] | None = None,
+        process: Process = ALONE,
     ) -> list[float]:
         """P(correct) at the last token of each completion; 0.0 for an empty one."""
-        probabilities = self.token_probabilities(completions, problems, on_progress)
+        probabilities = self.token_probabilities(completions, problems, on_progress, process)
         return [float(p[-1]) if len(p) else 0.0 for p in probabilities]
 
 
@@ -204,13 +221,26 @@ class RewardModel(Description):
 class _Row:
     """A prompt's last token and a completion to score; the prompt's other tokens are prefilled."""
 
-    token_ids: tuple[int, ...]
     place: int  # the row in which the prompt is prefilled
     index: int  # the completion's, among all that are scored
-    prefilled: int  # the number of tokens that are, padding included
+    length: int  # the number of tokens in memory: what is prefilled, padding included, and the row
 
     def __len__(self) -> int:
-        return self.prefilled + len(self.token_ids)
+        return self.length
+
+
+def _rows(
+    group: Sequence[tuple[int, ...]],
+    completions_of: Mapping[tuple[int, ...], Sequence[int]],
+    completions: Sequence[Completion],
+) -> list[_Row]:
+    """The rows of prompts that are prefilled together."""
+    prefilled = max(map(len, group)) - 1
+    return [
+        _Row(place, i, prefilled + 1 + len(completions[i].token_ids))
+        for place, prompt in enumerate(group)
+        for i in completions_of[prompt]
+    ]
 
 
 def _no_reward_model(folder: Path, reason: str) -> UserError:

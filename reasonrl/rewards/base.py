@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from reasonrl.grading.base import Grader
+from reasonrl.runs.process import ALONE, Process
 from reasonrl.types import Completion, Problem, Rollout
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Reward(Protocol):
     ) -> list[list[float]]:
         """How good each step (``grading.steps.step_tokens``) of each rollout is, in [0, 1].
 
+        All processes of a run call it together.
         ``on_progress(n)`` is called as n further rollouts are judged.
         """
         ...
@@ -51,6 +53,7 @@ class Materials:
     reward_model: RewardModel | None  # the reward model of a learned reward
     steps: Path | None  # the file of labelled steps, where steps are continued
     num_continuations: int  # completions that continue each of these steps
+    process: Process = ALONE  # one of those that make the run together
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from reasonrl.grading.base import Grader
 from reasonrl.grading.steps import step_tokens
 from reasonrl.rewards.base import Materials, Reward, Sum, TokenRewards
 from reasonrl.rewards.sparse import Outcome
+from reasonrl.runs.process import ALONE, Process
 from reasonrl.types import Completion, Problem, Rollout
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Learned:
     #     sum is p(a).
     at: str
     grader: Grader
+    process: Process = ALONE  # one of those that judge steps together; each pays its own rollouts
 
     def __call__(
         self, completions: Sequence[Completion], problems: Sequence[Problem]
@@ -62,7 +64,9 @@ class Learned:
     ) -> list[list[float]]:
         """P(right) after each step, by the reward model."""
         completions = [rollout.completion for rollout in rollouts]
-        probabilities = self.model.token_probabilities(completions, problems, on_progress)
+        probabilities = self.model.token_probabilities(
+            completions, problems, on_progress, self.process
+        )
         return [
             p[step_tokens(self.model.tokenizer, completion, self.grader)].tolist()
             for p, completion in zip(probabilities, completions, strict=True)
@@ -74,5 +78,7 @@ def build(settings: LearnedConfig, materials: Materials) -> Reward:
     if materials.reward_model is None:
         raise ValueError("a learned reward needs its reward model")
     grader = materials.grader
-    learned = Learned(materials.reward_model, settings.model_weight, settings.at, grader)
+    learned = Learned(
+        materials.reward_model, settings.model_weight, settings.at, grader, materials.process
+    )
     return Sum((Outcome(grader, settings.outcome_weight), learned))

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from reasonrl.util.errors import UserError
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 T = TypeVar("T")
+S = TypeVar("S", bound=Sequence[Any])
 
 # Processes wait for each other's shards, and for one that reads a model or saves a checkpoint.
 TIMEOUT = timedelta(minutes=60)
@@ -90,6 +91,11 @@ class Process:
     def shard(self, items: Sequence[T]) -> Sequence[T]:
         """This process's share of items that are dealt out to all: every ``size``-th."""
         return items[self.rank :: self.size]
+
+    def piece(self, items: S) -> S:
+        """This process's share of items that are cut into one piece for each, in order."""
+        start, stop = (len(items) * rank // self.size for rank in (self.rank, self.rank + 1))
+        return items[start:stop]  # type: ignore[return-value]  # a slice is of the same type
 
     def deal(self, key: str, count: int) -> Iterator[int]:
         """Claims the numbers of ``range(count)``, each for one process: for that which is free.

@@ -209,7 +209,7 @@ def collect_rollouts(
         else:
             for number in todo:
                 with at_own_pace(process):
-                    drawn = draw(number, _piece(parts[number], process))
+                    drawn = draw(number, process.piece(parts[number]))
                 rollouts = [r for piece in process.gather(drawn) for r in piece]
                 process.first(partial(write_rollouts, files[number], rollouts))
         process.first(partial(_merge, files, file))
@@ -230,12 +230,6 @@ def _fill(num_shards: int, num_processes: int) -> bool:
     """Whether shards, dealt out whole, keep the processes busy for FULL of their time."""
     turns = -(-num_shards // num_processes)
     return num_shards >= FULL * turns * num_processes
-
-
-def _piece(part: range, process: Process) -> range:
-    """The process's piece of a shard that all processes draw together."""
-    start, stop = (len(part) * rank // process.size for rank in (process.rank, process.rank + 1))
-    return part[start:stop]
 
 
 def _merge(shards: Sequence[Path], file: Path) -> None:

@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,8 @@ from reasonrl.policy.policy import load_policy
 from reasonrl.reward_models import model as reward_model
 from reasonrl.reward_models.model import RewardModel, question_hash
 from reasonrl.reward_models.network import Labelled, build, calibrate
+from reasonrl.runs.preemption import Preempted
+from reasonrl.runs.process import Process
 from reasonrl.types import Completion, Problem
 from reasonrl.util.errors import UserError
 
@@ -142,6 +145,45 @@ def test_a_logit_becomes_a_probability(
     assert first.tolist() == pytest.approx([0.5, 0.75])
     assert empty.tolist() == []
     assert scorer.final([], []) == pytest.approx([0.75, 0.0])
+
+
+class Deaf(Process):
+    """One of several processes, which hears nothing of the others."""
+
+    def agree(self, *, stop: bool, due: bool) -> tuple[bool, bool]:
+        return stop, due
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+
+def test_processes_score_a_share_each_to_the_same_bits(
+    scorer: RewardModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reward_model, "TOKENS_IN_FLIGHT", 100)
+    completions, problems = ragged_completions(20)
+    alone = scorer.token_logits(completions, problems)
+    scored: set[int] = set()
+    for rank, count in enumerate([8, 6, 5]):
+        process, progress = Deaf(rank, 3), list[int]()
+        share = scorer.token_logits(completions, problems, progress.append, process)
+        own = {i for i, logits in enumerate(share) if len(logits)}
+        assert len(own) == count
+        assert sum(progress) == count + process.is_main  # the empty one is counted once
+        for i in own:
+            np.testing.assert_array_equal(share[i], alone[i])
+        assert not own & scored
+        scored |= own
+    assert scored == {i for i, c in enumerate(completions) if c.token_ids}
+
+
+def test_scoring_stops_if_another_process_is_told_to(scorer: RewardModel) -> None:
+    class Stopped(Deaf):
+        def agree(self, *, stop: bool, due: bool) -> tuple[bool, bool]:
+            return not stop, due
+
+    with pytest.raises(Preempted):
+        scorer.final(*ragged_completions(2), None, Stopped(0, 2))
 
 
 def test_scoring_leaves_the_model_as_it_was(scorer: RewardModel) -> None:

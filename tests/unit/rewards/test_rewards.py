@@ -20,6 +20,7 @@ from reasonrl.rewards import REWARDS, Materials, Reward
 from reasonrl.rewards.base import Sum
 from reasonrl.rewards.learned import Learned
 from reasonrl.rewards.sparse import Outcome
+from reasonrl.runs.process import Process
 from reasonrl.sampling.rollouts import grade
 from reasonrl.types import Completion, FinishReason, Problem, Prompt
 from tests.helpers.grading import STRICT
@@ -173,6 +174,27 @@ def test_a_verdict_is_worth_at_most_its_weight(at: str, tokenizer: PreTrainedTok
         assert -1e-12 <= sum(rewards) <= 0.5 + 1e-12
         if at == "differences" and text.strip():
             assert sum(rewards) == pytest.approx(0.5 * p[-1])  # what lies between cancels
+
+
+def test_processes_judge_steps_together_and_pay_completions_each_its_own(
+    configure: Callable[..., TrainConfig], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    with_whom: list[tuple[Any, ...]] = []
+
+    def token_probabilities(completions: Sequence[Completion], _: Any, *more: Any) -> Any:
+        with_whom.append(more)
+        return [np.zeros(len(c.token_ids)) for c in completions]
+
+    model = SimpleNamespace(tokenizer=tokenizer, token_probabilities=token_probabilities)
+    second = Process(1, 2)
+    materials = Materials(tokenizer, STRICT, model, None, 0, second)  # type: ignore[arg-type]
+    settings = configure("reward=orm").reward
+    reward = REWARDS[settings.name](settings, materials)
+    (rollout,) = grade(
+        [Prompt("p", (1,))], [completion(tokenizer, RIGHT)], [PROBLEM], reward, STRICT
+    )
+    reward.judge_steps([rollout], [PROBLEM])
+    assert with_whom == [(), (None, second)]
 
 
 def test_the_score_is_the_sum_of_the_rewards(

@@ -30,6 +30,7 @@ from reasonrl.runs.preemption import (
     saving,
     with_boundary,
 )
+from reasonrl.runs.process import Process
 from reasonrl.sampling import SamplingParams, TransformersEngine, rollouts
 from reasonrl.types import Completion, Prompt
 from reasonrl.util.progress import Progress
@@ -282,6 +283,7 @@ def watch() -> Iterator[Watch]:
         completions: Sequence[Completion],
         problems: Any,
         on_progress: Callable[[int], None],
+        process: Process,
     ) -> Any:
         note = watch.progress("judge", len(completions))
 
@@ -289,7 +291,7 @@ def watch() -> Iterator[Watch]:
             note(n)
             on_progress(n)
 
-        return judge(self, completions, problems, advance)
+        return judge(self, completions, problems, advance, process)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rollouts, "SHARD_SIZE", 40)

@@ -41,7 +41,7 @@ class OfTwo(Process):
 
 def test_alone_it_is_the_main_one_and_has_everything() -> None:
     assert (ALONE.rank, ALONE.size, ALONE.is_main) == (0, 1, True)
-    assert ALONE.shard("abcde") == "abcde"
+    assert ALONE.shard("abcde") == ALONE.piece("abcde") == "abcde"
     assert ALONE.agree(stop=False, due=True) == (False, True)
     assert ALONE.agree(stop=True, due=False) == (True, False)
     assert ALONE.broadcast("mine") == "mine"
@@ -49,6 +49,7 @@ def test_alone_it_is_the_main_one_and_has_everything() -> None:
 
 def test_of_several_each_has_its_share() -> None:
     assert [Process(rank, 3).shard("abcdefg") for rank in range(3)] == ["adg", "be", "cf"]
+    assert [Process(rank, 3).piece("abcdefg") for rank in range(3)] == ["ab", "cd", "efg"]
     assert [Process(rank, 3).is_main for rank in range(3)] == [True, False, False]
 
 
