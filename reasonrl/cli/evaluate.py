@@ -20,8 +20,10 @@ from reasonrl.evaluation.policy import Evaluation, evaluate
 from reasonrl.evaluation.predictions import grade_predictions
 from reasonrl.grading.metrics import paired_difference
 from reasonrl.grading.strict import Strict
+from reasonrl.pipeline.memory import EVALUATION, with_batch_size
 from reasonrl.pipeline.plan import base_model
 from reasonrl.pipeline.results import AFTER
+from reasonrl.policy.policy import shape_of
 from reasonrl.problems import load_problems
 from reasonrl.report.tables import estimates_table, gains_table
 from reasonrl.reward_models.model import RewardModel
@@ -98,6 +100,9 @@ def _asked(config: DictConfig) -> _Asked:
         policy, record = _of_model(resolved)
         name = f"{resolved.model.name} on {resolved.dataset.name}"
     ranks.check(resolved)
+    judged = config.reward_model is not None
+    shape = shape_of(policy.path)
+    resolved = with_batch_size(resolved, shape, EVALUATION, reward_model=judged)
     return _Asked(name, resolved, policy, record, config.reward_model)
 
 

@@ -128,7 +128,7 @@ def gpu_seconds(planned: Plan) -> float:
         todo.examples * (question + completion) * learning_operations(shape, run)
         + todo.readings * (question + completion) * forward
     )
-    rows = max(1, memory_of(config, shape).rows)
+    rows = max(1, min(config.sampler.num_rows, memory_of(config, shape).rows))
     sampling = todo.completions / rows * batch_seconds(config, shape, rows, completion)
     return (operations / (UTILISATION * peak) + sampling) / config.model.resources.all_gpus
 

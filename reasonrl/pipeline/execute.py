@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import torch
 from reasonrl.algorithms import ALGORITHMS
 from reasonrl.evaluation.policy import write_estimates
 from reasonrl.job import Job
+from reasonrl.pipeline.memory import is_judged, with_batch_size
 from reasonrl.pipeline.plan import Plan
 from reasonrl.pipeline.results import (
     AFTER,
@@ -101,6 +102,9 @@ def _execute(planned: Plan, progress: Progress, mirror: Mirror, process: Process
     config, run = planned.config, planned.run
     if process.is_main:
         write_config(run, config)
+    held = config.algorithm.footprint()
+    config = with_batch_size(config, planned.shape, held, reward_model=is_judged(config))
+    planned = replace(planned, config=config)
     makes_policy = config.algorithm.makes == "policy"
     start = process.first(lambda: starting_policy(planned))
     if makes_policy and "init" not in planned.prerequisites:

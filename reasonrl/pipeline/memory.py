@@ -30,22 +30,27 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from reasonrl.config.algorithm.base import Algorithm, Footprint
 from reasonrl.config.model import ShapeConfig
-from reasonrl.config.schema import TrainConfig
+from reasonrl.config.sampler.base import MOST_ROWS
+from reasonrl.config.schema import EvaluateConfig, TrainConfig
 from reasonrl.runs.ranks import LARGE
 from reasonrl.util.errors import UserError
+
+C = TypeVar("C", bound=EvaluateConfig)
 
 GB = 1e9
 FLOAT32 = 4
 BYTES = {"float32": FLOAT32, "bfloat16": 2}
 LOGPROB_TOKENS = 512  # whose log-probabilities are computed at a time
 
+EVALUATION = Footprint("nothing", "apart")  # of one by itself
+
 USABLE = 0.92  # of a GPU's memory
 DECODING_BYTES = 2e9  # what sampling needs beside weights, keys and values
 FEWEST_ROWS = 16  # completions to sample at a time; with fewer most of the time is lost
-MOST_ROWS = 1024
 NUMBERS_OF_GPUS = (1, 2, 4, 8, 16, 32, 64)
 GPUS_OF_A_NODE = 8
 FEW_TOKENS = 2048  # of a micro-batch, where memory is short
@@ -83,16 +88,39 @@ class Memory:
 
 def memory_of(config: TrainConfig, shape: ShapeConfig) -> Memory:
     """What a run holds in each of the GPUs that its model asks for."""
-    algorithm, asked = config.algorithm, config.model.resources
+    return _memory(config, shape, config.algorithm.footprint(), is_judged(config))
+
+
+def _memory(
+    config: EvaluateConfig, shape: ShapeConfig, run: Footprint, reward_model: bool
+) -> Memory:
+    asked = config.model.resources
     return memory(
         shape,
-        algorithm.footprint(),
+        run,
         asked.all_gpus,
         asked.gpu_gb,
         BYTES[config.model.compute_dtype],
         max_new_tokens=config.dataset.max_new_tokens,
-        reward_model=is_judged(config),
+        reward_model=reward_model,
     )
+
+
+def with_batch_size(
+    config: C, shape: ShapeConfig | None, run: Footprint, *, reward_model: bool
+) -> C:
+    """The configuration with a number for ``sampler.batch_size=auto``: what has room in a GPU.
+
+    Where the model asks for no GPU, or its shape isn't known, it stays as it is.
+
+    run: what is held beside; EVALUATION for an evaluation by itself.
+    reward_model: whether a reward model of the same size is there too.
+    """
+    if config.sampler.batch_size != "auto" or not config.model.resources.gpus or shape is None:
+        return config
+    rows = _memory(config, shape, run, reward_model).rows
+    sampler = dataclasses.replace(config.sampler, batch_size=max(1, rows))
+    return dataclasses.replace(config, sampler=sampler)
 
 
 def memory(

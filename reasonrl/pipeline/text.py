@@ -129,13 +129,14 @@ def needs(plans: Sequence[Plan]) -> Iterator[RenderableType]:
 
 def _too_many_rows(configs: Sequence[TrainConfig], shape: ShapeConfig) -> Iterator[str]:
     """A warning if more completions would be sampled at a time than there is room for."""
-    held = [memory_of(config, shape) for config in configs]
-    wanted = max(config.sampler.batch_size for config in configs)
+    fixed = [config for config in configs if config.sampler.batch_size != "auto"]
+    held = [memory_of(config, shape) for config in fixed]
+    wanted = max((config.sampler.num_rows for config in fixed), default=0)
     room = min((one.rows for one in held if one.sampling), default=wanted)
     if room < wanted:
         yield (
             f"[bold yellow]warning:[/] sampler.batch_size={wanted} has no room beside the weights. "
-            f"Pass sampler.batch_size={room}"
+            f"Pass sampler.batch_size=auto, or {room}"
         )
 
 

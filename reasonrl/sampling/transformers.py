@@ -95,7 +95,7 @@ class TransformersEngine(Engine):
         cls, source: str | Policy, settings: SamplerConfig, *, dtype: str, device: torch.device
     ) -> Self:
         policy = load_policy(source, dtype, device) if isinstance(source, str) else source
-        return cls(policy.model, policy.tokenizer, batch_size=settings.batch_size)
+        return cls(policy.model, policy.tokenizer, batch_size=settings.num_rows)
 
     def refresh(self, model: PreTrainedModel) -> None:
         self.model = model

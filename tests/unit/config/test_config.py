@@ -284,7 +284,8 @@ RULES = [
      "more; got 0."),
     ("evaluation.temperature=0", [], "evaluation.temperature must be above 0; got 0.0. maj@1 is "
      "greedy whatever it is."),
-    ("sampler.batch_size=0", [], "sampler.batch_size must be 1 or more; got 0."),
+    ("sampler.batch_size=all", [], "sampler.batch_size must be auto or 1 or more; got all."),
+    ("sampler.batch_size=0", [], "sampler.batch_size must be auto or 1 or more; got 0."),
     ("tracking.mode=on", [], "tracking.mode must be one of auto, online, offline, disabled; got "
      "tracking.mode=on."),
     ("tracking.project=a/b", [], "tracking.project must have 1 to 128 characters, none of them "
@@ -334,7 +335,9 @@ def test_rules(broken: str, others: list[str], message: str):
 def test_rules_hold_for_evaluations_too():
     with pytest.raises(UserError, match=re.escape("evaluation.temperature must be above 0")):
         evaluation("evaluation.temperature=0")
-    with pytest.raises(UserError, match=re.escape("sampler.batch_size must be 1 or more; got 0.")):
+    with pytest.raises(
+        UserError, match=re.escape("sampler.batch_size must be auto or 1 or more; got 0.")
+    ):
         evaluation("sampler.batch_size=0")
 
 

@@ -108,9 +108,13 @@ def test_a_model_of_unknown_size_has_no_time() -> None:
 
 def test_more_completions_at_a_time_than_have_room_are_warned_of() -> None:
     """EI samples 433 beside the weights, and PPO 382 beside its learner's state too."""
-    ei, ppo = planned("algorithm=ei"), planned("algorithm=ppo", "algorithm.value_layers=4")
+    many = "sampler.batch_size=1024"
+    ei, ppo = (
+        planned("algorithm=ei", many),
+        planned("algorithm=ppo", "algorithm.value_layers=4", many),
+    )
     _, warning, _ = needs([ei, ppo])
     assert "sampler.batch_size=1024 has no room beside the weights" in str(warning)
-    assert str(warning).endswith("Pass sampler.batch_size=382")
-    fitting = planned("algorithm=ei", "sampler.batch_size=433")
-    assert len(list(needs([fitting]))) == 2
+    assert str(warning).endswith("Pass sampler.batch_size=auto, or 382")
+    for fitting in ("sampler.batch_size=433", "sampler.batch_size=auto"):
+        assert len(list(needs([planned("algorithm=ei", fitting)]))) == 2

@@ -11,9 +11,11 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from reasonrl.config.algorithm.base import Footprint
 from reasonrl.config.model import ShapeConfig
-from reasonrl.config.resolve import resolve
+from reasonrl.config.resolve import resolve, resolve_evaluation
 from reasonrl.config.schema import TrainConfig
+from reasonrl.pipeline import execute
 from reasonrl.pipeline.memory import (
+    EVALUATION,
     GB,
     Memory,
     _activations,
@@ -21,12 +23,18 @@ from reasonrl.pipeline.memory import (
     fewest_gpus,
     memory,
     memory_of,
+    with_batch_size,
 )
+from reasonrl.pipeline.plan import Plan
 from reasonrl.pipeline.text import memory_table
 from reasonrl.policy.adapters import add_lora
 from reasonrl.policy.policy import shape_of
+from reasonrl.report.wandb_mirror import Mirror
+from reasonrl.runs.folder import read_config, run_folder
+from reasonrl.runs.process import ALONE
+from reasonrl.types import SavedPolicy
 from reasonrl.util.errors import UserError
-from reasonrl.util.progress import console
+from reasonrl.util.progress import Progress, console
 from tests.helpers.configs import ROOT, TINY
 
 T = 8192
@@ -246,6 +254,50 @@ def test_a_small_model_alone_on_a_gpu() -> None:
 
 def test_no_more_rows_than_are_worth_it() -> None:
     assert memory(shape("qwen2.5-0.5b"), SUPERVISED, 1, 80, 2, max_new_tokens=80).rows == 1024
+
+
+def test_as_many_completions_are_sampled_at_a_time_as_have_room() -> None:
+    """EI holds 2 bytes a parameter beside them, PPO its learner's state too."""
+
+    def rows(*overrides: str) -> int | str:
+        config = configured("model=7b", "dataset.max_new_tokens=256", *overrides)
+        held = config.algorithm.footprint()
+        return with_batch_size(config, shape("7b"), held, reward_model=False).sampler.batch_size
+
+    assert rows("algorithm=ei") == 433
+    assert rows("algorithm=ei", "model.resources.gpu_gb=141") == 851
+    assert rows("algorithm=ppo", "algorithm.value_layers=4") == 382
+    assert rows("sampler.batch_size=64") == 64
+    assert rows("model.resources.gpus=0") == "auto"
+    unknown = configured("model=7b")
+    assert with_batch_size(unknown, None, SUPERVISED, reward_model=False) is unknown
+    assert unknown.sampler.num_rows == 1024
+
+
+def test_an_evaluation_by_itself_has_its_own_room() -> None:
+    """(0.92 · 80e9 - 2e9 - 2 P) / 134,217,728 bytes a completion; less 2 P for a reward model."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        overrides = ["model=7b", "dataset.max_new_tokens=256"]
+        config = resolve_evaluation(compose("evaluate", overrides))
+    for reward_model, rows in ((False, 433), (True, 332)):
+        found = with_batch_size(config, shape("7b"), EVALUATION, reward_model=reward_model)
+        assert found.sampler.batch_size == rows
+
+
+def test_a_run_at_work_has_the_number_and_its_record_what_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sizes = ["dataset=stories", "dataset.max_new_tokens=256", f"runtime.outputs={tmp_path}"]
+    config = configured("model=7b", "algorithm=sample", *sizes)
+    run = run_folder(config)
+    planned = Plan(config, run, {}, "", False, config.model.shape, [], [], [], [])
+    at_work: list[Plan] = []
+    monkeypatch.setattr(execute, "starting_policy", lambda _: SavedPolicy("", few_shot=False))
+    monkeypatch.setattr(execute, "_carry_out", lambda planned, *_: at_work.append(planned))
+    monkeypatch.setattr(execute, "_draw", lambda _: None)
+    execute._execute(planned, Progress(), Mirror(run, None), ALONE)
+    assert at_work[0].config.sampler.batch_size == 433
+    assert read_config(run).sampler.batch_size == "auto"
 
 
 # What is refused, and what is said to fit.

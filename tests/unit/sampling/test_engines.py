@@ -42,6 +42,7 @@ def test_a_folder_and_its_policy_in_memory_are_sampled_alike(
     config = configure("sampler.batch_size=3")
     folder = open_engine(random_policy, config, CPU)
     assert folder.batch_size == 3
+    assert open_engine(Policy(make_model(), tokenizer), configure(), CPU).batch_size == 1024
     assert folder.model.dtype == torch.float32
     alive = open_engine(Policy(make_model(), tokenizer), config, CPU)
     assert sampled(folder) == sampled(alive)
