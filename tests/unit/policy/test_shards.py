@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -124,8 +127,12 @@ def use(process: Process, added: str, tied: bool) -> None:
     shard(root, process, torch.float32)
     expected = before.policy if adapted is None else adapted.merge_and_unload()
     sampled = empty_copy(root.policy, torch.bfloat16, CPU)
-    refresh(sampled, root.policy)
-    saved = whole_policy(root.policy, torch.float32)
+    with gathered() as most:
+        refresh(sampled, root.policy)
+    assert most() == max(p.nbytes for p in sampled.parameters())
+    with gathered() as most:
+        saved = whole_policy(root.policy, torch.float32)
+    assert most() == max(p.nbytes for p in expected.parameters())
     assert (saved is not None) == process.is_main
     for copied, dtype in ((sampled, torch.bfloat16), (saved, torch.float32)):
         if copied is None:
@@ -140,6 +147,25 @@ def use(process: Process, added: str, tied: bool) -> None:
         )
         for name, buffer in expected.named_buffers():
             assert torch.equal(copied.get_buffer(name), buffer), name
+
+
+@contextmanager
+def gathered() -> Iterator[Callable[[], int]]:
+    """The most bytes of gathered weights that are alive at the same time, inside the block."""
+    alive: dict[int, int] = {}
+    most, full_tensor = 0, DTensor.full_tensor
+
+    def watched(tensor: DTensor, **options: Any) -> torch.Tensor:
+        nonlocal most
+        whole = full_tensor(tensor, **options)
+        alive[id(whole)] = whole.nbytes
+        weakref.finalize(whole, alive.pop, id(whole))
+        most = max(most, sum(alive.values()))
+        return whole
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DTensor, "full_tensor", watched)
+        yield lambda: most
 
 
 def use_all(process: Process) -> None:
