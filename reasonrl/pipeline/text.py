@@ -195,10 +195,10 @@ def how_long(plans: Sequence[Plan], *, here: bool = True) -> Iterator[str]:
     if on_gpus:
         seconds = {one.run: estimate.gpu_seconds(one) for one in on_gpus}
         gpu_hours = sum(seconds[o.run] * o.config.model.resources.all_gpus for o in on_gpus) / 3600
+        hours = f"{gpu_hours:.2g}" if gpu_hours < 10 else f"{gpu_hours:,.0f}"
         yield (
-            f"about {_duration(sum(seconds.values()))} on the GPUs asked for, {gpu_hours:,.2g} "
-            f"GPU hours: computed for {estimate.GPU}, at {estimate.UTILISATION:.0%} of its peak; "
-            "not measured"
+            f"about {_duration(sum(seconds.values()))} on the GPUs asked for, {hours} GPU hours: "
+            f"computed for {estimate.GPU}, at {estimate.UTILISATION:.0%} of its peak; not measured"
         )
 
 

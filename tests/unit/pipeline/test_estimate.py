@@ -99,6 +99,17 @@ def test_what_needs_several_gpus_is_not_timed_here(monkeypatch: pytest.MonkeyPat
     assert only.startswith("about 60 minutes on the GPUs asked for, 2.5 GPU hours")
 
 
+@pytest.mark.parametrize(
+    ("seconds", "hours"), [(60.0, "0.067"), (8_000.0, "8.9"), (144_720.0, "161"), (2e6, "2,222")]
+)
+def test_hours_are_written_out(seconds: float, hours: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On four GPUs."""
+    monkeypatch.setattr(estimate, "gpu_seconds", lambda _: seconds)
+    monkeypatch.setattr(estimate, "undone", list)
+    (text,) = how_long([planned("algorithm=sft")], here=False)
+    assert f"on the GPUs asked for, {hours} GPU hours: computed" in text
+
+
 def test_a_model_of_unknown_size_has_no_time() -> None:
     unknown = replace(planned("algorithm=sft"), shape=None)
     assert list(how_long([unknown])) == []
