@@ -114,7 +114,7 @@ class PPO:
     def resume(self) -> list[Experience]:
         """The experience that a kill left half learnt; empty if there is none."""
         tokens = self.trainer.resume()
-        for record in self.job.process.first(lambda: list(read_metrics(self.job.run.metrics))):
+        for record in self.job.process.first(lambda: read_metrics(self.job.run.metrics)):
             self.diagnosis.check(record)
         if not tokens:
             return []

@@ -41,6 +41,7 @@ from reasonrl.types import Rollout, SavedPolicy
 from reasonrl.util.errors import UserError
 from reasonrl.util.seeding import derive_seed
 
+LEARNT = "policy"  # where the policy is until it is validated
 LABELS = pa.schema(
     {
         "problem_id": pa.string(),
@@ -81,14 +82,9 @@ def run(job: Job, settings: RCRLConfig) -> SavedPolicy:
         job.process.first(lambda: _write_labels(job, rollouts, steps, list(labels)))
         _check_labels(steps, settings)
         examples = make_examples(job, rollouts, steps, list(labels.values()))
-        _learn(
-            job,
-            settings,
-            learner,
-            examples,
-            labels,
-            label_statistics(rollouts, steps, list(labels)),
-        )
+        num_steps = _learn(job, settings, learner, examples)
+        del learner  # sampling needs its memory
+        _validate(job, labels, num_steps, label_statistics(rollouts, steps, list(labels)))
     return SavedPolicy(str(job.run.policy), few_shot=False, labels=labels)
 
 
@@ -185,10 +181,8 @@ def _learn(
     settings: RCRLConfig,
     learner: Policy,
     examples: Sequence[Example],
-    labels: Mapping[str, tuple[int, ...]],
-    statistics: Mapping[str, float],
-) -> None:
-    """Fits the learner, saves it, and validates it under each label."""
+) -> int:
+    """Fits the learner and saves it; returns the number of optimizer steps."""
     seed = derive_seed(job.config.seed, "rcrl", "learn")
     steps = job.fine_tune(
         learner,
@@ -198,8 +192,22 @@ def _learn(
         description="learning from steps",
         checkpoints="policy.checkpoints",
     )
-    learnt = job.work / "policy"
-    job.save_policy(learner, learnt)
+    job.save_policy(learner, job.work / LEARNT)
+    return steps
+
+
+def _validate(
+    job: Job,
+    labels: Mapping[str, tuple[int, ...]],
+    steps: int,
+    statistics: Mapping[str, float],
+) -> None:
+    """Validates what was learnt under each label, logs it, and makes it the run's policy.
+
+    steps: the optimizer steps that were taken.
+    statistics: more to log.
+    """
+    learnt = job.work / LEARNT
     sampler = job.sampler(str(learnt))
     accuracies = [
         job.accuracy(

@@ -7,6 +7,7 @@ which the dense reward finds right, wrong and wrong.
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -521,6 +522,26 @@ def test_a_run(lab: Lab) -> None:
     batch = collate(examples)
     assert batch.target_ids[batch.loss_mask].max() < 268
     assert int(batch.loss_mask.sum()) == sum(len(e.completion_ids) - 3 for e in examples)
+
+
+def test_what_learnt_is_out_of_memory_when_its_policy_samples(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learners: list[weakref.ref[Any]] = []
+    alive: list[Any] = []
+
+    def fit(optimization: Optimization, *args: Any, **options: Any) -> None:
+        learners.append(weakref.ref(optimization.model.policy))
+        lab.real_fit(optimization, *args, **options)
+
+    def open_sampler(*_: Any, **__: Any) -> Obedient:
+        alive.extend(learner() for learner in learners)
+        return lab.sampler
+
+    monkeypatch.setattr(job_module, "fit", fit)
+    monkeypatch.setitem(ENGINES, "transformers", opening(open_sampler))
+    lab.run()
+    assert alive == [None]
 
 
 def test_each_label_is_validated_once(lab: Lab) -> None:
