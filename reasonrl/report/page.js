@@ -273,25 +273,77 @@ function showCount() {
 function details(run, width) {
   const estimates = Object.keys(run.estimates).map(key => element("tr", {},
     element("td", {}, key.replace("/", " ")), estimateCell(key, run.estimates[key])));
-  const completions = run.completions.map(c => element("tr", {},
-    element("td", {}, c.problem_id),
-    element("td", {}, ...c.question ? [element("p", {className: "quiet"}, c.question)] : [],
-            element("pre", {}, c.text)),
-    element("td", {}, element("span", {className: c.correct ? "right" : "wrong"},
-                              `${c.correct ? "✓" : "✗"} ${c.answer ?? "no answer"}`),
-            ...c.gold && !c.correct ? [element("div", {}, `right: ${c.gold}`)] : [])));
   const why = run.why ? [element("p", {className: "why"}, run.why)] : [];
   const parts = [
     element("div", {className: "all"}, element("code", {}, run.name), ...why),
     element("div", {}, element("h3", {}, "estimates"), estimates.length
       ? element("table", {}, ...estimates) : element("p", {className: "none"}, "none yet")),
-    element("div", {className: "completions"},
-      element("h3", {}, "first greedy completions"), completions.length
-        ? element("table", {}, ...completions) : element("p", {className: "none"}, "none")),
+    element("div", {className: "completions"}, ...viewer(run)),
   ];
   return element("tr", {className: "details"},
     element("td", {colSpan: width}, element("div", {className: "parts"}, ...parts)));
 }
+
+// What a run wrote: its greedy completions of the evaluation, and its last rollouts.
+const VERDICTS = {
+  "right and wrong": () => true, "right": c => c.correct, "wrong": c => !c.correct,
+  "no answer": c => c.answer === null,
+};
+function viewer(run) {
+  const table = element("table"), count = element("small"), choose = (name, options) =>
+    element("select", {ariaLabel: name, onchange: show},
+      ...options.map(option => element("option", {value: option}, option)));
+  const of = choose("which completions", distinct(run.completions.map(c => c.of)));
+  const verdict = choose("verdict", Object.keys(VERDICTS));
+  const search = element("input", {type: "search", placeholder: "text …", oninput: show});
+  function show() {
+    const from = run.completions.filter(c => c.of === of.value);
+    const chosen = from.filter(c => VERDICTS[verdict.value](c)
+      && `${c.problem_id} ${c.question ?? ""} ${c.text}`.toLowerCase()
+        .includes(search.value.toLowerCase()));
+    count.textContent = `${chosen.length} of the first ${from.length}`;
+    table.replaceChildren(...chosen.map(completionRow));
+  }
+  show();
+  return [element("h3", {}, "completions ", count), ...run.completions.length
+    ? [element("p", {className: "controls"}, of, verdict, search), table]
+    : [element("p", {className: "none"}, "none")]];
+}
+
+function completionRow(c) {
+  const score = Number.isFinite(c.score) ? [element("div", {}, `score ${+c.score.toFixed(4)}`)] : [];
+  return element("tr", {},
+    element("td", {}, c.problem_id),
+    element("td", {}, ...c.question ? [element("p", {className: "quiet"}, c.question)] : [],
+            element("pre", {}, c.text)),
+    element("td", {}, element("span", {className: c.correct ? "right" : "wrong"},
+                              `${c.correct ? "✓" : "✗"} ${c.answer ?? "no answer"}`),
+            ...c.gold && !c.correct ? [element("div", {}, `right: ${c.gold}`)] : [], ...score));
+}
+
+// ---------------------------------------------------------------- files
+
+function save(name, rows) {
+  const quoted = value => /[",\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value;
+  const text = rows.map(row => row.map(v => quoted(String(v ?? ""))).join(",") + "\n").join("");
+  const link = element("a", {href: URL.createObjectURL(new Blob([text], {type: "text/csv"})),
+                             download: `${name}.csv`});
+  link.click();
+  URL.revokeObjectURL(link.href);
+}
+
+// All that is estimated of the listed runs, to the last digit.
+$("save").onclick = () => {
+  const listed = RUNS.filter(isListed);
+  const keys = distinct(listed.flatMap(run => Object.keys(run.estimates)));
+  const parts = ["low", "high", "n"];
+  save("runs", [
+    ["name", "state", ...PARTS, "settings", ...keys.flatMap(k => [k, ...parts.map(p => `${k} ${p}`)])],
+    ...listed.map(run => [run.name, run.state, ...PARTS.map(part => run[part]),
+      run.settings.join(" "),
+      ...keys.flatMap(k => ["value", ...parts].map(p => run.estimates[k]?.[p]))]),
+  ]);
+};
 
 // ---------------------------------------------------------------- the matrices
 
@@ -383,6 +435,7 @@ function addPlot(metric) {
   select.value = metric;
   const log = element("input", {type: "checkbox", onchange: () => draw(plot)});
   const note = element("span", {className: "quiet"});
+  const save = element("button", {type: "button", title: "the values of these lines"}, "CSV");
   const close = element("button", {type: "button", title: "close this plot", onclick: () => {
     plots.splice(plots.indexOf(plot), 1);
     Plotly.purge(plot.chart);
@@ -390,20 +443,75 @@ function addPlot(metric) {
   }}, "×");
   const chart = element("div", {className: "chart"}), legend = element("div", {className: "legend"});
   const box = element("div", {className: "plot"},
-    element("div", {className: "controls"}, select, element("label", {}, log, " log"), note, close),
+    element("div", {className: "controls"}, select, element("label", {}, log, " log"), note, save, close),
     chart, legend);
-  const plot = {select, log, note, chart, legend, box};
+  const plot = {select, log, note, save, chart, legend, box};
   plots.push(plot);
   $("plots").append(box);
   draw(plot);
   new ResizeObserver(() => plots.includes(plot) && Plotly.Plots.resize(chart)).observe(chart);
 }
 
+// Runs that differ in their seed alone, in the order of their first ones.
+function bySeeds(runs) {
+  const groups = new Map();
+  for (const run of runs) {
+    const key = JSON.stringify([...PARTS.filter(p => p !== "seed").map(p => run[p]), run.settings]);
+    groups.set(key, [...groups.get(key) ?? [], run]);
+  }
+  return [...groups.values()];
+}
+$("banded").hidden = bySeeds(RUNS).every(group => group.length < 2);
+
+// A curve's value at x, on the straight line between its neighbours; null beyond its ends.
+function valueAt(xs, ys, x) {
+  const i = xs.findIndex(one => one >= x);
+  if (i < 0 || (i === 0 && xs[0] > x)) return null;
+  if (xs[i] === x) return ys[i];
+  if (ys[i] === null || ys[i - 1] === null) return null;
+  return ys[i - 1] + (ys[i] - ys[i - 1]) * (x - xs[i - 1]) / (xs[i] - xs[i - 1]);
+}
+
+// The mean of curves, and their range, where all of them have a value.
+function band(curves) {
+  const xs = distinct(curves.flatMap(curve => curve.x)).sort((a, b) => a - b), made = [];
+  for (const x of xs) {
+    const values = curves.map(curve => valueAt(curve.x, curve.y, x));
+    if (!values.includes(null)) {
+      made.push({x, mean: mean(values), low: Math.min(...values), high: Math.max(...values)});
+    }
+  }
+  return made;
+}
+
+// The traces of runs that differ in their seed alone: their mean, within the range of all.
+function seedTraces(runs, metric, x, weight) {
+  const {color, dash} = looks.get(stoodFor(runs[0]));
+  const points = band(runs.map(run => ({x: run.curves[metric][x],
+                                        y: smooth(run.curves[metric].values, weight)})));
+  const xs = points.map(p => p.x), of = `mean of ${runs.length} seeds`;
+  const edge = {type: "scatter", mode: "lines", x: xs, line: {width: 0}, hoverinfo: "skip"};
+  const name = runs[0].name.replace(/-s\d+(-[0-9a-f]{8})?$/, "");
+  return [
+    {...edge, name: `${name} low`, y: points.map(p => p.low)},
+    {...edge, name: `${name} high`, y: points.map(p => p.high), fill: "tonexty",
+     fillcolor: `${color}33`},
+    {type: "scatter", mode: points.length <= 60 ? "lines+markers" : "lines", name, x: xs,
+     y: points.map(p => p.mean), line: {color, dash, width: 2}, marker: {size: 6},
+     meta: [name, ...runs[0].settings].join(" "),
+     customdata: points.map(p => [p.low, p.high]),
+     hovertemplate: `<b>%{y}</b>, ${of}<br>%{customdata[0]} to %{customdata[1]}<br>`
+       + `${x} %{x}<br>%{meta}<extra></extra>`},
+  ];
+}
+
 function draw(plot) {
   const metric = plot.select.value, x = $("x").value, weight = +$("smoothing").value;
   const chosen = RUNS.filter(run => ticked.has(run.name) && isListed(run));
   const shown = chosen.filter(run => run.curves[metric]?.[x]);
-  const traces = shown.map(run => {
+  const groups = $("seeds").checked ? bySeeds(shown) : shown.map(run => [run]);
+  const traces = groups.flatMap(([run, ...others]) => {
+    if (others.length) return seedTraces([run, ...others], metric, x, weight);
     const curve = run.curves[metric], {color, dash, symbol} = looks.get(stoodFor(run));
     const sparse = curve.values.length <= 60 || curve.values.includes(null);
     return {
@@ -416,7 +524,12 @@ function draw(plot) {
   const missing = chosen.length - shown.length;
   plot.note.textContent = missing
     ? `${missing} of the ${chosen.length} ${missing === 1 ? "has" : "have"} no such curve` : "";
-  const kinds = new Map(shown.map(run => [stoodFor(run), run]));
+  plot.save.onclick = () => save(metric.replace("/", "-"), [
+    ["run", x, metric],
+    ...shown.flatMap(run => run.curves[metric][x].map((at, i) =>
+      [run.name, at, run.curves[metric].values[i]])),
+  ]);
+  const kinds = new Map(groups.map(([run]) => [stoodFor(run), run]));
   plot.legend.replaceChildren(...[...kinds].filter(() => kinds.size <= MOST_IN_LEGEND).map(
     ([name, run]) => element("span", {}, swatch(run), by() === "run" ? label(run) : name)));
   const style = getComputedStyle(document.body);
@@ -436,7 +549,7 @@ function draw(plot) {
 
 function drawAll() { for (const plot of plots) draw(plot); }
 
-$("x").onchange = drawAll;
+$("x").onchange = $("seeds").onchange = drawAll;
 $("smoothing").oninput = () => {
   $("smoothness").textContent = +$("smoothing").value ? $("smoothing").value : "none";
   drawAll();

@@ -31,7 +31,8 @@ READ_REWARD = {name for name, one in ALGORITHMS.items() if one.reads_reward != "
 ROLLOUTS = [one.panels.rollouts for one in ALGORITHMS.values() if one.panels.rollouts]
 GREEDY = "greedy.parquet"
 NAMES = {"conditioning_gap": "gap"}  # of estimates, in the page's words
-NUM_COMPLETIONS = 8
+NUM_COMPLETIONS = 40  # of the evaluation, and so many rollouts
+ROLLOUT = ["problem_id", "text", "answer", "correct", "score"]
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,8 @@ class RunData:
     # the protocol's name in front.
     estimates: dict[str, dict[str, Any]] = field(default_factory=dict)
     curves: dict[str, Curve] = field(default_factory=dict)  # by metric
-    # The first completions of the evaluation after: problem_id, text, answer and correct. If the
+    # The first completions of the evaluation after, and of the rollouts that were sampled last:
+    # of (which of the two), problem_id, text, answer and correct; of rollouts score too. If the
     # problems can be read without a network, there are question and gold, the right answer, too.
     completions: list[dict[str, Any]] = field(default_factory=list)
     correct: str = ""  # ``0110``: whether each answer is right, in the order of the problems' ids
@@ -131,7 +133,7 @@ def read_run(
         "curves": lambda: read_curves(run.metrics),
         "estimates": lambda: _estimates(files),
         "answers": lambda: _answers(files),
-        "completions": lambda: _completions(files, config),
+        "completions": lambda: [*_evaluated(files, config), *_sampled(run, config)],
         "hardware": lambda: hardware(run.provenance),
     }
     found, reasons = {}, [why] if why else []
@@ -228,20 +230,46 @@ def _answers(files: Mapping[str, Path]) -> dict[str, str]:
     }
 
 
-def _completions(files: Mapping[str, Path], config: dict[str, Any]) -> list[dict[str, Any]]:
+def _evaluated(files: Mapping[str, Path], config: dict[str, Any]) -> list[dict[str, Any]]:
+    """The first greedy completions of the evaluation after."""
     after = files.get("after")
     if after is None:
         return []
-    file = after.with_name(GREEDY)
-    columns = ["problem_id", "text", "answer", "correct"]
-    rows: list[dict[str, Any]] = (
-        pq.read_table(file, columns=columns).slice(0, NUM_COMPLETIONS).to_pylist()
+    rows = _first_rows(after.with_name(GREEDY), ROLLOUT[:4])
+    return _beside_questions(
+        rows, "evaluation, greedy", config, _text(config, "evaluation", "split")
     )
+
+
+def _sampled(run: RunFolder, config: dict[str, Any]) -> list[dict[str, Any]]:
+    """The first of the rollouts that were sampled last."""
+    numbered = run.rollouts.glob("*-*.parquet")
+    files = sorted(numbered, key=lambda file: int(file.stem.rpartition("-")[2]))
+    files = files or [*run.rollouts.glob("train.parquet")]
+    if not files:
+        return []
+    name = files[-1].stem.replace("-", " ")
+    return _beside_questions(_first_rows(files[-1], ROLLOUT), f"rollouts, {name}", config, "train")
+
+
+def _first_rows(file: Path, columns: list[str]) -> list[dict[str, Any]]:
+    table = pq.ParquetFile(file)
+    if missing := {*columns} - {*table.schema_arrow.names}:
+        raise LookupError(f"{file} has no {', '.join(sorted(missing))}")
+    batches = table.iter_batches(NUM_COMPLETIONS, columns=columns)
+    first = next(batches, None)
+    return [] if first is None else first.to_pylist()
+
+
+def _beside_questions(
+    rows: list[dict[str, Any]], of: str, config: dict[str, Any], split: str | None
+) -> list[dict[str, Any]]:
     try:
-        problems = _problems(json.dumps(config["dataset"]), config["evaluation"]["split"])
+        problems = _problems(json.dumps(config["dataset"]), str(split))
     except (UserError, OSError, ValueError, LookupError, TypeError, AttributeError):
         problems = {}  # the folder with its files is elsewhere, or it is of another version
     for row in rows:
+        row["of"] = of
         if problem := problems.get(row["problem_id"]):
             row |= {"question": problem.question, "gold": problem.answer}
     return rows

@@ -254,9 +254,16 @@ def test_the_matrix(page: Any) -> None:
 
 def test_completions_are_text(page: Any) -> None:
     page.click(f"#run-{EI} td.name button")
-    assert page.locator("tr.details pre").count() == 8
+    assert page.locator("tr.details pre").count() == 20
     assert page.locator("tr.details pre").first.inner_text() == EVIL
     row = page.locator("tr.details .completions tr")
+    page.select_option("tr.details select[aria-label=verdict]", "wrong")
+    assert page.locator("tr.details pre").count() == 10
+    assert page.locator("tr.details h3 small").inner_text() == "10 of the first 20"
+    page.fill("tr.details input", "Q3")
+    assert row.locator("td").first.inner_text() == "q3"
+    page.fill("tr.details input", "")
+    page.select_option("tr.details select[aria-label=verdict]", "right and wrong")
     assert row.first.locator("td").first.inner_text() == "q0"
     assert row.nth(0).locator("td").last.inner_text() == "✓ 5"
     assert row.nth(1).locator("td").last.inner_text() == "✗ 5"
@@ -316,6 +323,58 @@ def test_settings_are_told_apart_and_seeds_are_averaged(browser: Any, tmp_path: 
         ]
         headings = page.locator("#runs th").all_inner_texts()
         assert headings[:5] == ["name", "state", "seed", "settings", "after maj@1 ▼"]
+
+
+def test_seeds_are_a_line_in_a_band(browser: Any, tmp_path: Path) -> None:
+    """Of curves with unlike steps, where both have a value, on the lines between their points."""
+    curves = {0: [(0, 0.0), (2, 0.4), (4, 0.8)], 1: [(0, 0.2), (1, 0.4), (3, 0.6)]}
+    members = []
+    for seed, points in curves.items():
+        name = f"ei-sparse-tiny-sft-s{seed}-1a2b3c4d"
+        lines = [f'{{"step": {step}, "ei/loss": {value}}}' for step, value in points]
+        make_run(tmp_path, name, lines=lines)
+        members.append(Member(name, [f"seed={seed}"]))
+    other = "ppo-sparse-tiny-sft-s0"
+    make_run(tmp_path, other, lines=['{"step": 0, "ei/loss": 1.5}'])
+    members.append(Member(other, ["algorithm=ppo"]))
+    with opened(browser, page_of(tmp_path, members)) as page:
+        assert len(plotted(page)) == 3
+        page.check("#seeds")
+        lines = plotted(page)
+        steps, means = lines["ei-sparse-tiny-sft"]
+        assert steps == [0, 1, 2, 3]
+        assert means == pytest.approx([0.1, 0.3, 0.45, 0.6])
+        assert lines["ei-sparse-tiny-sft low"][1] == pytest.approx([0.0, 0.2, 0.4, 0.6])
+        assert lines["ei-sparse-tiny-sft high"][1] == pytest.approx([0.2, 0.4, 0.5, 0.6])
+        assert lines[other] == ([0], [1.5])
+        with page.expect_download() as download:
+            page.click(".plot button >> text=CSV")
+        saved = Path(download.value.path()).read_text().splitlines()
+        assert download.value.suggested_filename == "ei-loss.csv"
+        assert saved[:3] == [
+            "run,step,ei/loss",
+            f"{members[0].name},0,0",
+            f"{members[0].name},2,0.4",
+        ]
+
+
+def test_what_is_listed_is_saved(browser: Any, tmp_path: Path) -> None:
+    """All digits of it, and a text with a comma in quotation marks."""
+    members = []
+    for number, setting in enumerate(["x=[1,2]", "x=[3]"]):
+        name = f"ppo-sparse-tiny-sft-s0-{number:08x}"
+        make_run(tmp_path, name, evaluations={"after": {"maj@1": (1 / 3, 0.25, 0.5)}})
+        members.append(Member(name, [setting]))
+    with opened(browser, page_of(tmp_path, members)) as page:
+        page.fill("#text", "[1,2]")
+        with page.expect_download() as download:
+            page.click("#save")
+        assert Path(download.value.path()).read_text().splitlines() == [
+            "name,state,algorithm,reward,model,init,dataset,seed,settings,"
+            "after/maj@1,after/maj@1 low,after/maj@1 high,after/maj@1 n",
+            'ppo-sparse-tiny-sft-s0-00000000,done,ppo,sparse,tiny,sft,stories,0,"x=[1,2]",'
+            "0.3333333333333333,0.25,0.5,4",
+        ]
 
 
 def test_a_narrow_screen_is_enough(browser: Any, file: Path) -> None:

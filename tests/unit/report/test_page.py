@@ -105,6 +105,7 @@ def test_a_run_that_starts_from_anothers_policy(tmp_path: Path) -> None:
     }
     assert data.correct == "1011"  # of q1 to q4
     assert data.completions[0] == {
+        "of": "evaluation, greedy",
         "problem_id": "q2",
         "text": " 2+3=5\n#### 5",
         "answer": "5",
@@ -126,6 +127,26 @@ def test_completions_stand_beside_their_questions(
     known, unknown = read_run(run, [], []).completions
     assert (known["question"], known["gold"]) == (first.question, first.answer)
     assert "question" not in unknown
+
+    # Of the rollouts those that were sampled last, beside training questions.
+    asked = load_problems(config.dataset, "train")[0]
+    run.rollouts.mkdir()
+    for number in (9, 10):
+        row = {"problem_id": asked.id, "text": f"{number}", "answer": None, "correct": False}
+        file = run.rollouts / f"round-{number}.parquet"
+        pq.write_table(pa.Table.from_pylist([{**row, "score": 0.5}]), file)
+    assert read_run(run, [], []).completions[2:] == [
+        {
+            "of": "rollouts, round 10",
+            "problem_id": asked.id,
+            "text": "10",
+            "answer": None,
+            "correct": False,
+            "score": 0.5,
+            "question": asked.question,
+            "gold": asked.answer,
+        }
+    ]
 
     # Files that aren't here; and what a page doesn't go to the network for.
     common = {one.name: getattr(config.dataset, one.name) for one in fields(DatasetConfig)}
