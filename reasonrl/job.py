@@ -100,7 +100,8 @@ class Job:
     def save_policy(self, policy: Policy, folder: Path) -> None:
         """Writes a policy's folder, whole or not at all, in the dtype it computes in, together."""
         model, dtype = policy.model, self.config.model.compute_dtype
-        whole = whole_policy(model, DTYPES[dtype]) if self.process.mesh is not None else model
+        in_shards = self.process.mesh is not None
+        whole = whole_policy(model, DTYPES[dtype], self.process) if in_shards else model
 
         def save() -> None:
             assert whole is not None

@@ -39,7 +39,6 @@ import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.distributed import get_world_size
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.optim import Optimizer
 
@@ -215,8 +214,11 @@ class Checkpoints:
         folder = process.first(partial(begin_folder, path))
         try:
             with writing(path):
-                write = _write_tensors if process.mesh is None else _write_shards
-                scalars = write(folder, model, optimizer)
+                scalars = (
+                    _write_tensors(folder, model, optimizer)
+                    if process.mesh is None
+                    else _write_shards(folder, model, optimizer, process.size)
+                )
             rng = _of_ranks(process.gather(_get_rng()))
 
             def end_own() -> dict[str, str]:
@@ -301,7 +303,7 @@ def _write_tensors(
 
 
 def _write_shards(
-    folder: Path, model: nn.Module | None, optimizer: Optimizer | None
+    folder: Path, model: nn.Module | None, optimizer: Optimizer | None, num_processes: int
 ) -> dict[str, Any] | None:
     """Writes and flushes a process's shards, as the others do theirs together.
 
@@ -316,9 +318,7 @@ def _write_shards(
         of_optimizer, scalars = _flatten_by_name(optimizer, model)
         tensors |= {f"optimizer.{name}": tensor for name, tensor in of_optimizer.items()}
     if tensors:
-        files = _files(
-            {name: tensor.nbytes // get_world_size() for name, tensor in tensors.items()}
-        )
+        files = _files({name: tensor.nbytes // num_processes for name, tensor in tensors.items()})
         writer = dcp.HuggingFaceStorageWriter(str(folder), files, save_distributed=True)
         with _first_failure():
             dcp.save(tensors, storage_writer=writer)

@@ -20,7 +20,6 @@ import warnings
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
@@ -133,12 +132,13 @@ def refresh(copy: nn.Module, sharded: nn.Module) -> None:
         buffer.copy_(sharded.get_buffer(name))
 
 
-def whole_policy(sharded: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel | None:
+def whole_policy(
+    sharded: PreTrainedModel, dtype: torch.dtype, process: Process
+) -> PreTrainedModel | None:
     """The sharded policy on the main process's CPU, adapters merged; None elsewhere. Together."""
-    is_main = dist.get_rank() == 0
-    model = empty_copy(sharded, dtype, torch.device("cpu" if is_main else "meta"))
+    model = empty_copy(sharded, dtype, torch.device("cpu" if process.is_main else "meta"))
     refresh(model, sharded)
-    return model if is_main else None
+    return model if process.is_main else None
 
 
 def _gathered(sharded: nn.Module, name: str, dtype: torch.dtype) -> Tensor:

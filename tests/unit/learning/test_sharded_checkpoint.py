@@ -56,6 +56,7 @@ class Run:
     process: Process
     folder: Path
     losses: list[float] = field(default_factory=list)
+    drawn: float = 0.0  # the random number that the process drew last, after each step one
 
     def __post_init__(self) -> None:
         torch.manual_seed(0)
@@ -84,6 +85,7 @@ class Run:
             log=MetricsLog(self.folder / "metrics.jsonl", process=self.process),
             process=self.process,
         )
+        torch.manual_seed(self.process.rank)
 
     def learn(self, until: int) -> Run:
         """Takes steps, of six rows each, of which each process has its share."""
@@ -95,6 +97,7 @@ class Run:
             self.losses.append(self.process.sum(loss.detach()).item() / self.process.size)
             self.optimization.step()
             self.model.get_buffer("taken").add_(1)
+            self.drawn = torch.rand(()).item()
         return self
 
     def save(self) -> None:
@@ -115,7 +118,12 @@ class Run:
             for name, t in self.model.state_dict().items()
         }
         rates = self.optimization.learning_rate
-        return {"losses": self.losses, "weights": tensors, "learning_rate": rates}
+        return {
+            "losses": self.losses,
+            "weights": tensors,
+            "learning_rate": rates,
+            "drawn": self.drawn,
+        }
 
 
 def go_on(process: Process, folders: list[Path]) -> list[dict[str, Any]]:
@@ -127,7 +135,7 @@ def of_two(process: Process, folder: Path) -> dict[str, Any]:
     """All that is asked of two processes."""
     run = Run(process, folder / "straight").learn(8)
     found: dict[str, Any] = {"straight": run.result()}
-    policy = whole_policy(run.model, torch.float32)
+    policy = whole_policy(run.model, torch.float32, process)
     if policy is not None:
         policy.save_pretrained(folder / "policy")
     for name in ("saved", "damaged", "full"):
@@ -215,6 +223,13 @@ def test_two_go_on_to_the_bit_as_if_never_stopped(two: list[dict[str, Any]]) -> 
         for resumed in found["resumed"][:2]:
             assert difference(resumed, found["straight"]) == 0.0
         assert found["straight"]["weights"]["taken"] == 8
+
+
+def test_each_goes_on_with_its_own_random_numbers(two: list[dict[str, Any]]) -> None:
+    drawn = [found["straight"]["drawn"] for found in two]
+    assert drawn[0] != drawn[1]
+    for own, found in zip(drawn, two, strict=True):
+        assert [resumed["drawn"] for resumed in found["resumed"][:2]] == [own, own]
 
 
 def test_two_go_on_from_what_one_has_saved(

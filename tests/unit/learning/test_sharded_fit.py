@@ -102,7 +102,7 @@ def learnt(
         )
     whole: PreTrainedModel | None = policy
     if sharded:
-        whole = whole_policy(policy, torch.float32)
+        whole = whole_policy(policy, torch.float32, process)
     elif adapted is not None:
         assert adapted.merge_and_unload() is policy
     weights = {} if whole is None else {n: p.detach() for n, p in whole.named_parameters()}

@@ -131,7 +131,7 @@ def use(process: Process, added: str, tied: bool) -> None:
         refresh(sampled, root.policy)
     assert most() == max(p.nbytes for p in sampled.parameters())
     with gathered() as most:
-        saved = whole_policy(root.policy, torch.float32)
+        saved = whole_policy(root.policy, torch.float32, process)
     assert most() == max(p.nbytes for p in expected.parameters())
     assert (saved is not None) == process.is_main
     for copied, dtype in ((sampled, torch.bfloat16), (saved, torch.float32)):
