@@ -8,14 +8,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+from unittest.mock import Mock
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed import HashStore
 
 from reasonrl.runs.folder import RunFolder, read_status, running
 from reasonrl.runs.metrics_log import MetricsLog
 from reasonrl.runs.preemption import Preempted, at_own_pace, boundary, listening
-from reasonrl.runs.process import ALONE, Process, usable_cores
+from reasonrl.runs.process import ALONE, Process, joined, usable_cores
 from reasonrl.util.errors import UserError
 
 T = TypeVar("T")
@@ -51,6 +54,37 @@ def test_of_several_each_has_its_share() -> None:
     assert [Process(rank, 3).shard("abcdefg") for rank in range(3)] == ["adg", "be", "cf"]
     assert [Process(rank, 3).piece("abcdefg") for rank in range(3)] == ["ab", "cd", "efg"]
     assert [Process(rank, 3).is_main for rank in range(3)] == [True, False, False]
+
+
+def test_without_a_launcher_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    # What accelerate launch sets where it starts a single process on a CPU, whatever it was asked.
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    with joined() as process:
+        assert process is ALONE
+
+
+def test_a_launcher_says_which_process_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    # By these variables both torchrun and accelerate launch do.
+    variables = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    # The others aren't there to be met.
+    asked: dict[str, object] = {}
+    monkeypatch.setitem(dist.rendezvous.__globals__, "_create_c10d_store", lambda *_: HashStore())
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, **options: asked.update(options))
+    monkeypatch.setattr(dist, "destroy_process_group", asked.clear)
+    monkeypatch.setattr("accelerate.PartialState", Mock())
+    with joined() as process:
+        found = (process.rank, process.size, process.local_rank, process.local_size)
+        assert found == (5, 8, 1, 4)
+        assert (asked["rank"], asked["world_size"]) == (5, 8)
+    assert not asked
 
 
 def test_devices() -> None:
