@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -22,9 +23,15 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).parents[2]
 # They say when, where and how often a run was started, not what came of it.
-ABOUT_THE_PROCESS = {"status.json", "submission.json", "provenance.json", "train.log"}
+ABOUT_THE_PROCESS = re.compile(r"(status|submission|provenance)\.json|(train|rank-\d+)\.log")
+# Who is killed: the process that was started, one of the ranks that it has started, or all of them.
+VICTIMS = ("parent", "rank", "all")
+LATE = 0.5  # seconds; so much later than a step of progress a kill comes at most
+END_SECONDS = 60.0  # after a kill nobody is left by then; of two cores it may have but a part
 
 
 def start(outputs: Path, overrides: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
@@ -33,64 +40,88 @@ def start(outputs: Path, overrides: Sequence[str], log: Path) -> subprocess.Pope
         return subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
 
 
-def wait_for_work(process: subprocess.Popen[bytes], outputs: Path) -> bool:
-    """Until the process works in a run; False if it ended without."""
-    while process.poll() is None:
-        for status in outputs.glob("runs/*/status.json"):
-            if json.loads(status.read_text())["pid"] == process.pid:
-                return True
-        time.sleep(0.02)
-    return False
+def run_to_the_end(outputs: Path, overrides: Sequence[str]) -> None:
+    log = outputs.with_suffix(".log")
+    process = start(outputs, overrides, log)
+    if process.wait() != 0:
+        raise RuntimeError(f"exit code {process.returncode}:\n{log.read_text()[-3000:]}")
 
 
-def run_straight(outputs: Path, overrides: Sequence[str]) -> float:
-    """Seconds that the work itself took, without the start of the process."""
-    process = start(outputs, overrides, outputs.with_suffix(".log"))
-    wait_for_work(process, outputs)
-    started = time.monotonic()
-    _must_succeed(process, outputs)
-    return time.monotonic() - started
-
-
-def run_killed(
+def kill_again_and_again(
     outputs: Path,
     overrides: Sequence[str],
     *,
     kills: int,
     seed: int,
-    seconds: float,
+    whole: int,
     number: signal.Signals = signal.SIGKILL,
 ) -> list[str]:
-    """Kills a run of ``seconds`` as often as asked, then lets it end; returns what it was doing."""
+    """Kills a run as often as asked, while it lasts; returns who was killed, and what was newest.
+
+    whole: how far it comes (``progress``). Each kill comes when it has come to a point drawn from
+        this, and a moment later; or while its processes start, where they had come so far before.
+    """
     rng = random.Random(seed)
-    phases: list[str] = []
+    killed: list[str] = []
     log = outputs.with_suffix(".log")
-    while len(phases) < kills:
+    for point in sorted(rng.randrange(whole) for _ in range(kills)):
         process = start(outputs, overrides, log)
-        if not wait_for_work(process, outputs):
+        if not _comes_to(point, process, outputs):
             break  # it was done before the last kill
-        try:
-            # So that the kills spread over the whole run, though some of the work is lost each time
-            process.wait(rng.uniform(0, 2 * seconds / (kills + 1)))
-        except subprocess.TimeoutExpired:
-            process.send_signal(number)
-            process.wait()
-            phases.append(_newest(outputs))
-            print(f"kill {len(phases)}: newest was {phases[-1]}", flush=True)
-    _must_succeed(start(outputs, overrides, log), outputs)
-    return phases
+        time.sleep(rng.uniform(0, LATE))
+        victim = rng.choice(VICTIMS) if number == signal.SIGKILL else "parent"
+        victim = _kill(process, victim, rng, number)
+        killed.append(f"{victim}, at {progress(outputs)} of {whole}: {_newest(outputs)}")
+        print(f"kill {len(killed)}: {killed[-1]}", flush=True)
+    return killed
 
 
-def _must_succeed(process: subprocess.Popen[bytes], outputs: Path) -> None:
-    if process.wait() != 0:
-        raise RuntimeError(
-            f"exit code {process.returncode}:\n{outputs.with_suffix('.log').read_text()[-3000:]}"
-        )
+def _comes_to(point: int, process: subprocess.Popen[bytes], outputs: Path) -> bool:
+    """Waits until the process works in a run, and runs have come so far; False if it ends before"""
+    while process.poll() is None:
+        owners = {json.loads(s.read_text())["pid"] for s in outputs.glob("runs/*/status.json")}
+        if process.pid in owners and progress(outputs) >= point:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def _kill(
+    process: subprocess.Popen[bytes], victim: str, rng: random.Random, number: signal.Signals
+) -> str:
+    """Kills one or all of a run's processes, waits until none is left, and returns who it was."""
+    ranks = psutil.Process(process.pid).children()
+    if victim == "rank" and ranks:
+        place = rng.randrange(len(ranks))
+        ranks[place].send_signal(number)
+        victim = f"rank {place} of {len(ranks)}"
+    else:
+        process.send_signal(number)
+        for rank in ranks if victim == "all" else []:
+            rank.send_signal(number)
+        victim = f"{victim if ranks else 'parent'} of {len(ranks)} ranks"
+    process.wait(END_SECONDS)
+    _, left = psutil.wait_procs(ranks, END_SECONDS)
+    if left:
+        raise RuntimeError(f"{left} outlived {victim}")
+    return victim
+
+
+def progress(outputs: Path) -> int:
+    """How far the runs have come: how many files and lines of metrics have come of them."""
+    count = 0
+    for folder, folders, files in os.walk(outputs):
+        folders[:] = [f for f in folders if not f.startswith(".") and f not in ("work", "wandb")]
+        count += len([f for f in files if not (ABOUT_THE_PROCESS.fullmatch(f) or f[0] == ".")])
+        if "metrics.jsonl" in files:
+            count += Path(folder, "metrics.jsonl").read_bytes().count(b"\n")
+    return count
 
 
 def _newest(outputs: Path) -> str:
-    files = [p for p in outputs.rglob("*") if p.name != "status.json" and p.is_file()]
-    return str(max(files, key=lambda p: p.stat().st_mtime_ns).relative_to(outputs))
+    files = [p for p in outputs.rglob("*") if p.is_file()]
+    results = [p for p in files if not ABOUT_THE_PROCESS.fullmatch(p.name)]
+    return str(max(results, key=lambda p: p.stat().st_mtime_ns).relative_to(outputs))
 
 
 def snapshot(outputs: Path) -> dict[Path, int]:
@@ -110,7 +141,7 @@ def _visible(outputs: Path) -> Iterator[Path]:
     for path in sorted(outputs.rglob("*")):
         parts = path.relative_to(outputs).parts
         aside = any(part.startswith(".") or part == "wandb" for part in parts)
-        if path.is_file() and not aside and path.name not in ABOUT_THE_PROCESS:
+        if path.is_file() and not (aside or ABOUT_THE_PROCESS.fullmatch(path.name)):
             yield path
 
 
@@ -140,16 +171,17 @@ def main() -> int:
 
     folder = Path(tempfile.mkdtemp(prefix="kill-and-resume-"))
     straight, killed = folder / "straight", folder / "killed"
-    seconds = run_straight(straight, arguments.overrides)
-    print(f"left alone: {seconds:.0f} s of work in {straight}", flush=True)
-    run_killed(
+    run_to_the_end(straight, arguments.overrides)
+    print(f"left alone: {straight}", flush=True)
+    kill_again_and_again(
         killed,
         arguments.overrides,
         kills=arguments.kills,
         seed=arguments.seed,
-        seconds=seconds,
+        whole=progress(straight),
         number=signal.Signals[f"SIG{arguments.signal}"],
     )
+    run_to_the_end(killed, arguments.overrides)
     different = differences(straight, killed)
     print(f"{len(results(straight))} files compared with {killed}, {len(different)} differ")
     for name in different:

@@ -1,7 +1,8 @@
-"""Jobs of two nodes with two ranks each: how they stop, die, go on, and end.
+"""Jobs of two nodes with two ranks each: how they work, stop, die, go on, and end.
 
-What the ranks do is stood in for. Wherever a part of a job is hit, all of it ends, the verdict
-names the part, and the next attempt goes on from what was saved, with any number of ranks.
+Left alone they find what one process does. Where they are disturbed, what the ranks do is stood in
+for: wherever a part of a job is hit, all of it ends, the verdict names the part, and the next
+attempt goes on from what was saved, with any number of ranks.
 """
 
 import json
@@ -11,13 +12,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
+import pyarrow.parquet as pq
 import pytest
 
+from reasonrl.pipeline.execute import ensure_done
+from reasonrl.pipeline.plan import plan
 from reasonrl.runs.folder import RunFolder, read_status
 from reasonrl.sweep.manifest import Sweep
 from reasonrl.sweep.status import Finding, look
-from tests.helpers.configs import ROOT
+from reasonrl.util.progress import Progress
+from tests.helpers.configs import ROOT, small_config
+from tests.helpers.kill_and_resume import results
 from tests.slurm.cluster import Cluster
 from tests.slurm.conftest import HERE, WAIT, all_done, sweep_of, train, wait_until
 
@@ -26,8 +33,8 @@ pytestmark = pytest.mark.slow
 TWO_BY_TWO = ["nodes=2", "gpus_per_node=2", "mem_gb=3"]
 
 
-@pytest.fixture(autouse=True)
-def _stood_in_for(project: Path) -> None:
+@pytest.fixture
+def stood_in_for(project: Path) -> None:
     shutil.copy(HERE / "stand_in.py", project / "reasonrl" / "pipeline" / "rank.py")
 
 
@@ -85,6 +92,33 @@ class Job:
         wait_until(self.sweep, all_done)
 
 
+@pytest.mark.usefixtures("login")
+def test_expert_iteration_samples_what_one_process_does(project: Path, tmp_path: Path) -> None:
+    ei = ["algorithm=ei", "init=pretrained", "algorithm.rounds=1", "algorithm.epochs=1"]
+    ei += ["algorithm.num_samples_per_prompt=[4]"]
+    train(project, *ei, *(f"hydra.launcher.{option}" for option in TWO_BY_TWO))
+    alone = ensure_done(plan(small_config(tmp_path / "alone", *ei)), Progress())
+    sweep = sweep_of(project)
+    wait_until(sweep, all_done)
+    (member,) = sweep.runs
+    run = sweep.run(member.name)
+    status = read_status(run)
+    assert status is not None
+    assert (status.state, status.attempt, run.path.name) == ("done", 1, alone.path.name)
+    (attempt,) = json.loads(run.provenance.read_text())["attempts"]
+    assert attempt["processes"] == 4
+    assert not run.work.exists()
+    assert not [*run.path.glob("rank-*.log")]
+    assert results(run.path).keys() == results(alone.path).keys()
+    ours, theirs = (pq.read_table(each.rollouts / "round-1.parquet") for each in (run, alone))
+    assert ours.num_rows == 48
+    drawn = [name for name in ours.column_names if name != "logprobs"]
+    assert ours.select(drawn).equals(theirs.select(drawn))
+    logprobs = (table["logprobs"].combine_chunks().values.to_numpy() for table in (ours, theirs))
+    np.testing.assert_allclose(*logprobs, rtol=0, atol=1e-5)  # batches of other shapes round
+
+
+@pytest.mark.usefixtures("stood_in_for")
 def test_warned_it_goes_on_and_after_a_ranks_death_with_another_number_of_ranks(
     login: Cluster, project: Path
 ) -> None:
@@ -104,6 +138,7 @@ def test_warned_it_goes_on_and_after_a_ranks_death_with_another_number_of_ranks(
     assert status.attempt == 3
 
 
+@pytest.mark.usefixtures("stood_in_for")
 def test_a_tasks_death_is_told_by_its_node_and_a_more_important_job_is_given_way(
     login: Cluster, project: Path
 ) -> None:
@@ -124,6 +159,7 @@ def test_a_tasks_death_is_told_by_its_node_and_a_more_important_job_is_given_way
     job.finish()
 
 
+@pytest.mark.usefixtures("stood_in_for")
 def test_when_one_of_its_nodes_fails_it_is_queued_again(login: Cluster, project: Path) -> None:
     job = Job(login, project)
     job.ranks()
