@@ -1,54 +1,81 @@
-"""SIGKILL at random moments changes nothing about a run but how long it takes."""
+"""SIGKILL at random moments changes nothing about a run but how long it takes.
+
+Each algorithm's run is made by two ranks, and killed once: its parent, one of its ranks, or all.
+
+    REASONRL_KILLS=10 pytest tests/integration/test_kill.py
+
+kills each of them ten times. ``python -m tests.helpers.kill_and_resume`` does so with any other.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.helpers.configs import SMALL
+from reasonrl.pipeline.execute import ensure_done
+from reasonrl.pipeline.plan import plan
+from reasonrl.util.progress import Progress
+from tests.helpers.configs import SMALL, small_config
 from tests.helpers.kill_and_resume import (
     differences,
+    kill_again_and_again,
+    progress,
     results,
-    run_killed,
-    run_straight,
     snapshot,
-    start,
 )
 
-# Enough work for every phase to be hit now and then; checkpoints come faster than it goes.
-OVERRIDES = [
-    *SMALL,
-    "runtime.checkpoint_seconds=0.2",
-    "dataset.train_size=60",
-    "dataset.num_references=50",
-    "dataset.test_size=20",
-    "algorithm.rounds=2",
-    "algorithm.num_samples_per_prompt=[4]",
-    "algorithm.batch_size=8",
-    "algorithm.epochs=2",
-    "init.sft.batch_size=8",
-    "init.sft.epochs=4",
-]
+KILLS = int(os.environ.get("REASONRL_KILLS", "1"))
+
+# Checkpoints come faster than the work goes.
+BY_TWO = ["init=pretrained", "runtime.processes=2", "runtime.checkpoint_seconds=0"]
+BY_TWO += ["dataset.test_size=4", "evaluation.num_samples_per_prompt=2"]
+LEARNER = ["algorithm.batch_size=8", "algorithm.epochs=2"]
+OVERRIDES = {
+    "ei": ["algorithm.rounds=2", "algorithm.num_samples_per_prompt=[4]", *LEARNER],
+    "ppo": [
+        "algorithm.iterations=2",
+        "algorithm.rollouts_per_iteration=16",
+        "algorithm.validate_every=1",
+        "reward=dense",
+        *LEARNER,
+    ],
+    "rcrl": [
+        "algorithm.policy=null",
+        "algorithm.sample.temperature=0.5",
+        "algorithm.num_continuations=2",
+        *LEARNER,
+    ],
+    "orm": LEARNER,
+}
+LEFT = {
+    "ei": {"round-1.parquet", "round-2.parquet", "rounds.json", "model.safetensors"},
+    "ppo": {"iteration-00001.parquet", "iteration-00002.parquet", "model.safetensors"},
+    "rcrl": {"model.safetensors", "greedy.parquet", "samples.parquet"},
+    "orm": {"model.safetensors", "calibration.png"},
+}
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_it_ends_as_if_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+@pytest.mark.parametrize(("algorithm", "seed"), [("ei", 11), ("ppo", 1), ("rcrl", 4), ("orm", 7)])
+def test_killed_it_ends_as_if_left_alone(algorithm: str, seed: int, tmp_path: Path) -> None:
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    seconds = run_straight(straight, OVERRIDES)
-    names = {Path(name).name for name in results(straight)}
-    expected = {"metrics.jsonl", "model.safetensors", "greedy.parquet", "samples.parquet"}
-    assert expected | {"round-1.parquet", "round-2.parquet", "rounds.json"} <= names
+    overrides = [f"algorithm={algorithm}", *BY_TWO, *OVERRIDES[algorithm]]
+    alone = plan(small_config(straight, *overrides, "runtime.processes=1"))
+    for first in alone.prerequisites.values():  # completions, which are the same by any number
+        ensure_done(first, Progress())
+    if straight.exists():
+        shutil.copytree(straight, killed)
+    ensure_done(plan(small_config(straight, *overrides)), Progress())
+    assert {"metrics.jsonl", *LEFT[algorithm]} <= {Path(name).name for name in results(straight)}
 
-    # On a machine whose load has fallen since, the run may be done before the later kills.
-    phases = run_killed(killed, OVERRIDES, kills=4, seed=0, seconds=seconds)
-    assert phases
+    whole = progress(straight)
+    assert kill_again_and_again(killed, [*SMALL, *overrides], kills=KILLS, seed=seed, whole=whole)
+    last = plan(small_config(killed, *overrides))
+    ensure_done(last, Progress())
     assert differences(straight, killed) == []
-
-    before, log = snapshot(killed), tmp_path / "again.log"
-    assert start(killed, OVERRIDES, log).wait() == 0
-    assert "done: " in log.read_text()
+    before = snapshot(killed)
+    ensure_done(last, Progress())
     assert snapshot(killed) == before

@@ -46,6 +46,8 @@ SMALL = (
     "algorithm.micro_batch_tokens=24",
     "runtime.checkpoint_seconds=1e6",
 )
+# How far apart weights in float32 may come to lie; the learning rate is 1e-5.
+FAR = {"all": 4e-5, "top": 5e-6, "lora": 1e-7}
 CELLS = tuple(product(("all", "top", "lora"), ("float32", "bfloat16")))
 
 
@@ -151,12 +153,13 @@ def test_ranks_learn_what_one_process_does(
         for number, (theirs, its) in enumerate(zip(found.metrics, expected.metrics, strict=True)):
             assert theirs.keys() == its.keys()
             if cell[1] == "float32":
-                # From the second step on, Adam has made steps of what was rounding.
-                rel = 1e-5 if number < 2 else 1e-4
+                # From the second step on, Adam has made steps of what was rounding, wherever a
+                # gradient is nothing else: among all weights there are such.
+                rel = 1e-5 if number < 2 else 1e-4 if cell[0] == "all" else 2e-5
                 assert theirs == pytest.approx(its, rel=rel, abs=1e-5), (cell, number)
         for name, weight in expected.weights.items():
             # A gradient that is nothing but rounding takes as large a step as any other.
-            far = 4e-5 if cell[1] == "float32" else 2 * 6e-5
+            far = FAR[cell[0]] if cell[1] == "float32" else 2 * 6e-5
             np.testing.assert_allclose(found.weights[name], weight, rtol=0, atol=far)
 
 
