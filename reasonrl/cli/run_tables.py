@@ -10,6 +10,7 @@ from filelock import FileLock, Timeout
 from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from reasonrl.cli.command import find_run
@@ -31,6 +32,8 @@ from reasonrl.runs.folder import run_folder
 from reasonrl.runs.provenance import differences, hardware
 from reasonrl.util.atomic import remove_folder
 from reasonrl.util.errors import UserError
+
+NAMING = ("run", "seeds", "state")  # columns that are no settings
 
 
 def list_runs(given: argparse.Namespace) -> int:
@@ -164,6 +167,26 @@ def _show(rows: Sequence[Mapping[str, Cell]], shared: str, kind: str) -> None:
     if kind != "table":
         print(export(rows, kind))
         return
+    console = Console(highlight=False)
+    table = _table(rows, shared)
+    if (
+        Measurement.get(console, console.options.update(width=10_000), table).maximum
+        > console.width
+    ):
+        table = _table([_in_words(row) for row in rows], shared)
+    console.print(table)
+
+
+def _in_words(row: Mapping[str, Cell]) -> dict[str, Cell]:
+    """The row with its settings as one text, which wraps between them where it is narrow."""
+    settings = {k: c for k, c in row.items() if isinstance(c, str) and k not in NAMING}
+    words = " ".join(f"{key}={value}" for key, value in settings.items() if value)
+    naming = {key: cell for key, cell in row.items() if key in NAMING}
+    numbers = {key: cell for key, cell in row.items() if not isinstance(cell, str)}
+    return {**naming, "settings": words, **numbers}
+
+
+def _table(rows: Sequence[Mapping[str, Cell]], shared: str) -> Table:
     table = Table(
         title=f"all: {escape(shared)}" if shared else None,
         title_justify="left",
@@ -182,7 +205,7 @@ def _show(rows: Sequence[Mapping[str, Cell]], shared: str, kind: str) -> None:
         )
     for row in rows:
         table.add_row(*(_text(column, row.get(column, "")) for column in columns))
-    Console(highlight=False).print(table)
+    return table
 
 
 def _text(column: str, cell: Cell) -> str:

@@ -6,6 +6,7 @@ All of it is read from the runs' folders, which may be at any stage.
 from __future__ import annotations
 
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -99,12 +100,15 @@ def _read(folder: Path, protocol: str | None) -> Entry | None:
     return Entry(run, config, state_of(run, read_status(run)))
 
 
+_BETWEEN_VALUES = re.compile(r",(?![^\[]*\])")  # not the commas of a list, or of wildcards
+
+
 def chosen(entries: Iterable[Entry], conditions: Sequence[str]) -> list[Entry]:
     """The runs that meet all conditions, such as ``algorithm=ei``, ``rounds=[23]``, ``state=done``.
 
     A key is the end of a setting's key (``learning_rate``, ``algorithm.learning_rate``) or a group,
-    whose value is the option's name. A value may have the wildcards of a shell; ``KEY!=VALUE``
-    means the runs without it. Raises UserError for a key that no run has.
+    whose value is the option's name. There may be several values, ``algorithm=ei,ppo``, and they may
+    have the wildcards of a shell; ``KEY!=VALUE`` means the runs without them. Raises UserError for a key that no run has.
     """
     found = list(entries)
     for condition in conditions:
@@ -116,10 +120,11 @@ def chosen(entries: Iterable[Entry], conditions: Sequence[str]) -> list[Entry]:
         if found and not any(values for _, values in known):
             keys = ", ".join(sorted({key for entry in found for key in entry.settings}))
             raise UserError(f"where={condition} must name a setting of a run; they are {keys}.")
+        patterns = _BETWEEN_VALUES.split(wanted)
         found = [
             entry
             for entry, values in known
-            if any(fnmatchcase(value, wanted) for value in values) != negated
+            if any(fnmatchcase(v, pattern) for v in values for pattern in patterns) != negated
         ]
     return found
 

@@ -61,6 +61,21 @@ def test_runs_are_listed_with_what_differs(
     assert end_of(made["sft 0"]) not in table
 
 
+def test_where_it_is_narrow_settings_are_words(
+    made: dict[str, RunFolder],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "70")
+    table = said(capsys, "runs", "--outputs", tmp_path)
+    assert "algorithm=ei" in table
+    assert all(len(line) <= 70 for line in table.splitlines())
+    monkeypatch.setenv("COLUMNS", "200")
+    assert "algorithm=ei" not in said(capsys, "runs", "--outputs", tmp_path)
+    assert len(made) == 5
+
+
 def test_seeds_go_into_one_row(
     made: dict[str, RunFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -44,6 +44,8 @@ def meant(outputs: Path, *conditions: str) -> list[tuple[str, int]]:
         (["algorithm=[ps]*"], [("ppo", 0), ("sft", 0)]),
         (["algorithm.learning_rate=5e-05"], [("ppo", 0)]),
         (["state=done", "seed=1"], [("ei", 1)]),
+        (["algorithm=ppo,s*", "seed=0,1"], [("ppo", 0), ("sft", 0)]),
+        (["algorithm!=ppo,sft"], [("ei", 0), ("ei", 0), ("ei", 1)]),
         (["state=failed"], []),
     ],
 )
