@@ -169,10 +169,8 @@ def _show(rows: Sequence[Mapping[str, Cell]], shared: str, kind: str) -> None:
         return
     console = Console(highlight=False)
     table = _table(rows, shared)
-    if (
-        Measurement.get(console, console.options.update(width=10_000), table).maximum
-        > console.width
-    ):
+    unlimited = console.options.update(width=10_000)
+    if Measurement.get(console, unlimited, table).maximum > console.width:
         table = _table([_in_words(row) for row in rows], shared)
     console.print(table)
 

@@ -43,7 +43,7 @@ def _takes_runs(parser: argparse.ArgumentParser, which: str) -> None:
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help="only those with these settings: algorithm=ei,ppo rounds!=2 state=done learning_rate=1e-*",
+        help="only those with these settings: algorithm=ei,ppo rounds!=2 state=done lora_rank=*",
     )
 
 

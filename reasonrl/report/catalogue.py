@@ -107,8 +107,9 @@ def chosen(entries: Iterable[Entry], conditions: Sequence[str]) -> list[Entry]:
     """The runs that meet all conditions, such as ``algorithm=ei``, ``rounds=[23]``, ``state=done``.
 
     A key is the end of a setting's key (``learning_rate``, ``algorithm.learning_rate``) or a group,
-    whose value is the option's name. There may be several values, ``algorithm=ei,ppo``, and they may
-    have the wildcards of a shell; ``KEY!=VALUE`` means the runs without them. Raises UserError for a key that no run has.
+    whose value is the option's name. There may be several values, ``algorithm=ei,ppo``, and they
+    may have the wildcards of a shell; ``KEY!=VALUE`` means the runs without them. Raises UserError
+    for a key that no run has.
     """
     found = list(entries)
     for condition in conditions:
