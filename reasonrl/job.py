@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,11 +40,14 @@ from reasonrl.runs.process import ALONE, Process
 from reasonrl.runs.ranks import LARGE
 from reasonrl.sampling import Engine, Sampler, SamplingParams, open_engine
 from reasonrl.sampling.rollouts import collect_rollouts, read_rollouts
+from reasonrl.sampling.transcript import transcript
 from reasonrl.types import Problem, Prompt, Rollout
 from reasonrl.util.progress import Progress
 
 if TYPE_CHECKING:
     from reasonrl.reward_models.model import RewardModel
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -221,7 +225,10 @@ class Job:
         description: str,
         step_label: tuple[int, ...] = (),
     ) -> float:
-        """maj@1 of the sampler's policy: the fraction its greedy completions solve."""
+        """maj@1 of the sampler's policy: the fraction its greedy completions solve.
+
+        The first of them are logged, always of the same problems.
+        """
         rollouts = self.collect(
             sampler,
             problems,
@@ -231,6 +238,10 @@ class Job:
             file=file,
             description=description,
         )
+        if self.process.is_main:
+            shown = self.config.runtime.log_completions
+            for problem, rollout in zip(problems[:shown], rollouts[:shown], strict=True):
+                logger.info("%s", transcript(problem, rollout))
         return fmean(r.correct for r in rollouts)
 
     def optimization(

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -64,9 +65,10 @@ def run(job: Job, settings: EIConfig) -> SavedPolicy:
         rounds = _recorded(job, [_round_zero(job)])
     solutions = _solutions_so_far(job, rounds, settings)
     while len(rounds) <= settings.rounds and not _out_of_patience(rounds, settings.patience):
+        began = time.monotonic()
         rollouts = _explore(job, rounds[-1], settings)
         new = _add_new(job, solutions, rollouts, settings)
-        improved = _improve(job, rounds[-1], solutions, rollouts, new, settings)
+        improved = _improve(job, rounds[-1], solutions, rollouts, new, settings, began)
         rounds = _recorded(job, [*rounds, improved])
     best = _best(rounds)
     if best.learnt_in == 0:
@@ -202,8 +204,12 @@ def _improve(
     rollouts: Sequence[Rollout],
     new: Mapping[Key, Rollout],
     config: EIConfig,
+    began: float,
 ) -> Round:
-    """Fine-tunes on the solutions so far, and validates the policy."""
+    """Fine-tunes on the solutions so far, and validates the policy.
+
+    began: when the round began, by ``time.monotonic``.
+    """
     number = previous.number + 1
     policy, learnt_in = _policy(job, previous), previous.learnt_in
     steps, base_hash = previous.steps, None
@@ -234,6 +240,7 @@ def _improve(
 
     validation = _validate(job, number, policy)
     per_problem = Counter(problem_id for problem_id, _ in solutions)
+    num_tokens = sum(len(rollout.completion.token_ids) for rollout in rollouts)
     sampled = {f"rollout/{name}": value for name, value in completions_statistics(rollouts).items()}
     job.log.log(
         steps,
@@ -248,6 +255,7 @@ def _improve(
             "ei/most_per_problem": max(per_problem.values(), default=0),
             **sampled,
             "eval/validation_maj@1": validation,
+            "time/tokens_per_second": num_tokens / (time.monotonic() - began),
         },
     )
     return Round(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +16,17 @@ from rich.table import Table
 
 from reasonrl.cli.attempt import attempt
 from reasonrl.config.identity import decisive, identity
-from reasonrl.config.resolve import resolve_evaluation
+from reasonrl.config.resolve import resolve_evaluation, with_homes
 from reasonrl.config.schema import EvaluateConfig
-from reasonrl.evaluation.policy import Evaluation, evaluate
-from reasonrl.evaluation.predictions import grade_predictions
+from reasonrl.evaluation.policy import METRICS, Evaluation, evaluate
+from reasonrl.evaluation.predictions import grade_predictions, verdicts_of
+from reasonrl.grading import Grader, grader_of
 from reasonrl.grading.metrics import paired_difference
 from reasonrl.grading.strict import Strict
 from reasonrl.pipeline.memory import EVALUATION, with_batch_size
 from reasonrl.pipeline.plan import base_model
 from reasonrl.pipeline.results import AFTER
+from reasonrl.pipeline.text import show_unparsed
 from reasonrl.policy.policy import shape_of
 from reasonrl.problems import load_problems
 from reasonrl.report.tables import estimates_table, gains_table
@@ -34,7 +38,7 @@ from reasonrl.runs.result import policy_of, reward_model_of
 from reasonrl.types import SavedPolicy
 from reasonrl.util.entry_point import set_up_logging
 from reasonrl.util.errors import UserError
-from reasonrl.util.progress import Progress, console
+from reasonrl.util.progress import Progress, console, output
 
 RANK = [sys.executable, "-P", "-m", "reasonrl.cli.evaluate"]  # of an evaluation by several
 
@@ -44,6 +48,7 @@ def evaluate_and_show(config: DictConfig) -> None:
 
     Told to stop by a signal, it keeps what it has sampled and exits; see ``attempt``.
     """
+    config = OmegaConf.create(with_homes(OmegaConf.to_container(config, resolve=True)))
     for key in ("run", "reward_model"):
         if config[key] is not None and config.predictions is not None:
             raise UserError(
@@ -51,9 +56,9 @@ def evaluate_and_show(config: DictConfig) -> None:
                 f"{key}={config[key]}. Pass one of them."
             )
     if config.predictions is not None:
-        file = Path(config.predictions)
-        evaluation, record = grade_predictions(file, Strict(next_question="Q:"))
-        _show(file.name, evaluation, record)
+        file, grader = Path(config.predictions), Strict(next_question="Q:")
+        record = _writable(verdicts_of(file), Path(config.runtime.outputs))
+        _show(file.name, grade_predictions(file, grader, record), record, grader)
         return
     with joined() as process:
         asked = process.first(lambda: _asked(config))
@@ -66,7 +71,7 @@ def evaluate_and_show(config: DictConfig) -> None:
             with attempt(process):
                 evaluation = _evaluate(asked, process)
             if process.is_main:
-                _show(asked.name, evaluation, asked.record)
+                _show(asked.name, evaluation, asked.record, grader_of(asked.config.dataset))
 
 
 def evaluate_as_rank(file: str) -> None:
@@ -77,7 +82,7 @@ def evaluate_as_rank(file: str) -> None:
         asked = process.first(lambda: _asked(config))
         evaluation = _evaluate(asked, process)
         if process.is_main:
-            _show(asked.name, evaluation, asked.record)
+            _show(asked.name, evaluation, asked.record, grader_of(asked.config.dataset))
 
 
 @dataclass(frozen=True)
@@ -106,12 +111,13 @@ def _asked(config: DictConfig) -> _Asked:
     return _Asked(name, resolved, policy, record, config.reward_model)
 
 
-def _show(name: str, evaluation: Evaluation, record: Path) -> None:
+def _show(name: str, evaluation: Evaluation, record: Path, grader: Grader) -> None:
     num_problems = len(evaluation.problem_ids)
-    console.print(estimates_table(f"{name}: {num_problems} problems", evaluation.estimates()))
+    output.print(estimates_table(f"{name}: {num_problems} problems", evaluation.estimates()))
     if any(score.startswith("rerank@") for score in evaluation.scores):
-        console.print(_gains_on_vote(evaluation))
-    console.print(f"record: {record}", soft_wrap=True)
+        output.print(_gains_on_vote(evaluation))
+    show_unparsed(evaluation, grader)
+    console.print(f"record: {record}", soft_wrap=True, markup=False)
 
 
 def _of_run(run: RunFolder, config: EvaluateConfig) -> tuple[EvaluateConfig, SavedPolicy, Path]:
@@ -123,7 +129,19 @@ def _of_run(run: RunFolder, config: EvaluateConfig) -> tuple[EvaluateConfig, Sav
     own = dataclasses.replace(
         config, model=trained.model, dataset=trained.dataset, seed=trained.seed
     )
-    return own, policy_of(run), run.evaluated(own.protocol) / AFTER
+    record = run.evaluated(own.protocol) / AFTER
+    if not (record / METRICS).exists():
+        record = _writable(record, Path(config.runtime.outputs))
+    return own, policy_of(run), record
+
+
+def _writable(path: Path, outputs: Path) -> Path:
+    """The path, or where nothing may be written there one in the folder of outputs."""
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    if os.access(there, os.W_OK):
+        return path
+    where = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:8]
+    return outputs / "evaluations" / where / path.name
 
 
 def _of_model(config: EvaluateConfig) -> tuple[SavedPolicy, Path]:

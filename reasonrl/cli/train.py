@@ -38,7 +38,7 @@ def train(config: DictConfig) -> Result | None:
 
 def _show_plan(planned: Plan, config: DictConfig) -> None:
     if is_done(planned.run) and not config.dry_run:
-        console.print(f"done: {planned.run.path}", soft_wrap=True)
+        console.print(f"done: {planned.run.path}", soft_wrap=True, markup=False)
     else:
         # This loads the model, so that an error comes before the plan.
         takes = list(how_long([planned]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field, fields
 
 from reasonrl.config.base import IMMATERIAL, require
@@ -110,6 +111,12 @@ class ModelConfig:
 
     def check(self) -> None:
         """Raises UserError for a value out of range."""
+        safe = re.sub(r"[^\w.+-]+", "-", self.name.rpartition("/")[2]).strip("-.") or "mine"
+        require(
+            re.fullmatch(r"\w[\w.+-]*", self.name) is not None,
+            f"model.name={self.name} must have letters, digits and . + - _ alone, for folders are "
+            f"named by it. Pass model.name={safe}.",
+        )
         require(
             self.compute_dtype in COMPUTE_DTYPES,
             f"model.compute_dtype must be one of {', '.join(COMPUTE_DTYPES)}; got "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, get_args, get_type_hints
@@ -37,6 +38,8 @@ ANY_NAME: dict[str, type] = {
     "evaluation": EvaluationConfig,
     "runtime": RuntimeConfig,
 }
+# Keys, in any group, of what may be a path.
+PATHS = {"path", "outputs", "run", "reward_model", "predictions"}
 # Keys that aren't settings.
 OF_ENTRY_POINTS = {"scale", "dry_run", "run", "reward_model", "predictions"}
 
@@ -55,8 +58,26 @@ def resolve_evaluation(config: DictConfig) -> EvaluateConfig:
     return resolved
 
 
+def with_homes(values: Any) -> Any:
+    """The plain values of a configuration, with the home folder where a path begins with ``~``.
+
+    Raises UserError for a home that isn't there: the shell would have said so.
+    """
+    if not isinstance(values, dict):
+        return values
+    return {key: _path(key, v) if key in PATHS else with_homes(v) for key, v in values.items()}
+
+
+def _path(key: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        return with_homes(value)
+    path = os.path.expanduser(value)
+    require(not path.startswith("~"), f"{key}={value} must be a path; there is no such home.")
+    return path
+
+
 def _sections(config: DictConfig, schema: type[EvaluateConfig]) -> dict[str, Any]:
-    plain = OmegaConf.to_container(config, resolve=True)
+    plain = with_homes(OmegaConf.to_container(config, resolve=True))
     assert isinstance(plain, dict)
     seed = plain.get("seed")
     require(

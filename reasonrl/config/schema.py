@@ -62,6 +62,7 @@ class RuntimeConfig:
     checkpoint_seconds: float  # between checkpoints: a kill loses at most so much work
     # Those that make a run together, or auto (``runs.ranks.num_processes``). Older runs had one.
     processes: int | str = "auto"
+    log_completions: int = 2  # so many of each validation
 
     def check(self) -> None:
         """Raises UserError for a value out of range."""
@@ -72,6 +73,10 @@ class RuntimeConfig:
         require(
             self.threads is None or self.threads >= 1,
             f"runtime.threads must be null (one for each core) or 1 or more; got {self.threads}.",
+        )
+        require(
+            self.log_completions >= 0,
+            f"runtime.log_completions must be 0 (none) or more; got {self.log_completions}.",
         )
 
 

@@ -66,14 +66,15 @@ def _completions(row: Row) -> list[str]:
     return texts
 
 
-def grade_predictions(file: Path, grader: Grader) -> tuple[Evaluation, Path]:
-    """Grades a file, and writes a file of verdicts beside it, one line a completion.
+def verdicts_of(file: Path) -> Path:
+    """Where the verdicts on a file belong: beside it."""
+    return file.with_name(f"{file.stem}.verdicts.jsonl")
 
-    Returns the metrics and the path of the verdicts.
-    """
+
+def grade_predictions(file: Path, grader: Grader, verdicts: Path) -> Evaluation:
+    """Grades a file, and writes the verdicts to another, one line a completion."""
     problems, rollouts = read_predictions(file, grader)
     golds = {p.id: p.answer for p in problems}
-    verdicts = file.with_name(f"{file.stem}.verdicts.jsonl")
     lines = [
         json.dumps(
             {
@@ -88,4 +89,4 @@ def grade_predictions(file: Path, grader: Grader) -> tuple[Evaluation, Path]:
         for r in rollouts
     ]
     write_text(verdicts, "\n".join(lines) + "\n")
-    return summarise(problems, [], rollouts, grader), verdicts
+    return summarise(problems, [], rollouts, grader)

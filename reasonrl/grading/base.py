@@ -41,6 +41,7 @@ class Grader:
     next_question: str  # how the line of the model's own next question begins; "": no line does
 
     step_delimiter: ClassVar[str]  # what ends a step of a completion as soon as it is sampled
+    answer_form: ClassVar[str] = "what the dataset's grader reads"  # an answer is, for people
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -20,6 +20,7 @@ class Strict(Grader):
     """An answer is a line of ``####`` and a number, a step is a line, a trace its calculations."""
 
     step_delimiter: ClassVar[str] = "\n"
+    answer_form: ClassVar[str] = "one line of #### and a number, as in: #### 18"
 
     def answer(self, text: str) -> str | None:
         """The answer that a completion gives, in canonical form, or None if it can't be parsed.

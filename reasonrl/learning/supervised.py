@@ -11,6 +11,7 @@ weighs the same.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -195,7 +196,8 @@ def fit(
 ) -> None:
     """Trains a model in place, by epochs over all examples, from the latest checkpoint on.
 
-    Metrics are logged as ``<name>/loss`` and so on, where ``name`` is the optimization's.
+    Metrics are logged as ``<name>/loss`` and so on, where ``name`` is the optimization's. The last
+    step of an epoch says which it was, and how many tokens a second were read so far.
 
     gradients: adds the gradient of the loss of a step's examples, and returns that loss.
     seed: decides the order of the examples, together with the epoch.
@@ -212,20 +214,25 @@ def fit(
     if resumed_at and on_step:
         on_step(resumed_at)
     optimization.model.train()
+    steps_per_epoch = num_steps(len(examples), settings) // settings.epochs
+    began, num_tokens = time.monotonic(), 0
     for step, batch in enumerate(minibatches(examples, settings.epochs, settings.batch_size, seed)):
         if step < resumed_at:
             continue
         loss = gradients(batch)
         learning_rate = optimization.learning_rate
         (norm,) = optimization.step()
-        optimization.log.log(
-            start.step + optimization.steps,
-            {
-                f"{name}/loss": loss,
-                f"{name}/grad_norm": norm,
-                f"{name}/learning_rate": learning_rate,
-            },
-        )
+        num_tokens += sum(map(len, batch))
+        metrics = {
+            f"{name}/loss": loss,
+            f"{name}/grad_norm": norm,
+            f"{name}/learning_rate": learning_rate,
+        }
+        epoch, rest = divmod(optimization.steps, steps_per_epoch)
+        if rest == 0:
+            metrics[f"{name}/epoch"] = epoch
+            metrics["time/tokens_per_second"] = num_tokens / (time.monotonic() - began)
+        optimization.log.log(start.step + optimization.steps, metrics)
         if on_step:
             on_step(1)
         optimization.save_if_due()

@@ -10,7 +10,7 @@ from reasonrl.pipeline.plan import Plan
 from reasonrl.pipeline.results import Result, result_of
 from reasonrl.report.tables import comparison_table
 from reasonrl.runs.provenance import differences, hardware
-from reasonrl.util.progress import Progress, console
+from reasonrl.util.progress import Progress, output
 
 METRIC = "maj@1"
 MAX_ROWS = 40  # of more there is the sweep's page
@@ -31,10 +31,10 @@ def show_comparison(plans: Mapping[tuple[str, ...], Plan]) -> None:
         rows = dict(zip(map("\n".join, names), compare(results), strict=True))
         protocols = sorted({planned.config.protocol for planned in policies.values()})
         title = f"comparison, by maj@1 on {', '.join(protocols)}; gains are paired"
-        console.print(comparison_table(title, rows))
+        output.print(comparison_table(title, rows))
         made_on = [hardware(planned.run.provenance) for planned in policies.values()]
         if differs := differences(dict(zip(map(" ".join, names), made_on, strict=True))):
-            console.print(differs, markup=False, highlight=False)
+            output.print(differs, markup=False, highlight=False)
 
 
 def compare(results: Mapping[tuple[str, ...], Result]) -> list[dict[str, Estimate]]:

@@ -27,6 +27,7 @@ from reasonrl.pipeline.results import (
 )
 from reasonrl.policy.policy import load_tokenizer
 from reasonrl.report.curve import draw_learning_curve
+from reasonrl.report.live import Live
 from reasonrl.report.reliability import draw_reliability_diagram
 from reasonrl.report.wandb_mirror import Mirror, mirrored
 from reasonrl.reward_models.learning import VALIDATION, VERDICTS
@@ -34,7 +35,7 @@ from reasonrl.reward_models.model import RewardModel
 from reasonrl.rewards.steps import STEPS_FILE
 from reasonrl.runs import ranks
 from reasonrl.runs.folder import GAIN, RunFolder, is_done, running, write_config
-from reasonrl.runs.metrics_log import MetricsLog
+from reasonrl.runs.metrics_log import MetricsLog, peak_memory
 from reasonrl.runs.preemption import boundary
 from reasonrl.runs.process import ALONE, Process, usable_cores
 from reasonrl.runs.provenance import complete_attempt
@@ -155,11 +156,19 @@ def _carry_out(
     planned: Plan, start: SavedPolicy, progress: Progress, mirror: Mirror, process: Process
 ) -> SavedPolicy | None:
     config, first = planned.config, planned.prerequisites
-    with MetricsLog(planned.run.metrics, mirror.follow, process) as log:
+    device = process.device(config.model.device)
+    live = Live(planned.run.metrics, config.algorithm, len(planned.validation))
+
+    def on_line() -> None:
+        live.follow()
+        mirror.follow()
+
+    memory = partial(torch.cuda.max_memory_allocated, device) if device.type == "cuda" else None
+    with MetricsLog(planned.run.metrics, on_line, process, memory or peak_memory) as log:
         job = Job(
             config=config,
             run=planned.run,
-            device=process.device(config.model.device),
+            device=device,
             base=planned.base,
             init=start.path,
             few_shot=start.few_shot,

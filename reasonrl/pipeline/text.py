@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich import box
@@ -12,7 +13,8 @@ from rich.table import Table
 from reasonrl.config.learner import learners
 from reasonrl.config.model import ShapeConfig
 from reasonrl.config.schema import TrainConfig
-from reasonrl.evaluation.policy import METRICS, read_estimates
+from reasonrl.evaluation.policy import METRICS, Evaluation, read_estimates
+from reasonrl.grading import Grader
 from reasonrl.pipeline import estimate
 from reasonrl.pipeline.memory import GB, Memory, memory_of
 from reasonrl.pipeline.plan import Plan
@@ -20,10 +22,13 @@ from reasonrl.pipeline.results import Result, result_of
 from reasonrl.report.tables import estimates_table, gains_table
 from reasonrl.reward_models.learning import VALIDATION
 from reasonrl.runs.folder import read_status, run_folder, state_of
-from reasonrl.util.progress import Progress, console
+from reasonrl.util.progress import Progress, console, output
 
 CHOICES_OF_VALUES = ("scale", "dataset", "experiment")  # those that win over the model's
 MAX_METHODS = 12
+MANY_UNPARSED = 0.5  # of samples; from here on the form of the answer is the likely cause
+
+logger = logging.getLogger(__name__)
 
 
 def plan_table(planned: Plan) -> Table:
@@ -32,7 +37,7 @@ def plan_table(planned: Plan) -> Table:
     table.add_column(overflow="fold")
     for one in planned.in_order():
         state, work = state_of(one.run, read_status(one.run)), estimate.work(one)
-        table.add_row(f"[bold]{one.run.path.name}[/] ({state})")
+        table.add_row(f"[bold]{escape(one.run.path.name)}[/] ({state})")
         evaluated = (
             f", evaluated on {len(one.test):,} ({one.config.evaluation.split})"
             if one.config.algorithm.makes == "policy"
@@ -40,7 +45,7 @@ def plan_table(planned: Plan) -> Table:
         )
         outline = one.config.algorithm.outline(one.config)
         table.add_row(
-            f"  {outline}, on {len(one.train):,} problems of {one.config.dataset.name}; "
+            f"  {escape(outline)}, on {len(one.train):,} problems of {one.config.dataset.name}; "
             f"validated on {len(one.validation):,}{evaluated}"
         )
         if (before := _before(one)) is not None:
@@ -212,24 +217,38 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
+def show_unparsed(evaluation: Evaluation, grader: Grader) -> None:
+    """Prints how many samples had no answer that could be read, and what one is if they are many.
+
+    They count as wrong, and a low score can't be told from that of a policy that is always wrong.
+    """
+    unparsed = evaluation.statistics["sampled/unparsed"]
+    if unparsed:
+        output.print(f"samples without a readable answer: {unparsed:.1%}")
+    if unparsed > MANY_UNPARSED:
+        logger.warning("An answer is %s; all else counts as wrong.", grader.answer_form)
+
+
 def show_result(planned: Plan, progress: Progress) -> Result | None:
-    """Prints the result of a run, and where to look further."""
+    """Prints the result of a run to stdout, and where to look further to stderr."""
     makes = planned.config.algorithm.makes
     if makes == "policy":
         return _show_policy(planned, progress)
     if makes == "reward model":
         _show_reward_model(planned)
     else:
-        console.print(f"completions: {planned.run.rollouts}", soft_wrap=True)
+        console.print(f"completions: {planned.run.rollouts}", soft_wrap=True, markup=False)
     return None
 
 
 def _show_reward_model(planned: Plan) -> None:
     folder = planned.run.evaluation / VALIDATION
     title = f"{planned.run.path.name}: completions of {len(planned.validation)} validation problems"
-    console.print(estimates_table(title, read_estimates(folder / METRICS)))
-    console.print(f"reward model: {planned.run.reward_model}", soft_wrap=True)
-    console.print(f"reliability diagram: {folder / 'calibration.png'}", soft_wrap=True)
+    output.print(estimates_table(title, read_estimates(folder / METRICS)))
+    console.print(f"reward model: {planned.run.reward_model}", soft_wrap=True, markup=False)
+    console.print(
+        f"reliability diagram: {folder / 'calibration.png'}", soft_wrap=True, markup=False
+    )
 
 
 def _show_policy(planned: Plan, progress: Progress) -> Result:
@@ -243,10 +262,11 @@ def _show_policy(planned: Plan, progress: Progress) -> Result:
         f"{len(after.problem_ids)} {config.evaluation.split} problems, "
         f"T={config.evaluation.temperature:g}"
     )
-    console.print(gains_table(title, before.estimates(), after.estimates(), after.gain_on(before)))
+    output.print(gains_table(title, before.estimates(), after.estimates(), after.gain_on(before)))
+    show_unparsed(after, planned.grader)
     if worst is not None:
         labels = list(result.policy.labels)
-        console.print(
+        output.print(
             gains_table(
                 "conditioning gap: asked for the worst, and for the best return",
                 worst.estimates(),
@@ -255,7 +275,7 @@ def _show_policy(planned: Plan, progress: Progress) -> Result:
                 columns=(labels[0], labels[-1]),
             )
         )
-    console.print(f"policy: {planned.run.policy}", soft_wrap=True)
+    console.print(f"policy: {planned.run.policy}", soft_wrap=True, markup=False)
     if config.algorithm.panels.charts:
-        console.print(f"learning curve: {planned.run.learning_curve}", soft_wrap=True)
+        console.print(f"learning curve: {planned.run.learning_curve}", soft_wrap=True, markup=False)
     return result

@@ -5,6 +5,7 @@ Weights are read as safetensors or GGUF, never unpickled, and no code that comes
 
 from __future__ import annotations
 
+import os
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,12 @@ def autocast(device: torch.device, compute_dtype: torch.dtype) -> torch.autocast
 
 
 def _not_a_model(path: str, error: Exception) -> UserError:
+    files = [file for file in Path(path).glob("*") if not os.access(file, os.R_OK)]
+    if files:
+        return UserError(
+            f"model.path={path} must be readable; got {files[0].name}, which isn't for this user. "
+            "Ask its owner for the right to read it."
+        )
     return UserError(
         f"model.path={path} must be a folder or hub id of a causal language model with "
         f"safetensors; got {reason(error)}. Pass another model.path."

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from reasonrl.config.algorithm.ppo import PPOConfig
+from reasonrl.config.algorithm.ppo import PPOConfig, validates_after
 from reasonrl.job import Job
 from reasonrl.learning.supervised import num_steps
 from reasonrl.policy.policy import Policy, save_policy
@@ -158,9 +158,8 @@ class Trainer:
 
     def validate_if_due(self) -> None:
         """Validates before the first iteration, after every ``validate_every``, and at the end."""
-        state, config = self.state, self.config
-        due = state.iteration % config.validate_every == 0 or state.iteration == config.iterations
-        if due and state.validated < state.iteration:
+        state = self.state
+        if validates_after(self.config, state.iteration) and state.validated < state.iteration:
             with saving(self.save):
                 self.validate()
             state.validated = state.iteration

@@ -12,7 +12,7 @@ from reasonrl.grading.metrics import Estimate
 
 def estimates_table(title: str, estimates: Mapping[str, Estimate]) -> Table:
     """A table of metrics with their 95% intervals over problems."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     table.add_column("metric")
     table.add_column("value [95% interval]", justify="right")
     for name, estimate in estimates.items():
@@ -31,7 +31,7 @@ def gains_table(
 
     A row is bold where the difference is established: ``Estimate.is_established``.
     """
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     for column in ("metric", *map(escape, columns), "gain, paired [95% interval]"):
         table.add_column(column, justify="left" if column == "metric" else "right")
     for name, gain in gains.items():
@@ -46,7 +46,7 @@ def comparison_table(title: str, rows: Mapping[str, Mapping[str, Estimate]]) -> 
     rows: the estimates of each run, by its name; a cell is blank where a run lacks the metric.
     """
     columns = list(dict.fromkeys(column for cells in rows.values() for column in cells))
-    table = Table(title=title, title_justify="left", show_lines=True)
+    table = Table(title=escape(title), title_justify="left", show_lines=True)
     table.add_column("run", no_wrap=True)  # where it is narrow, the numbers give way
     for column in columns:
         table.add_column(column.replace(": ", "\n"), justify="right", overflow="fold")

@@ -38,6 +38,7 @@ from reasonrl.util.atomic import remove_folder
 
 logger = logging.getLogger(__name__)
 
+MAX_TAG, MAX_NAME = 64, 128  # characters that W&B takes
 FOLDER = "wandb"  # in the run's folder; W&B names it so
 NUM_COMPLETIONS = 64  # in the table
 VALIDATION = "rollouts/validation.parquet"  # the completions of a run that makes no policy
@@ -251,11 +252,11 @@ def _init(run: RunFolder, config: TrainConfig, tracking: WandbConfig, mode: Any)
         mode=mode,
         project=tracking.project,
         entity=tracking.entity,
-        group=tracking.group,
+        group=tracking.group and _within(MAX_NAME, tracking.group),
         job_type=config.algorithm.name,
-        tags=sorted({*parts, *tracking.tags}),
+        tags=sorted({_within(MAX_TAG, part) for part in (*parts, *tracking.tags)}),
         id=wandb_id(run, config),
-        name=run.path.name,
+        name=_within(MAX_NAME, run.path.name),
         config=without_home(known),
         allow_val_change=True,
         resume="allow" if mode == "online" else None,
@@ -265,6 +266,14 @@ def _init(run: RunFolder, config: TrainConfig, tracking: WandbConfig, mode: Any)
     # step_sync would write the last step into the row of pictures too.
     started.define_metric("*", step_metric="step", step_sync=False)
     return started
+
+
+def _within(limit: int, text: str) -> str:
+    """The text, without its middle where it has more characters than W&B takes."""
+    if len(text) <= limit:
+        return text
+    start = (limit - 1) // 2
+    return f"{text[:start]}…{text[len(text) - (limit - 1 - start) :]}"
 
 
 def _attempts(run: RunFolder) -> list[dict[str, Any]]:

@@ -234,7 +234,7 @@ def _fill(num_shards: int, num_processes: int) -> bool:
 
 def _merge(shards: Sequence[Path], file: Path) -> None:
     """Writes the rows of all shards to one file, as ``write_rollouts`` writes them."""
-    tables = [pq.read_table(shard, schema=SCHEMA) for shard in shards]
+    tables = [pq.read_table(shard, schema=SCHEMA) for shard in shards] or [SCHEMA.empty_table()]
     write_table(file, pa.concat_tables(tables).combine_chunks())
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich import box
 from rich.console import RenderableType
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -90,6 +91,11 @@ def launch(
     runs = _runs(points, plans)
     folders = [Path(point.config.runtime.outputs).resolve() for point in points]
     outputs = _same("runtime.outputs", folders)
+    if os.pathsep in str(outputs):
+        raise UserError(
+            f"runtime.outputs must have no {os.pathsep} in its path where a sweep is made, whose "
+            f"runs find their code by it; got {outputs}. Pass another folder."
+        )
     name = sweep_name(points, [planned.run.path.name for planned in plans])
     sweep = Sweep(
         path=outputs / "sweeps" / name,
@@ -117,7 +123,7 @@ def launch(
         raise UserError(f"{error} {here}") from None
     if cluster == "slurm":
         console.print(f"submitted: {len(submitted)} of {len(runs)} runs", soft_wrap=True)
-        console.print(f"reasonrl status {sweep.path}", soft_wrap=True)
+        console.print(f"reasonrl status {sweep.path}", soft_wrap=True, markup=False)
         if options.wait or of_search:
             console.print(status_table(sweep.name, watch(sweep, console)), soft_wrap=True)
     undone = [member.name for member in sweep.runs if not is_done(sweep.run(member.name))]
@@ -187,7 +193,7 @@ def _in_sweep(config: TrainConfig, sweep: Sweep) -> TrainConfig:
 
 def plan_table(sweep: Sweep, *, asks: bool) -> Table:
     """A table of the runs: whether they are done, what each needs first, what its job asks for."""
-    title = f"{sweep.name}: {len(sweep.runs):,} run{'s' if len(sweep.runs) > 1 else ''}"
+    title = f"{escape(sweep.name)}: {len(sweep.runs):,} run{'s' if len(sweep.runs) > 1 else ''}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE)
     for column in ("run", "state", "needs", *(["asks for"] if asks else [])):
         table.add_column(column, overflow="fold")
@@ -196,7 +202,9 @@ def plan_table(sweep: Sweep, *, asks: bool) -> Table:
         run = sweep.run(member.name)
         state = state_of(run, read_status(run))
         needs = "\n".join(short[need] for need in member.needs)
-        table.add_row(short[member.name], state, needs, *([_asks_for(member)] if asks else []))
+        table.add_row(
+            escape(short[member.name]), state, escape(needs), *([_asks_for(member)] if asks else [])
+        )
     if len(sweep.runs) > MAX_ROWS:
         table.add_row(f"… and {len(sweep.runs) - MAX_ROWS:,} more")
     return table

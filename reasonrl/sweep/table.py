@@ -18,6 +18,7 @@ from reasonrl.sweep.manifest import Sweep
 from reasonrl.sweep.slurm import SlurmError
 from reasonrl.sweep.status import Finding, look, tail
 from reasonrl.sweep.verdict import ALIVE, UNFINISHED, Verdict, last_attempt
+from reasonrl.util.progress import duration
 
 COLOURS: dict[Verdict, str] = {
     "done": "green",
@@ -147,20 +148,6 @@ def graph(findings: Sequence[Finding]) -> Tree:
             label += f" [dim](needs also {escape(', '.join(names[other] for other in others))})[/]"
         branches[finding.member.name] = branches.get(last, root).add(label)
     return root
-
-
-def duration(seconds: float | None) -> str:
-    """``3d 4h``, ``2h 05m``, ``7m 03s``, ``9s``; empty for None."""
-    if seconds is None:
-        return ""
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days}d {hours}h"
-    if hours:
-        return f"{hours}h {minutes:02}m"
-    return f"{minutes}m {seconds:02}s" if minutes else f"{seconds}s"
 
 
 def _colour(verdict: Verdict) -> str:

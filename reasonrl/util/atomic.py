@@ -110,10 +110,16 @@ def begin_folder(path: Path) -> Path:
 
 
 def end_folder(temporary: Path, path: Path) -> None:
-    """Flushes a filled folder to the disk and makes it `path`, see ``atomic_folder``."""
+    """Flushes a filled folder to the disk and makes it `path`, see ``atomic_folder``.
+
+    Its files may be read and written by those for whom the folder may: some libraries make theirs
+    for their owner alone, whatever the umask.
+    """
     with writing(path):
+        mode = temporary.stat().st_mode & 0o666
         for folder, _, files in os.walk(temporary):
             for name in files:
+                os.chmod(Path(folder, name), mode)
                 _fsync(Path(folder, name))
             _fsync(Path(folder))
         if path.exists():

@@ -13,8 +13,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from rich.console import ConsoleRenderable
 from rich.logging import RichHandler
 from rich.markup import escape
+from rich.text import Text
 
 from reasonrl.util.errors import UserError
 from reasonrl.util.progress import console
@@ -58,12 +60,23 @@ def set_up_logging() -> None:
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    handler = RichHandler(console=console, show_path=False, show_time=False)
+    handler = _Handler(console=console, show_path=False, show_time=False, show_level=False)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
     for noisy in ("httpx", "datasets", "filelock", "matplotlib", "fsspec", "submitit"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # It warns of each attempt, twice, where there is no network; what it raises is reported.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+
+
+class _Handler(RichHandler):
+    """Prints what is logged, and the level only of what isn't information."""
+
+    def render_message(self, record: logging.LogRecord, message: str) -> ConsoleRenderable:
+        shown = super().render_message(record, message)
+        if record.levelno <= logging.INFO:
+            return shown
+        level = record.levelname.lower()
+        return Text.assemble((f"{level}: ", f"logging.level.{level}"), shown)  # type: ignore[arg-type]
 
 
 def _group_options(*, _root_: DictConfig) -> str:

@@ -18,9 +18,11 @@ Advance = Callable[[int], None]
 LOG_SECONDS = 60.0
 WIDTH = 100  # columns of what goes into a file
 
-console = Console(stderr=True)
-if not console.is_terminal and "COLUMNS" not in os.environ:
-    console.width = WIDTH
+console = Console(stderr=True)  # for all but results
+output = Console(highlight=False)  # for results alone, so that they can be kept in a file
+for one in (console, output):
+    if not one.is_terminal and "COLUMNS" not in os.environ:
+        one.width = WIDTH
 logger = logging.getLogger("reasonrl.progress")  # sweep/status finds the lines in a log by it
 
 
@@ -44,7 +46,7 @@ class Progress:
         """shown: whether this process shows its progress; of several on one run, only one does."""
         self._shown = shown
         self._bars = Bars(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             _RateColumn(),
@@ -91,3 +93,17 @@ class Progress:
             self._bars.stop_task(task)
             self._bars.stop()
             self._bars.remove_task(task)
+
+
+def duration(seconds: float | None) -> str:
+    """``3d 4h``, ``2h 05m``, ``7m 03s``, ``9s``; empty for None."""
+    if seconds is None:
+        return ""
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d {hours}h"
+    if hours:
+        return f"{hours}h {minutes:02}m"
+    return f"{minutes}m {seconds:02}s" if minutes else f"{seconds}s"

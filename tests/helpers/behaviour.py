@@ -34,7 +34,7 @@ from reasonrl.pipeline.execute import ensure_done
 from reasonrl.pipeline.plan import Plan, plan
 from reasonrl.problems import load_problems
 from reasonrl.runs.folder import RunFolder, run_folder
-from reasonrl.runs.metrics_log import read_metrics
+from reasonrl.runs.metrics_log import reproducible
 from reasonrl.types import Problem
 from reasonrl.util.errors import UserError
 from reasonrl.util.progress import Progress
@@ -154,7 +154,7 @@ def made(outputs: Path) -> dict[str, Values]:
         planned = plan(small_config(outputs, *SIZES, *overrides))
         ensure_done(planned, Progress())
         for one in planned.in_order():
-            records = _metrics(one.run)
+            records = reproducible(one.run.metrics)
             metrics[_name(one)] = {"lines": len(records), "first": records[0] if records else {}}
             digests[_name(one)] = {
                 "metrics": _sha256([json.dumps(records).encode()]),
@@ -251,11 +251,6 @@ def _facts(planned: Plan) -> Values:
         "outline": planned.config.algorithm.outline(planned.config),
         "work": asdict(work(planned)),
     }
-
-
-def _metrics(run: RunFolder) -> list[Values]:
-    records = read_metrics(run.metrics)
-    return [{k: v for k, v in one.items() if not k.startswith("time/")} for one in records]
 
 
 def _files(run: RunFolder, suffix: str, folder: str = "") -> list[Path]:

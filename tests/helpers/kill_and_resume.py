@@ -25,6 +25,8 @@ from pathlib import Path
 
 import psutil
 
+from reasonrl.runs.metrics_log import reproducible
+
 ROOT = Path(__file__).parents[2]
 # They say when, where and how often a run was started, not what came of it.
 ABOUT_THE_PROCESS = re.compile(r"(status|submission|provenance)\.json|(train|rank-\d+)\.log")
@@ -132,7 +134,7 @@ def snapshot(outputs: Path) -> dict[Path, int]:
 def results(outputs: Path) -> dict[str, bytes]:
     """All that runs left behind, but what tells of their processes; temporaries are hidden files.
 
-    Metrics without those under ``time/``, and paths without the folder of outputs.
+    Metrics without what is measured, and paths without the folder of outputs.
     """
     return {str(path.relative_to(outputs)): _content(path, outputs) for path in _visible(outputs)}
 
@@ -149,9 +151,7 @@ def _content(path: Path, outputs: Path) -> bytes:
     if path.name == "result.json":
         return path.read_bytes().replace(str(outputs).encode(), b"outputs")
     if path.name == "metrics.jsonl":
-        records = [json.loads(line) for line in path.read_text().splitlines()]
-        kept = [{k: v for k, v in r.items() if not k.startswith("time/")} for r in records]
-        return json.dumps(kept).encode()
+        return json.dumps(reproducible(path)).encode()
     return path.read_bytes()
 
 

@@ -103,7 +103,7 @@ def test_the_comparison_says_which_it_shows(twice: Twice, capsys: pytest.Capture
     for planned, protocol in ((twice.first, FIRST), (twice.second, SECOND)):
         sft = planned.prerequisites["init"]
         show_comparison({("algorithm=ei",): planned, ("algorithm=sft",): sft})
-        said = capsys.readouterr().err
+        said = capsys.readouterr().out
         assert protocol in said
         assert ({FIRST, SECOND} - {protocol}).pop() not in said
 
@@ -166,7 +166,7 @@ def test_evaluate_py_finds_the_same_evaluation(
     monkeypatch.setattr("reasonrl.evaluation.policy.collect_rollouts", None)  # nothing is sampled
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         evaluate_py(compose("evaluate", [f"run={twice.second.run.path}", K3]))
-    assert "maj@3" in capsys.readouterr().err
+    assert "maj@3" in capsys.readouterr().out
 
 
 def test_runs_of_the_time_before_protocols_are_read(twice: Twice, tmp_path: Path):

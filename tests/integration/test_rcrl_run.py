@@ -353,7 +353,7 @@ def test_a_sweep_of_the_three_ends_with_a_table(finished: Finished, tmp_path: Pa
     assert state_of(RunFolder(run)) == ("done", 1)
     assert differences(finished.run.path, run) == []
 
-    _, _, table = swept.stderr.partition("comparison, by maj@1")
+    _, _, table = swept.stdout.partition("comparison, by maj@1")
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table.splitlines()]
     of = {row[0]: row for row in rows if row and row[0].startswith("algorithm=")}
     assert list(of) == ["algorithm=ei", "algorithm=ppo", "algorithm=rcrl"]

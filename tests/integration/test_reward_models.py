@@ -28,7 +28,7 @@ from reasonrl.runs.metrics_log import read_metrics
 from reasonrl.sampling import ENGINES, rollouts
 from reasonrl.types import Rollout
 from reasonrl.util.errors import UserError
-from reasonrl.util.progress import Progress, console
+from reasonrl.util.progress import Progress, output
 from tests.helpers.configs import ROOT, small_config
 from tests.helpers.kill_and_resume import differences, snapshot
 from tests.helpers.scripted import opening
@@ -89,7 +89,7 @@ def refuse(*_: object, **__: object) -> None:
 
 def evaluate(*overrides: str) -> str:
     """What evaluate.py shows."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), console.capture() as shown:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), output.capture() as shown:
         settings = ["evaluation.num_samples_per_prompt=4", "runtime.threads=1"]
         evaluate_py(compose("evaluate", [*settings, *overrides]))
     return shown.get()

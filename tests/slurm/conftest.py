@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from reasonrl.runs.folder import RunFolder
-from reasonrl.runs.metrics_log import read_metrics
+from reasonrl.runs.metrics_log import reproducible
 from reasonrl.sweep.manifest import Sweep
 from reasonrl.sweep.status import look
 from tests.helpers.configs import ROOT, SMALL
@@ -125,8 +125,4 @@ def outcome(run: RunFolder) -> dict[str, object]:
     files = [*run.evaluation.rglob("metrics.json"), *run.path.glob("policy/*.safetensors")]
     found: dict[str, object] = {str(f.relative_to(run.path)): f.read_bytes() for f in files}
     assert len(found) >= 2
-    lines = read_metrics(run.metrics)
-    found["metrics"] = [
-        {key: value for key, value in line.items() if not key.startswith("time/")} for line in lines
-    ]
-    return found
+    return found | {"metrics": reproducible(run.metrics)}

@@ -100,11 +100,52 @@ class Panel:
 
 
 @dataclass(frozen=True)
+class Cell:
+    """One number of the line that is shown of a part of a run."""
+
+    head: str
+    metric: str  # of which the mean since the line before is shown
+    form: str  # how it is formatted, with its width
+
+    @property
+    def width(self) -> int:
+        """The columns of the terminal that it takes."""
+        return max(len(self.head), len(format(0, self.form)))
+
+
+@dataclass(frozen=True)
+class Line:
+    """The line that is shown of each part of a run when it is done, and after a validation.
+
+    Tokens per second and the time that is left end it, whatever else it shows.
+    """
+
+    part: str  # what a part is called: epoch, round, iteration
+    number: str  # the metric that counts them
+    total: str  # the setting that says how many there are
+    ends: str  # the metric that is logged last of a part
+    cells: tuple[Cell, ...]
+    # Whether a validation, whose line it then is, follows a part of these settings and this number.
+    validates: Callable[[Any, int], bool] | None = None
+
+    @classmethod
+    def of_epochs(cls, prefix: str, *more: Cell) -> Line:
+        """The line of a learner's epochs; the metrics' names begin with ``prefix``."""
+        loss = Cell("loss", f"{prefix}/loss", "8.4f")
+        return cls("epoch", f"{prefix}/epoch", "epochs", f"{prefix}/epoch", (loss, *more))
+
+
+SCORE = Cell("score", "rollout/score", "6.3f")
+VALIDATED = Cell("validation maj@1", VALIDATION, "20")  # with its interval: 100.0% [98.6, 100.0]
+
+
+@dataclass(frozen=True)
 class Panels:
     """What is shown of an algorithm's runs while they are made."""
 
     rollouts: str | None  # the metric that counts the rollouts so far, where there is one
     charts: tuple[Panel, ...]  # the learning curve; without any there is no picture
+    line: Line | None = None  # of each part; None: a run has no parts
     more: tuple[str, ...] = ()  # metrics without a chart that W&B's workspace shows all the same
 
     def __post_init__(self) -> None:

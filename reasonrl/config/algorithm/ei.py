@@ -8,8 +8,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from reasonrl.config.algorithm.base import (
+    SCORE,
+    VALIDATED,
     Algorithm,
+    Cell,
     Footprint,
+    Line,
     Panels,
     Sizes,
     Work,
@@ -44,6 +48,18 @@ class EIConfig(FineTuningConfig, Algorithm):
     panels = Panels(
         rollouts="ei/rollouts",
         charts=(learning_panel("ei"), validation_panel("rollouts")),
+        line=Line(
+            part="round",
+            number="ei/round",
+            total="rounds",
+            ends="ei/round",
+            cells=(
+                SCORE,
+                Cell("new", "ei/new_solutions", "7,.0f"),
+                Cell("solutions", "ei/solutions", "9,.0f"),
+                VALIDATED,
+            ),
+        ),
         more=("rollout/correct", "ei/new_solutions", "ei/problems_solved"),
     )
     keeps = ("metrics.jsonl", "rollouts", "evaluation/validation", "rounds", "rounds.json")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from reasonrl.config.algorithm.base import Panels, Sizes, Work, learning_panel
+from reasonrl.config.algorithm.base import Line, Panels, Sizes, Work, learning_panel
 from reasonrl.config.algorithm.reward_model import RewardModelConfig
 from reasonrl.config.base import require_one_of
 
@@ -21,7 +21,7 @@ class ORMConfig(RewardModelConfig):
 
     targets: str  # final: only the last token of a completion has the label; tokens: every one
 
-    panels = Panels(rollouts=None, charts=(learning_panel("orm"),))
+    panels = Panels(None, (learning_panel("orm"),), Line.of_epochs("orm"))
 
     def check(self, key: str) -> None:
         super().check(key)

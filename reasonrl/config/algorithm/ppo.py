@@ -8,9 +8,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from reasonrl.config.algorithm.base import (
+    SCORE,
+    VALIDATED,
     VALIDATION,
     Algorithm,
+    Cell,
     Footprint,
+    Line,
     Panel,
     Panels,
     Sizes,
@@ -27,6 +31,11 @@ if TYPE_CHECKING:
 TRAINABLE = ("all", "top", "lora")
 KL_PENALTIES = ("reward", "loss")
 OLD_LOGPROBS = ("recomputed", "sampler")
+
+
+def validates_after(settings: PPOConfig, iteration: int) -> bool:
+    """Whether a run validates after this iteration: after every so many, and after the last."""
+    return iteration % settings.validate_every == 0 or iteration == settings.iterations
 
 
 @dataclass(frozen=True)
@@ -126,6 +135,19 @@ class PPOConfig(LearnerConfig, Algorithm):
                 right=("rollout/finish_length", "share cut off"),
                 right_ylim=(-0.05, 1.05),
             ),
+        ),
+        line=Line(
+            part="iteration",
+            number="ppo/iteration",
+            total="iterations",
+            ends="ppo/steps",
+            cells=(
+                SCORE,
+                VALIDATED,
+                Cell("KL", "ppo/kl", "7.3f"),
+                Cell("length", "rollout/mean_length", "6.1f"),
+            ),
+            validates=validates_after,
         ),
     )
 

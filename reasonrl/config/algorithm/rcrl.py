@@ -10,8 +10,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from reasonrl.config.algorithm.base import (
+    VALIDATED,
     Algorithm,
+    Cell,
     Footprint,
+    Line,
     Panels,
     Sizes,
     Work,
@@ -60,6 +63,7 @@ class RCRLConfig(FineTuningConfig, Algorithm):
     panels = Panels(
         rollouts=None,
         charts=(learning_panel("rcrl"), validation_panel("label", "rcrl/maj@1_*")),
+        line=Line.of_epochs("rcrl", VALIDATED, Cell("gap", "rcrl/conditioning_gap", "7.3f")),
         more=("rcrl/conditioning_gap",),
     )
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from reasonrl.config.algorithm.base import (
     Algorithm,
     Footprint,
+    Line,
     Panels,
     Sizes,
     Work,
@@ -31,7 +32,7 @@ class SFTConfig(FineTuningConfig, Algorithm):
     reads_reward = "nothing"
     questions = "train_size"
     keeps = ()
-    panels = Panels(rollouts=None, charts=(learning_panel("sft"),))
+    panels = Panels(None, (learning_panel("sft"),), Line.of_epochs("sft"))
 
     def check(self, key: str) -> None:
         FineTuningConfig.check(self, key)

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from reasonrl.config.algorithm.base import Panels, Sizes, Work, learning_panel
+from reasonrl.config.algorithm.base import Line, Panels, Sizes, Work, learning_panel
 from reasonrl.config.algorithm.reward_model import RewardModelConfig
 from reasonrl.config.algorithm.steps import StepsConfig, check_continuations
 
@@ -21,7 +21,7 @@ class SORMConfig(RewardModelConfig):
     num_solutions_per_prompt: int  # sampled completions of each question that are labelled
     num_continuations: int  # completions that continue each step's prefix
 
-    panels = Panels(rollouts=None, charts=(learning_panel("sorm"),))
+    panels = Panels(None, (learning_panel("sorm"),), Line.of_epochs("sorm"))
 
     def check(self, key: str) -> None:
         super().check(key)

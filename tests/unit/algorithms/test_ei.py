@@ -24,7 +24,7 @@ from reasonrl.learning.optimization import Optimization
 from reasonrl.learning.supervised import Example
 from reasonrl.policy.policy import Policy, load_policy, save_policy
 from reasonrl.runs.folder import RunFolder
-from reasonrl.runs.metrics_log import MetricsLog, read_metrics
+from reasonrl.runs.metrics_log import MetricsLog, read_metrics, reproducible
 from reasonrl.sampling import ENGINES
 from reasonrl.types import Completion, Problem, Prompt, Rollout, SavedPolicy
 from reasonrl.util.progress import Progress
@@ -481,7 +481,9 @@ def test_a_killed_run_goes_on_to_the_same_end(
         sampler._visits[first] -= 1
     resumed = lab.run(sampler, *options)
     assert hash_of(resumed.path) == hash_of(result.path)
-    for name in ("metrics.jsonl", "rounds.json", "rollouts/round-3.parquet"):
+    logs = [reproducible(folder / "metrics.jsonl") for folder in (lab.folder, straight.folder)]
+    assert logs[0] == logs[1]
+    for name in ("rounds.json", "rollouts/round-3.parquet"):
         assert (lab.folder / name).read_bytes() == (straight.folder / name).read_bytes()
     assert straight.rounds()[-1]["step"] == 9
 

@@ -16,7 +16,7 @@ from reasonrl.algorithms import ALGORITHMS
 from reasonrl.algorithms.ei import read_rounds
 from reasonrl.config.schema import TrainConfig
 from reasonrl.policy.policy import load_tokenizer
-from reasonrl.runs.metrics_log import read_metrics
+from reasonrl.runs.metrics_log import reproducible
 from reasonrl.runs.process import ALONE, Process
 from reasonrl.sampling import ENGINES
 from tests.helpers.jobs import TRAIN, VALIDATION, job_of, right, write_samples, wrong
@@ -66,7 +66,7 @@ def test_two_processes_make_what_one_does(
     run_all(ALONE, configs, random_policy, tmp_path / "alone")
     for name in RUNS:
         found, expected = (tmp_path / how / name for how in ("together", "alone"))
-        lines, wanted = (read_metrics(folder / "metrics.jsonl") for folder in (found, expected))
+        lines, wanted = (reproducible(folder / "metrics.jsonl") for folder in (found, expected))
         assert len(lines) == len(wanted) > 3
         for line, of_one in zip(lines, wanted, strict=True):
             assert line == pytest.approx(of_one, rel=1e-4, abs=1e-6), name

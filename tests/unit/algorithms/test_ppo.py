@@ -31,7 +31,7 @@ from reasonrl.policy_gradient import trainer as trainer_module
 from reasonrl.policy_gradient.experience import Experience, token_data
 from reasonrl.policy_gradient.trainer import Trainer
 from reasonrl.runs.folder import RunFolder
-from reasonrl.runs.metrics_log import MetricsLog, read_metrics
+from reasonrl.runs.metrics_log import MetricsLog, read_metrics, reproducible
 from reasonrl.sampling import ENGINES, Engine, SamplingParams, TransformersEngine
 from reasonrl.types import Completion, FinishReason, Problem, Prompt, Rollout, SavedPolicy
 from reasonrl.util.errors import UserError
@@ -880,13 +880,7 @@ def test_a_run_killed_everywhere_ends_as_if_left_alone(
     assert sum(name == "explore" for name, _ in killed_at) == 2
     assert sum(name == "remove_folder" for name, _ in killed_at) == (second > 0.3)
     assert hash_of(lab.run.policy) == hash_of(straight.run.policy)
-    found, expected = (
-        [
-            {name: value for name, value in record.items() if not name.startswith("time/")}
-            for record in read_metrics(one.run.metrics)
-        ]
-        for one in (lab, straight)
-    )
+    found, expected = (reproducible(one.run.metrics) for one in (lab, straight))
     assert found == expected
     assert {m["ppo/kl"] for m in expected if "ppo/kl" in m} != {0.0}
 

@@ -33,7 +33,7 @@ from reasonrl.learning.optimization import Optimization
 from reasonrl.learning.supervised import Example, collate
 from reasonrl.policy.policy import Policy, load_policy, save_policy
 from reasonrl.rewards.sparse import is_correct
-from reasonrl.runs.metrics_log import read_metrics
+from reasonrl.runs.metrics_log import read_metrics, reproducible
 from reasonrl.sampling import ENGINES, SamplingParams
 from reasonrl.sampling.rollouts import write_rollouts
 from reasonrl.types import Completion, Problem, Prompt, Rollout, SavedPolicy
@@ -662,7 +662,9 @@ def test_a_killed_run_goes_on(lab: Lab, moment: str, monkeypatch: pytest.MonkeyP
     files = sorted(file.name for file in straight.iterdir())
     assert "model.safetensors" in files
     assert sorted(file.name for file in resumed.iterdir()) == files
-    for file in [*files, "../metrics.jsonl", "../rollouts/labels.parquet"]:
+    logs = [reproducible(folder.parent / "metrics.jsonl") for folder in (resumed, straight)]
+    assert logs[0] == logs[1]
+    for file in [*files, "../rollouts/labels.parquet"]:
         assert (resumed / file).read_bytes() == (straight / file).read_bytes()
 
 

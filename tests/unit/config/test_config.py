@@ -9,7 +9,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from reasonrl.config.identity import decisive, prerequisites, readable_name, training_set
-from reasonrl.config.resolve import resolve, resolve_evaluation
+from reasonrl.config.resolve import resolve, resolve_evaluation, with_homes
 from reasonrl.config.reward.sparse import SPARSE
 from reasonrl.config.schema import EvaluateConfig, TrainConfig
 from reasonrl.util.errors import UserError
@@ -119,6 +119,9 @@ RULES = [
     ("init.ei=null", ["init=ei"], "init.ei must be set with init=ei, and only there; got init=ei."),
     ("init.run=outputs/runs/x", ["init=ei"], "init.run=outputs/runs/x must be all that the run of "
      "init=ei starts from; got init.sft too. Pass init.sft=null."),
+    ("model.name=Qwen/Qwen2.5-0.5B", [], "model.name=Qwen/Qwen2.5-0.5B must have letters, digits "
+     "and . + - _ alone, for folders are named by it. Pass model.name=Qwen2.5-0.5B."),
+    ("runtime.log_completions=-1", [], "runtime.log_completions must be 0 (none) or more; got -1."),
     ("algorithm.epochs=0", [], "algorithm.epochs must be 1 or more; got 0."),
     ("algorithm.batch_size=0", [], "algorithm.batch_size must be 1 or more; got 0."),
     ("algorithm.micro_batch_tokens=0", [], "algorithm.micro_batch_tokens must be 1 or more"),
@@ -339,6 +342,21 @@ def test_rules_hold_for_evaluations_too():
         UserError, match=re.escape("sampler.batch_size must be auto or 1 or more; got 0.")
     ):
         evaluation("sampler.batch_size=0")
+
+
+def test_a_tilde_is_the_home_folder_wherever_a_path_stands(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", "/home/ana")
+    paths = ["runtime.outputs=~/o", "model.path='~/m'", "dataset.path='~/d'", "dataset=gsm8k"]
+    config = train(*paths, "init=run", "init.run='~/r'", "algorithm=ei")
+    assert (config.runtime.outputs, config.model.path) == ("/home/ana/o", "/home/ana/m")
+    assert (config.dataset.path, config.init.run) == ("/home/ana/d", "/home/ana/r")
+    assert with_homes({"run": None, "predictions": "~/p.jsonl", "reward_model": "~/r"}) == {
+        "run": None,
+        "predictions": "/home/ana/p.jsonl",
+        "reward_model": "/home/ana/r",
+    }
+    with pytest.raises(UserError, match="path=~nobody-here/m must be a path; there is no such hom"):
+        train("model.path='~nobody-here/m'")
 
 
 def test_no_schema_for_another_option_s_keys():

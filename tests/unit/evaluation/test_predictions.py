@@ -7,7 +7,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from reasonrl.cli.evaluate import evaluate_and_show as evaluate
-from reasonrl.evaluation.predictions import grade_predictions, read_predictions
+from reasonrl.evaluation.predictions import grade_predictions, read_predictions, verdicts_of
 from reasonrl.util.errors import UserError
 from tests.helpers.configs import ROOT
 from tests.helpers.grading import STRICT
@@ -38,7 +38,7 @@ def test_read(tmp_path: Path):
 
 
 def test_metrics(tmp_path: Path):
-    evaluation, _ = grade_predictions(write(tmp_path, *ROWS), STRICT)
+    evaluation = grade_predictions(write(tmp_path, *ROWS), STRICT, tmp_path / "verdicts")
     assert evaluation.problem_ids == ("a", "Why?")
     # a: 5, 5 and no vote: right. Why?: 7 has two votes of three: wrong.
     assert evaluation.scores["maj@3"].tolist() == [1.0, 0.0]
@@ -52,14 +52,16 @@ def test_metrics(tmp_path: Path):
 
 def test_one_completion_each(tmp_path: Path):
     rows = [row | {"completions": row["completions"][:1]} for row in ROWS]
-    evaluation, _ = grade_predictions(write(tmp_path, *rows), STRICT)
+    evaluation = grade_predictions(write(tmp_path, *rows), STRICT, tmp_path / "verdicts")
     assert {name: scores.tolist() for name, scores in evaluation.scores.items()} == {
         "pass@1": [1.0, 1.0]
     }
 
 
 def test_verdicts(tmp_path: Path):
-    _, verdicts = grade_predictions(write(tmp_path, *ROWS), STRICT)
+    file = write(tmp_path, *ROWS)
+    verdicts = verdicts_of(file)
+    grade_predictions(file, STRICT, verdicts)
     assert verdicts == tmp_path / "predictions.verdicts.jsonl"
     lines = [json.loads(line) for line in verdicts.read_text().splitlines()]
     assert len(lines) == 6
@@ -108,7 +110,7 @@ def test_malformed_rows_are_refused_with_file_and_line(
 ):
     file = write(tmp_path, ROWS[0], row)
     with pytest.raises(UserError) as error:
-        grade_predictions(file, STRICT)
+        grade_predictions(file, STRICT, tmp_path / "verdicts")
     assert str(error.value).startswith(f"{file}:{message}")
     assert list(tmp_path.iterdir()) == [file]
 
@@ -127,11 +129,57 @@ def test_evaluate_shows_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("evaluate", [f"predictions={file}", f"runtime.outputs={tmp_path / 'o'}"])
     evaluate(config)
-    shown = capsys.readouterr().err
+    shown, aside = capsys.readouterr()
     assert "predictions.jsonl: 2 problems" in shown
     rows = {line.split()[1]: line for line in shown.splitlines() if "@" in line}
     assert set(rows) == {"maj@3", "pass@1", "pass@2", "pass@3"}
     assert "50.0%" in rows["maj@3"]  # one of two
     assert "83.3%" in rows["pass@2"]  # (1 + 2/3) / 2
-    assert f"record: {tmp_path}/predictions.verdicts.jsonl" in shown
+    assert aside == f"record: {tmp_path}/predictions.verdicts.jsonl\n"
+    assert "samples without a readable answer: 16.7%" in shown  # one of six
     assert not (tmp_path / "o").exists()
+
+
+def evaluated(folder: Path, *overrides: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        evaluate(compose("evaluate", [f"runtime.outputs={folder / 'o'}", *overrides]))
+
+
+def test_where_nothing_is_readable_it_says_what_an_answer_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+):
+    row = {"id": "a", "answer": "3", "completions": ["The answer is 3.", "so \\boxed{3}"]}
+    evaluated(tmp_path, f"predictions={write(tmp_path, row)}")
+    assert "samples without a readable answer: 100.0%" in capsys.readouterr().out
+    (warning,) = caplog.messages
+    assert warning == (
+        "An answer is one line of #### and a number, as in: #### 18; all else counts as wrong."
+    )
+
+
+def test_names_with_brackets_are_shown_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = tmp_path / "exp [" / "old]"  # together as rich closes a style
+    folder.mkdir(parents=True)
+    file = write(folder, *ROWS).rename(folder / "preds[v1].jsonl")
+    evaluated(tmp_path, f"predictions='{file}'")
+    shown, aside = capsys.readouterr()
+    assert shown.startswith("preds[v1].jsonl: 2 problems")
+    assert aside == f"record: {folder}/preds[v1].verdicts.jsonl\n"
+
+
+def test_the_verdicts_on_what_lies_where_one_may_not_write_are_among_the_outputs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    mount = tmp_path / "mount"
+    mount.mkdir()
+    file = write(mount, *ROWS)
+    monkeypatch.setattr("os.access", lambda path, _: Path(path) != mount)
+    evaluated(tmp_path, f"predictions={file}")
+    shown, aside = capsys.readouterr()
+    assert "predictions.jsonl: 2 problems" in shown
+    (verdicts,) = (tmp_path / "o" / "evaluations").glob("*/predictions.verdicts.jsonl")
+    assert aside == f"record: {verdicts}\n"
+    assert len(verdicts.read_text().splitlines()) == 6
+    assert list(mount.iterdir()) == [file]

@@ -20,7 +20,7 @@ from reasonrl.learning.recompute import recompute_layers
 from reasonrl.learning.supervised import Example, Reader, accumulate_gradients, fit, num_steps
 from reasonrl.policy.adapters import add_lora
 from reasonrl.policy.shards import shard, structure, whole_policy
-from reasonrl.runs.metrics_log import MetricsLog, read_metrics
+from reasonrl.runs.metrics_log import MetricsLog, reproducible
 from reasonrl.runs.process import ALONE, Process
 from tests.helpers.ranks import in_ranks
 
@@ -106,7 +106,7 @@ def learnt(
     elif adapted is not None:
         assert adapted.merge_and_unload() is policy
     weights = {} if whole is None else {n: p.detach() for n, p in whole.named_parameters()}
-    return read_metrics(folder / "metrics.jsonl"), {n: w.numpy() for n, w in weights.items()}
+    return reproducible(folder / "metrics.jsonl"), {n: w.numpy() for n, w in weights.items()}
 
 
 WAYS = ("all", "lora", "all recomputed")

@@ -21,14 +21,14 @@ from reasonrl.pipeline.results import Result
 from reasonrl.report.tables import comparison_table
 from reasonrl.runs.folder import RunFolder
 from reasonrl.types import SavedPolicy
-from reasonrl.util.progress import console
+from reasonrl.util.progress import output
 
 FOUR = ("p0", "p1", "p2", "p3")
 
 
 @pytest.fixture(autouse=True)
 def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console, "width", 120)
+    monkeypatch.setattr(output, "width", 120)
 
 
 def evaluation(
@@ -66,7 +66,7 @@ def shown(
         plans = {
             o: planned(result, RunFolder(tmp_path / " ".join(o))) for o, result in results.items()
         }
-        with console.capture() as printed:
+        with output.capture() as printed:
             show_comparison(plans)
         return printed.get()
 

@@ -16,7 +16,7 @@ import torch
 from reasonrl.algorithms.ppo import PPO
 from reasonrl.learning.checkpoint import weights_hash
 from reasonrl.policy_gradient.experience import token_data
-from reasonrl.runs.metrics_log import read_metrics
+from reasonrl.runs.metrics_log import reproducible
 from reasonrl.runs.process import ALONE, Process
 from reasonrl.types import Completion, Prompt, Rollout
 from tests.helpers.configs import TINY, small_config
@@ -100,7 +100,7 @@ def learn_cell(process: Process, folder: Path, trainable: str, dtype: str) -> Le
         ppo.update(experience)
         again = ppo.compute_advantages(rollouts())
         weights = ppo.trainer.model.in_use("float32").state_dict()
-        metrics = process.first(lambda: read_metrics(job.run.metrics))
+        metrics = process.first(lambda: reproducible(job.run.metrics))
     before, after, weights = (
         {name: tensor.numpy() for name, tensor in tensors.items()}
         for tensors in (token_data(experience), token_data(again), weights)

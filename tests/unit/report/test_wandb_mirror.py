@@ -17,6 +17,7 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,10 +27,12 @@ from omegaconf import OmegaConf
 from reasonrl.cli.dashboard import main
 from reasonrl.config.identity import decisive, identity
 from reasonrl.config.schema import TrainConfig
+from reasonrl.report import wandb_mirror
 from reasonrl.report.wandb_mirror import mirrored, wandb_id, without_home
 from reasonrl.runs.folder import RunFolder, read_config, running
 from reasonrl.runs.metrics_log import MetricsLog, read_metrics
 from reasonrl.runs.preemption import Preempted
+from reasonrl.util.atomic import write_json
 from tests.helpers.fake_wandb import Server, serving
 from tests.helpers.wandb_folder import history, logged, read_back, records_of
 
@@ -124,6 +127,26 @@ def log_a_line(run: RunFolder, config: TrainConfig, end: BaseException | None = 
 
 
 @needs_wandb
+def test_names_have_no_more_characters_than_w_and_b_takes(
+    tracked: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, group = "m" * 70 + "-1234", "g" * 130
+    run, config = tracked(f"model.name={model}", f"tracking.group={group}")
+    run = RunFolder(run.path.with_name("r" * 200))
+    write_json(run.provenance, {"attempts": [{"started": "2026-11-22T20:24:06+00:00"}]})
+    given: dict[str, Any] = {}
+    import wandb
+
+    monkeypatch.setattr(wandb, "init", lambda **options: given.update(options) or MagicMock())
+    wandb_mirror._init(run, config, config.tracking, "offline")
+    assert given["tags"] == sorted(
+        ["m" * 31 + "…" + "m" * 27 + "-1234", "sft", "sparse", "stories"]
+    )
+    assert given["group"] == "g" * 63 + "…" + "g" * 64
+    assert given["name"] == "r" * 63 + "…" + "r" * 64
+
+
+@needs_wandb
 def test_the_folder_is_the_runs_wherever_w_and_bs_service_began(
     tracked: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,7 +168,7 @@ def test_killed_three_times_a_step_is_in_the_folder_once(tracked: Any) -> None:
         ids.add(wandb_id(run, config))
     assert attempt(run, "done").returncode == 0
 
-    lines = read_metrics(run.metrics)
+    lines = read_metrics(run.metrics, stamps=True)
     assert [line["step"] for line in lines] == sorted([*range(1, 21), 5, 10, 15, 20])
     # Line 6 is of the second attempt's checkpoint, line 16 of the third's, line 21 of the fourth.
     losses = [line["sft/loss"] for line in lines if "sft/loss" in line]
@@ -168,7 +191,7 @@ def test_a_server_gets_no_line_twice(tracked: Any, server: Server) -> None:
         known = server.history[wandb_id(run, config)]
         known += [
             {"_step": number, **line}
-            for number, line in enumerate(read_metrics(run.metrics))
+            for number, line in enumerate(read_metrics(run.metrics, stamps=True))
             if number >= len(known)
         ]
         sent.append(len(known))
@@ -178,7 +201,7 @@ def test_a_server_gets_no_line_twice(tracked: Any, server: Server) -> None:
     assert "Tried to log" not in last.stderr  # W&B would drop it, but nothing is sent again
 
     (known,) = server.history.values()
-    lines = read_metrics(run.metrics)
+    lines = read_metrics(run.metrics, stamps=True)
     assert [row["_step"] for row in known] == list(range(24))
     assert [row.keys() for row in logged(known)] == [line.keys() for line in lines]
     for row, line in zip(logged(known), lines, strict=True):
@@ -320,7 +343,7 @@ def test_auto_is_online_with_a_login(tracked: Any, server: Server) -> None:
     environment = {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": server.url}
     assert attempt(run, "done", **environment).returncode == 0
     (known,) = server.history.values()
-    assert logged(known) == read_metrics(run.metrics)
+    assert logged(known) == read_metrics(run.metrics, stamps=True)
 
 
 @needs_wandb
@@ -335,7 +358,7 @@ def test_online_without_a_login_asks_nobody_and_goes_on_offline(tracked: Any) ->
         os.close(its)
     assert process.returncode == 0, process.stderr
     assert "mode=online must have a login; got none. The run goes on offline." in process.stderr
-    assert history(run) == read_metrics(run.metrics)
+    assert history(run) == read_metrics(run.metrics, stamps=True)
 
 
 @needs_wandb
@@ -344,7 +367,7 @@ def test_a_key_that_can_be_none_is_no_login(tracked: Any) -> None:
     process = attempt(run, "done", WANDB_API_KEY="short")
     assert process.returncode == 0, process.stderr
     assert "W&B: AuthenticationError" in process.stderr
-    assert history(run) == read_metrics(run.metrics)
+    assert history(run) == read_metrics(run.metrics, stamps=True)
 
 
 @needs_wandb
@@ -354,7 +377,7 @@ def test_a_machine_without_network_goes_on_offline(tracked: Any) -> None:
     process = attempt(run, "done", WANDB_API_KEY=KEY, WANDB_BASE_URL="http://127.0.0.1:9")
     assert process.returncode == 0, process.stderr
     assert "The run goes on offline." in process.stderr
-    assert history(run) == read_metrics(run.metrics)
+    assert history(run) == read_metrics(run.metrics, stamps=True)
 
 
 @pytest.mark.slow
@@ -370,7 +393,9 @@ def test_a_network_that_fails_on_the_way_stops_nothing(tracked: Any, server: Ser
     assert time.monotonic() - started < 15
     assert json.loads(run.status.read_text())["state"] == "done"
     assert server.history[wandb_id(run, config)] == []
-    assert history(run) == read_metrics(run.metrics)  # kept on the disk, for `wandb sync`
+    assert history(run) == read_metrics(
+        run.metrics, stamps=True
+    )  # kept on the disk, for `wandb sync`
 
 
 @needs_wandb
@@ -401,7 +426,7 @@ def test_its_service_killed_stops_nothing(tracked: Any) -> None:
     assert json.loads(run.status.read_text())["state"] == "done"
     assert len(read_metrics(run.metrics)) == 24
     main(["mirror", str(run.path)])
-    assert history(run) == read_metrics(run.metrics)
+    assert history(run) == read_metrics(run.metrics, stamps=True)
 
 
 def test_without_the_package(

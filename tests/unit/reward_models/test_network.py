@@ -35,7 +35,7 @@ from reasonrl.reward_models.network import (
     label_gradients,
     merge_lora,
 )
-from reasonrl.runs.metrics_log import MetricsLog, read_metrics
+from reasonrl.runs.metrics_log import MetricsLog, reproducible
 
 CPU = torch.device("cpu")
 
@@ -273,7 +273,7 @@ def run_fit(
             seed=3,
             on_step=on_step,
         )
-    return read_metrics(folder / "metrics.jsonl")
+    return reproducible(folder / "metrics.jsonl")
 
 
 @with_and_without_likelihood

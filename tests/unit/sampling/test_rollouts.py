@@ -168,3 +168,10 @@ def test_statistics_of_completions() -> None:
         "finish_stop": 0.25,
         "finish_length": 0.25,
     }
+
+
+def test_nothing_to_ask_is_an_empty_file(tmp_path: Path, scripted: Callable) -> None:
+    file = tmp_path / "none.parquet"
+    for _ in range(2):  # collected, then read
+        assert collect(scripted(answers_2), [], file) == ([], 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["none.parquet"]

@@ -260,6 +260,15 @@ def test_all_runs_have_one_folder_of_outputs(points: Callable[..., list[Point]])
         launch(points("algorithm=sft runtime.outputs=a", "algorithm=sft runtime.outputs=b"))
 
 
+def test_a_folder_that_parts_paths_is_refused(
+    points: Callable[..., list[Point]], tmp_path: Path, submitted: list[Any]
+) -> None:
+    with pytest.raises(UserError, match=r"runtime\.outputs must have no : in its path where a swe"):
+        launch(points(f"runtime.outputs='{tmp_path}/10:15:00'"))
+    assert submitted == []
+    assert not (tmp_path / "10:15:00").exists()
+
+
 def test_outputs_are_the_same_however_they_are_named(
     points: Callable[..., list[Point]],
     submitted: list[Any],

@@ -186,3 +186,16 @@ def test_kill_9_leaves_an_old_or_a_new_file_never_a_part(tmp_path):
         assert len(set(content)) == 1
     write_text(path, "last")
     assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o002, 0o664), (0o022, 0o644), (0o077, 0o600)])
+def test_files_of_a_folder_are_for_those_for_whom_the_folder_is(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        with atomic_folder(tmp_path / "policy") as folder:
+            os.close(os.open(folder / "of-its-owner", os.O_CREAT | os.O_WRONLY, 0o600))
+            (folder / "of-all").touch()
+    finally:
+        os.umask(before)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "policy").iterdir()}
+    assert modes == {"of-its-owner": mode, "of-all": mode}
