@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from reasonrl.runs.folder import RunFolder
-from reasonrl.sweep.manifest import MANIFEST, Sweep
-from reasonrl.sweep.table import short_names
+from reasonrl.sweep.manifest import MANIFEST, Sweep, short_names
 from reasonrl.util.errors import UserError
 
 Function = Callable[[argparse.Namespace], int]  # does what a command says; its exit status

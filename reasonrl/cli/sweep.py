@@ -32,9 +32,10 @@ from reasonrl.cli.command import (
     takes_sweep,
 )
 from reasonrl.sweep import slurm
-from reasonrl.sweep.manifest import Submission, Submitted
-from reasonrl.sweep.status import Finding, look, tail
-from reasonrl.sweep.table import graph, short_names, status_table, summary, watch
+from reasonrl.sweep.manifest import Submission, Submitted, short_names
+from reasonrl.sweep.said import tail
+from reasonrl.sweep.status import Finding, look
+from reasonrl.sweep.table import graph, status_table, summary, watch, width_of
 from reasonrl.sweep.verdict import ALIVE, UNFINISHED
 from reasonrl.util.errors import UserError
 
@@ -104,7 +105,8 @@ def _status(given: argparse.Namespace) -> int:
         console.print(graph(findings), soft_wrap=True)
         console.print(summary(findings), style="bold")
     else:
-        console.print(status_table(sweep.name, findings), soft_wrap=True)
+        table = status_table(sweep.name, findings, width=width_of(console))
+        console.print(table, soft_wrap=True)
     return int(any(finding.verdict in UNFINISHED for finding in findings))
 
 
@@ -160,7 +162,8 @@ def _resubmit(given: argparse.Namespace) -> int:
         return 0
     console = Console(highlight=False)
     shown = [finding for finding in findings if finding.member.name in chosen]
-    console.print(status_table(sweep.name, shown, logs=False), soft_wrap=True, end="")
+    table = status_table(sweep.name, shown, logs=False, width=width_of(console))
+    console.print(table, soft_wrap=True, end="")
     if changes:
         print("with " + ", ".join(f"{name}={value}" for name, value in changes.items()))
     if not given.yes:

@@ -26,11 +26,11 @@ from reasonrl.config.schema import TrainConfig
 from reasonrl.runs.folder import RunFolder, is_done, read_status, state_of
 from reasonrl.runs.provenance import now
 from reasonrl.sweep.code import snapshot
-from reasonrl.sweep.manifest import Member, Sweep
+from reasonrl.sweep.manifest import Member, Sweep, short_names
 from reasonrl.sweep.options import OF_SWEEPS, LauncherOptions, cluster_of, job_options, read_options
 from reasonrl.sweep.slurm import SlurmError
 from reasonrl.sweep.submit import submit
-from reasonrl.sweep.table import short_names, status_table, watch
+from reasonrl.sweep.table import status_table, watch, width_of
 from reasonrl.util.errors import UserError
 from reasonrl.util.progress import console
 
@@ -125,7 +125,9 @@ def launch(
         console.print(f"submitted: {len(submitted)} of {len(runs)} runs", soft_wrap=True)
         console.print(f"reasonrl status {sweep.path}", soft_wrap=True, markup=False)
         if options.wait or of_search:
-            console.print(status_table(sweep.name, watch(sweep, console)), soft_wrap=True)
+            findings = watch(sweep, console)
+            table = status_table(sweep.name, findings, width=width_of(console))
+            console.print(table, soft_wrap=True)
     undone = [member.name for member in sweep.runs if not is_done(sweep.run(member.name))]
     if not undone and not of_search:
         show_comparison({p.overrides: planned for p, planned in zip(points, plans, strict=True)})

@@ -25,6 +25,7 @@ from reasonrl.runs.folder import (
     read_status,
     write_status,
 )
+from reasonrl.sweep.board import Board
 from reasonrl.sweep.manifest import SUBMISSION, Member, Submission, Submitted, Sweep
 
 logger = logging.getLogger(__name__)
@@ -86,13 +87,18 @@ def make(sweep: Sweep, batch: Submitted, members: Sequence[Member]) -> None:
     one at a time they print to the terminal; else each prints to a file in the batch's folder.
     Interrupted by Ctrl-C or SIGTERM, it lets the runs save, and raises KeyboardInterrupt.
     """
+    with Board(sweep, len(members)) as board:
+        _make(sweep, batch, members, board)
+
+
+def _make(sweep: Sweep, batch: Submitted, members: Sequence[Member], board: Board) -> None:
     waiting = list(members)
     working: dict[str, subprocess.Popen[bytes]] = {}
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         while waiting or working:
             for name in [name for name, process in working.items() if process.poll() is not None]:
-                _note_end(sweep.run(name), batch, working.pop(name).returncode)
+                _note_end(sweep.run(name), batch, working.pop(name).returncode, board.end(name))
             unmade = {m.name for m in waiting} | working.keys()
             for member in list(waiting):
                 if len(working) == sweep.at_once:
@@ -106,7 +112,7 @@ def make(sweep: Sweep, batch: Submitted, members: Sequence[Member]) -> None:
                     logger.error("%s isn't begun: it needs %s", member.name, ", ".join(missing))
                     (sweep.run(member.name).path / SUBMISSION).unlink(missing_ok=True)
                 else:
-                    logger.info("making %s", member.name)
+                    board.begin(member.name)
                     working[member.name] = _start(sweep, batch, member.name)
             time.sleep(POLL_SECONDS)
     except BaseException:
@@ -143,8 +149,8 @@ def _start(sweep: Sweep, batch: Submitted, name: str) -> subprocess.Popen[bytes]
         return subprocess.Popen(command, stdout=log, stderr=log, **where)  # type: ignore[call-overload]
 
 
-def _note_end(run: RunFolder, batch: Submitted, code: int) -> None:
-    """Logs what became of a run.
+def _note_end(run: RunFolder, batch: Submitted, code: int, place: str) -> None:
+    """Logs what became of a run; place: which of the batch it was to end, and how long it took.
 
     If the run ended before it could write a status, a failure is written for it: else it would
     seem to be still to come.
@@ -155,7 +161,7 @@ def _note_end(run: RunFolder, batch: Submitted, code: int) -> None:
         status = replace(failed, error=f"exit status {code} before it began")
         write_status(run, status)
     if is_done(run):
-        logger.info("done: %s", run.path.name)
+        logger.info("done: %s (%s)", run.path.name, place)
     elif status is not None and status.state == "failed":
         logger.error("failed: %s: %s", run.path.name, status.error)
     else:

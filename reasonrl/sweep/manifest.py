@@ -14,6 +14,8 @@ Only the launcher writes these files; what a run says of itself is in its status
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -177,3 +179,10 @@ class Submission:
 
     def write(self, run: RunFolder) -> None:
         write_json(run.path / SUBMISSION, asdict(self))
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """The names without the hash at their end, where they stay unique without it."""
+    short = {name: name.rpartition("-")[0] or name for name in names}
+    count = Counter(short.values())
+    return {name: short[name] if count[short[name]] == 1 else name for name in names}

@@ -25,22 +25,15 @@ from reasonrl.runs.folder import (
 )
 from reasonrl.sweep import local, slurm
 from reasonrl.sweep.manifest import Member, Submission, Submitted, Sweep
+from reasonrl.sweep.said import end, last_metric, result, tail
 from reasonrl.sweep.slurm import Ended, SlurmJob
 from reasonrl.sweep.verdict import ALIVE, Evidence, Verdict, judge
 from reasonrl.util.atomic import write_json
 from reasonrl.util.errors import UserError
 
 REMEMBERED = "ended.json"
-TAIL = 32 * 1024  # bytes of a log or of metrics.jsonl
-
 _PROGRESS = re.compile(r"reasonrl\.progress: (.+)$", re.MULTILINE)
-_METRICS = (
-    ("validation", b'"eval/validation_maj@1": '),
-    ("score", b'"rollout/score": '),
-    ("loss", b'/loss": '),
-)
 _STEP = re.compile(rb'{"step": (\d+)')
-_NUMBER = re.compile(rb"[-+.\deE]+")
 
 
 @dataclass(frozen=True)
@@ -59,7 +52,7 @@ class Finding:
     seconds_left: int | None  # until the job's time limit
     log: Path | None  # the file into which the last job prints, which may not exist
     progress: str  # how far it is, for people; may be empty
-    metric: str  # the last value of one metric, for people; may be empty
+    metric: str  # the result, or the last value of one metric, for people; may be empty
 
     def values(self) -> dict[str, Any]:
         """The finding as values for JSON."""
@@ -120,7 +113,7 @@ def look(sweep: Sweep) -> list[Finding]:
         if verdict == "running" and not reason:
             reason = _silence(one.status)
         verdicts[member.name] = verdict
-        metrics = _end(run.metrics)
+        metrics = end(run.metrics)
         findings.append(
             Finding(
                 member=member,
@@ -135,7 +128,7 @@ def look(sweep: Sweep) -> list[Finding]:
                 seconds_left=job.seconds_left if job and verdict == "running" else None,
                 log=one.log,
                 progress=_progress(run, verdict, metrics),
-                metric=_metric(metrics),
+                metric=(verdict == "done" and result(run)) or last_metric(metrics),
             )
         )
     return findings
@@ -188,11 +181,6 @@ def _jobs(outputs: Path, batches: Batches) -> Iterator[tuple[SlurmJob, Submitted
         # Other outputs may have runs of the same names, which don't depend on where they lie.
         if batch is not None and batch.outputs == outputs:
             yield job, batch
-
-
-def tail(path: Path, size: int = TAIL) -> str:
-    """The last bytes of a file as text; empty if there is no such file."""
-    return _end(path, size).decode(errors="replace")
 
 
 @dataclass(frozen=True)
@@ -301,22 +289,3 @@ def _progress(run: RunFolder, verdict: Verdict, metrics: bytes) -> str:
         return str(lines[-1])
     found = _STEP.match(metrics, max(metrics.rfind(b'{"step": '), 0))
     return f"step {int(found[1]):,}" if found else ""
-
-
-def _metric(metrics: bytes) -> str:
-    """The last validation, else the last score of rollouts, else the last loss."""
-    for name, key in _METRICS:
-        start = metrics.rfind(key)
-        if start >= 0 and (number := _NUMBER.match(metrics, start + len(key))):
-            return f"{name} {float(number[0]):.3f}"
-    return ""
-
-
-def _end(path: Path, size: int = TAIL) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            file.seek(0, 2)
-            file.seek(max(file.tell() - size, 0))
-            return file.read()
-    except OSError:
-        return b""

@@ -14,9 +14,10 @@ from rich.markup import escape
 from rich.text import Text
 from rich.tree import Tree
 
-from reasonrl.sweep.manifest import Sweep
+from reasonrl.sweep.manifest import Sweep, short_names
+from reasonrl.sweep.said import tail
 from reasonrl.sweep.slurm import SlurmError
-from reasonrl.sweep.status import Finding, look, tail
+from reasonrl.sweep.status import Finding, look
 from reasonrl.sweep.verdict import ALIVE, UNFINISHED, Verdict, last_attempt
 from reasonrl.util.progress import duration
 
@@ -55,28 +56,25 @@ _EXPECTED: dict[Verdict, tuple[str, ...]] = {
 }
 
 
-def short_names(names: Sequence[str]) -> dict[str, str]:
-    """The names without the hash at their end, where they stay unique without it."""
-    short = {name: name.rpartition("-")[0] or name for name in names}
-    count = Counter(short.values())
-    return {name: short[name] if count[short[name]] == 1 else name for name in names}
-
-
-def status_table(title: str, findings: Sequence[Finding], *, logs: bool = True) -> Text:
+def status_table(
+    title: str, findings: Sequence[Finding], *, logs: bool = True, width: int | None = None
+) -> Text:
     """A line for each run, then the counts, then the ends of the failed runs' logs.
 
     Columns with nothing in them are left out.
+
+    width: of the terminal; a row has as many lines as it needs, and no cell is parted.
     """
     names = short_names([finding.member.name for finding in findings])
     rows = [_row(finding, names) for finding in findings]
     widths = [max(map(len, column), default=0) for column in zip(*rows, strict=True)]
     widths = [max(w, len(head)) if w else 0 for w, head in zip(widths, HEADS, strict=True)]
     text = Text(f"{title}\n", "bold")
-    text = Text.assemble(text, (_line(HEADS, widths) + "\n", "underline"))
+    text = Text.assemble(text, (_line(HEADS, widths, width) + "\n", "underline"))
     colours = [_colour(finding.verdict) for finding in findings]
     for row, colour in zip(rows, colours, strict=True):
         start = len(text) + widths[0] + len(GAP)
-        text.append(_line(row, widths) + "\n")
+        text.append(_line(row, widths, width) + "\n")
         text.stylize(colour, start, start + len(row[1]))
     text.append(f"\n{summary(findings)}\n", "bold")
     return text.append_text(_logs(findings, names)) if logs else text
@@ -103,7 +101,8 @@ def watch(sweep: Sweep, console: Console) -> list[Finding]:
                 answered = time.monotonic()
                 if not any(finding.verdict in ALIVE for finding in findings):
                     return findings
-                live.update(status_table(sweep.name, findings, logs=False), refresh=True)
+                table = status_table(sweep.name, findings, logs=False, width=width_of(console))
+                live.update(table, refresh=True)
             time.sleep(WATCH_SECONDS)
 
 
@@ -121,10 +120,22 @@ def _row(finding: Finding, names: dict[str, str]) -> tuple[str, ...]:
     )
 
 
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+def _line(cells: Sequence[str], widths: Sequence[int], width: int | None) -> str:
     padded = zip(HEADS, cells, widths, strict=True)
-    shown = [c.rjust(w) if head in RIGHT else c.ljust(w) for head, c, w in padded if w]
-    return GAP.join(shown).rstrip()
+    first, *shown = [c.rjust(w) if head in RIGHT else c.ljust(w) for head, c, w in padded if w]
+    lines = [first]
+    for cell in shown:
+        longer = lines[-1] + GAP + cell
+        if width is None or len(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(2 * GAP + cell)
+    return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+def width_of(console: Console) -> int | None:
+    """The width of a terminal; None for what is no terminal, where lines have no end."""
+    return console.width if console.is_terminal else None
 
 
 def summary(findings: Sequence[Finding]) -> str:

@@ -263,3 +263,20 @@ def test_status_of_a_thousand_runs(tmp_path: Path) -> None:
     assert re.search("1000 runs: 250 done, 250 failed, 250 crashed, 250 cancelled", done.stdout)
     assert seconds < 2  # of a machine that is busy with other things; 0.4 s of one that isn't
     shutil.rmtree(tmp_path / "runs")
+
+
+@pytest.mark.usefixtures("no_slurm")
+def test_a_finished_run_says_what_it_came_to(tmp_path: Path) -> None:
+    sweep, _ = made_up_sweep(tmp_path, ["a-1a2b3c4d"])
+    (member,) = sweep.runs
+    replace(sweep, runs=[replace(member, protocol="test-k4-t0.7")]).write()
+    sweep = Sweep.read(sweep.path)
+    run = sweep.run("a-1a2b3c4d")
+    write_status(run, Status("done", 1, "elsewhere", 1, SUBMITTED, SUBMITTED))
+    for file, value in (("after/metrics.json", 0.406), ("gain.json", 0.054)):
+        write_json(
+            run.evaluation / "test-k4-t0.7" / file, {"estimates": {"maj@1": {"value": value}}}
+        )
+    run.metrics.write_text('{"step": 1, "ei/loss": 0.033}\n')
+    (finding,) = look(sweep)
+    assert (finding.verdict, finding.metric) == ("done", "maj@1 40.6%, gain +5.4%")
