@@ -43,6 +43,7 @@ from reasonrl.problems.prompts import build_prompts, check_lengths
 from reasonrl.rewards.sparse import Outcome
 from reasonrl.runs.preemption import with_boundary
 from reasonrl.runs.process import ALONE, Process
+from reasonrl.runs.result import GREEDY, SAMPLES
 from reasonrl.sampling import SamplingParams, open_engine
 from reasonrl.sampling.rollouts import (
     collect_rollouts,
@@ -59,7 +60,7 @@ from reasonrl.util.seeding import derive_seed
 if TYPE_CHECKING:
     from reasonrl.reward_models.model import RewardModel
 
-GREEDY, SAMPLES, METRICS = "greedy.parquet", "samples.parquet", "metrics.json"
+METRICS = "metrics.json"
 
 
 @dataclass(frozen=True)

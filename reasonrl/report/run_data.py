@@ -21,7 +21,7 @@ from reasonrl.problems import load_problems
 from reasonrl.runs.folder import RunFolder, read_status
 from reasonrl.runs.metrics_log import read_metrics
 from reasonrl.runs.provenance import hardware
-from reasonrl.runs.result import evaluation_files
+from reasonrl.runs.result import GREEDY, evaluation_files
 from reasonrl.types import Problem
 from reasonrl.util.errors import UserError
 
@@ -29,7 +29,6 @@ TO_DO = "to do"
 MAKE_POLICIES = {name for name, one in ALGORITHMS.items() if one.makes == "policy"}
 READ_REWARD = {name for name, one in ALGORITHMS.items() if one.reads_reward != "nothing"}
 ROLLOUTS = [one.panels.rollouts for one in ALGORITHMS.values() if one.panels.rollouts]
-GREEDY = "greedy.parquet"
 NAMES = {"conditioning_gap": "gap"}  # of estimates, in the page's words
 NUM_COMPLETIONS = 40  # of the evaluation, and so many rollouts
 ROLLOUT = ["problem_id", "text", "answer", "correct", "score"]

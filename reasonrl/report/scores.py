@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from reasonrl.grading.metrics import majority_vote, pass_at_k
+from reasonrl.runs.result import GREEDY, SAMPLES
 from reasonrl.util.errors import UserError
 
-GREEDY, SAMPLES = "greedy.parquet", "samples.parquet"
 GOLD = "the gold answer"  # stands for every right answer, however it is written, in a vote
 
 

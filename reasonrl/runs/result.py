@@ -14,6 +14,8 @@ from reasonrl.util.errors import UserError
 # This file, beside the evaluations of a policy that is asked for a return, has the paired
 # difference between asking for the best and for the worst.
 CONDITIONING_GAP = "conditioning_gap.json"
+# The completions of an evaluation, in its folder.
+GREEDY, SAMPLES = "greedy.parquet", "samples.parquet"
 
 
 def policy_of(run: RunFolder) -> SavedPolicy:
