@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import scaling
+from benchmarks import ranks, scaling
 from benchmarks.gpu import random_model
 from reasonrl.config.model import ShapeConfig
 from reasonrl.policy.policy import shape_of
@@ -73,6 +73,21 @@ def test_several_processes_measure_together(tmp_path: Path) -> None:
     found = measured(tmp_path, "learn", "algorithm.batch_size=8", processes=2)
     assert found["processes"] == 2
     assert found["tokens_per_step"] == 8 * 250
+
+
+def test_processes_are_compared_turn_by_turn() -> None:
+    """A turn in which the machine is busy is slow for both, and counts as one of several."""
+    turns = [
+        ({"x": (4.0, 3.0)}, {"x": (2.0, 1.5)}),
+        ({"x": (40.0, 3.0)}, {"x": (25.0, 2.0)}),
+        ({"x": (5.0, 3.0)}, {"x": (2.5, 1.0)}),
+    ]
+    assert ranks.compared("x", turns) == {
+        "seconds_of_one": 5.0,
+        "seconds_of_several": 2.5,
+        "speedup": 2.0,
+        "cpu_speedup": 2.0,
+    }
 
 
 def test_random_weights_have_the_shape_asked_for() -> None:
