@@ -52,6 +52,11 @@ def require_one_of(key: str, value: str, options: Collection[str]) -> None:
     require(value in options, f"{key} must be one of {', '.join(options)}; got {key}={value}.")
 
 
+def counted(number: int, unit: str) -> str:
+    """``1 epoch``, ``2 epochs``."""
+    return f"{number} {unit}" if number == 1 else f"{number} {unit}s"
+
+
 def check_listed(kind: str, declared: Collection[str], at_work: Collection[str]) -> None:
     """Raises TypeError, at import, for an option that only one of its two tables lists."""
     for name in sorted({*declared} ^ {*at_work}):

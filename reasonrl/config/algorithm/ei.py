@@ -21,7 +21,7 @@ from reasonrl.config.algorithm.base import (
     shorter_by,
     validation_panel,
 )
-from reasonrl.config.base import require
+from reasonrl.config.base import counted, require
 from reasonrl.config.learner import FineTuningConfig
 
 if TYPE_CHECKING:
@@ -101,8 +101,8 @@ class EIConfig(FineTuningConfig, Algorithm):
     def outline(self, run: TrainConfig) -> str:
         samples = ", ".join(map(str, self.num_samples_per_prompt))
         return (
-            f"Expert Iteration: {self.rounds} rounds of K={samples} at T={self.temperature:g}, "
-            f"{run.reward.name} reward"
+            f"Expert Iteration: {counted(self.rounds, 'round')} of K={samples} at "
+            f"T={self.temperature:g}, {run.reward.name} reward"
         )
 
     def work(self, sizes: Sizes) -> Work:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from reasonrl.config.algorithm.base import Line, Panels, Sizes, Work, learning_panel
 from reasonrl.config.algorithm.reward_model import RewardModelConfig
-from reasonrl.config.base import require_one_of
+from reasonrl.config.base import counted, require_one_of
 
 if TYPE_CHECKING:
     from reasonrl.config.schema import TrainConfig
@@ -28,7 +28,9 @@ class ORMConfig(RewardModelConfig):
         require_one_of(f"{key}.targets", self.targets, TARGETS)
 
     def outline(self, run: TrainConfig) -> str:
-        return f"outcome reward model: {self.epochs} epochs on right and wrong completions"
+        return (
+            f"outcome reward model: {counted(self.epochs, 'epoch')} on right and wrong completions"
+        )
 
     def work(self, sizes: Sizes) -> Work:
         return Work(examples=self.epochs * sizes.train * self.sample.num_samples_per_prompt)

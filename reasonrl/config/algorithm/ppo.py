@@ -21,7 +21,7 @@ from reasonrl.config.algorithm.base import (
     Work,
     shorter_by,
 )
-from reasonrl.config.base import LATER, require, require_one_of
+from reasonrl.config.base import LATER, counted, require, require_one_of
 from reasonrl.config.learner import LearnerConfig
 
 if TYPE_CHECKING:
@@ -230,9 +230,10 @@ class PPOConfig(LearnerConfig, Algorithm):
 
     def outline(self, run: TrainConfig) -> str:
         return (
-            f"PPO: {self.iterations} iterations of {self.rollouts_per_iteration:,} rollouts, "
-            f"K={self.num_samples_per_prompt} at T={self.temperature:g}, {self.epochs} epochs, "
-            f"KL {self.kl_coef:g}, {run.reward.name} reward"
+            f"PPO: {counted(self.iterations, 'iteration')} of "
+            f"{self.rollouts_per_iteration:,} rollouts, K={self.num_samples_per_prompt} at "
+            f"T={self.temperature:g}, {counted(self.epochs, 'epoch')}, KL {self.kl_coef:g}, "
+            f"{run.reward.name} reward"
         )
 
     def work(self, sizes: Sizes) -> Work:

@@ -25,7 +25,7 @@ from reasonrl.config.algorithm.base import (
 from reasonrl.config.algorithm.ei import EIConfig
 from reasonrl.config.algorithm.sample import SampleConfig
 from reasonrl.config.algorithm.steps import StepsConfig, check_continuations
-from reasonrl.config.base import require, require_one_of
+from reasonrl.config.base import counted, require, require_one_of
 from reasonrl.config.learner import FineTuningConfig
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class RCRLConfig(FineTuningConfig, Algorithm):
         return (
             f"Return-Conditioned RL: steps labelled {labels[0]} to {labels[-1]} by the "
             f"{run.reward.name} reward, of {self.num_solutions_per_prompt} "
-            f"completions each, {self.epochs} epochs"
+            f"completions each, {counted(self.epochs, 'epoch')}"
         )
 
     def work(self, sizes: Sizes) -> Work:

@@ -16,6 +16,7 @@ from reasonrl.config.algorithm.base import (
     learning_panel,
     shorter_by,
 )
+from reasonrl.config.base import counted
 from reasonrl.config.learner import FineTuningConfig
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class SFTConfig(FineTuningConfig, Algorithm):
         return shorter_by(self, "epochs")
 
     def outline(self, run: TrainConfig) -> str:
-        return f"fine-tuning: {self.epochs} epochs on the reference solutions"
+        return f"fine-tuning: {counted(self.epochs, 'epoch')} on the reference solutions"
 
     def work(self, sizes: Sizes) -> Work:
         return Work(examples=self.epochs * sizes.references)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from reasonrl.config.algorithm.base import Line, Panels, Sizes, Work, learning_panel
 from reasonrl.config.algorithm.reward_model import RewardModelConfig
 from reasonrl.config.algorithm.steps import StepsConfig, check_continuations
+from reasonrl.config.base import counted
 
 if TYPE_CHECKING:
     from reasonrl.config.schema import TrainConfig
@@ -38,8 +39,8 @@ class SORMConfig(RewardModelConfig):
 
     def outline(self, run: TrainConfig) -> str:
         return (
-            f"stepwise reward model: {self.epochs} epochs on the steps of "
-            f"{self.num_solutions_per_prompt} completions"
+            f"stepwise reward model: {counted(self.epochs, 'epoch')} on the steps of "
+            f"{counted(self.num_solutions_per_prompt, 'completion')}"
         )
 
     def work(self, sizes: Sizes) -> Work:

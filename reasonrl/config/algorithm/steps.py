@@ -15,7 +15,7 @@ from reasonrl.config.algorithm.base import (
     Work,
 )
 from reasonrl.config.algorithm.sample import SampleConfig
-from reasonrl.config.base import require
+from reasonrl.config.base import counted, require
 
 if TYPE_CHECKING:
     from reasonrl.config.schema import TrainConfig
@@ -49,7 +49,7 @@ class StepsConfig(Algorithm):
     def outline(self, run: TrainConfig) -> str:
         return (
             f"continuing steps: K={self.num_continuations} of each step of "
-            f"{self.num_solutions_per_prompt} completions"
+            f"{counted(self.num_solutions_per_prompt, 'completion')}"
         )
 
     def work(self, sizes: Sizes) -> Work:
