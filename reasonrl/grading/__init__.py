@@ -8,13 +8,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from reasonrl.grading.base import Grader
+from reasonrl.grading.boxed import Boxed
+from reasonrl.grading.choice import Choice
+from reasonrl.grading.exact import Exact
 from reasonrl.grading.strict import Strict
 from reasonrl.util.errors import UserError
 
 if TYPE_CHECKING:
     from reasonrl.config.dataset.base import DatasetConfig
 
-GRADERS: dict[str, type[Grader]] = {"strict": Strict}  # by the name that a dataset declares
+# By the name that a dataset declares.
+GRADERS: dict[str, type[Grader]] = {
+    "strict": Strict,
+    "boxed": Boxed,
+    "exact": Exact,
+    "choice": Choice,
+}
 
 
 def grader_of(dataset: DatasetConfig) -> Grader:

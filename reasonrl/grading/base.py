@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -75,6 +75,25 @@ class Grader:
     def step_ends(self, text: str) -> list[int]:
         """The offset just after each step, ascending; a text without a step gives []."""
         raise NotImplementedError
+
+    def equal_each(self, answers: Sequence[str | None], golds: Sequence[str]) -> list[bool]:
+        """Whether each answer is the gold answer beside it."""
+        return [self.equal(a, g) for a, g in zip(answers, golds, strict=True)]
+
+    def line_ends(self, text: str) -> list[int]:
+        """The offset just after each step, where a step is a line.
+
+        It is a line that isn't blank, with its newline and the blank lines after it; blank lines at
+        the very beginning belong to the first. The last step ends where the text does, or where the
+        model's own next question begins. A text without a step gives [].
+        """
+        starts: list[int] = []
+        end = 0
+        for offset, line in self.own_lines(text):
+            end = min(offset + len(line) + 1, len(text))
+            if line.strip():
+                starts.append(offset)
+        return [*starts[1:], end] if starts else []
 
     def own_lines(self, text: str) -> Iterator[tuple[int, str]]:
         """Offset and text, without its newline, of each line before the model's next question."""

@@ -35,6 +35,10 @@ class Strict(Grader):
         answers = {claim.answer for claim in self.claims(text)}
         return answers.pop() if len(answers) == 1 else None
 
+    def read(self, text: str) -> str | None:
+        """What follows ``####``, in canonical form; None if it is no answer."""
+        return canonical_number(text)
+
     def equal(self, answer: str | None, gold: str) -> bool:
         """Whether both are the same number."""
         return answers_equal(answer, gold)
@@ -45,7 +49,7 @@ class Strict(Grader):
         for offset, line in self.own_lines(text):
             before, marker, after = line.partition("####")
             if marker:
-                answer = None if before.strip() else canonical_number(after)
+                answer = None if before.strip() else self.read(after)
                 claims.append(Claim(offset + len(before), offset + len(line), answer))
         return claims
 
@@ -64,16 +68,5 @@ class Strict(Grader):
         return tuple(f"{c.expression}={c.result}" for c in self.calculations(text))
 
     def step_ends(self, text: str) -> list[int]:
-        """The offset just after each step.
-
-        A step is a line that isn't blank, with its newline and the blank lines after it; blank
-        lines at the very beginning belong to the first. The last step ends where the text does, or
-        where the model's own next question begins. A text without a step gives [].
-        """
-        starts: list[int] = []
-        end = 0
-        for offset, line in self.own_lines(text):
-            end = min(offset + len(line) + 1, len(text))
-            if line.strip():
-                starts.append(offset)
-        return [*starts[1:], end] if starts else []
+        """The offset just after each step: see ``Grader.line_ends``."""
+        return self.line_ends(text)

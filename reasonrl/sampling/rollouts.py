@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from reasonrl.grading.base import Grader
 from reasonrl.rewards import Reward
-from reasonrl.rewards.sparse import is_correct, read_answer
+from reasonrl.rewards.sparse import read_answer
 from reasonrl.runs.preemption import at_own_pace, boundary, with_boundary
 from reasonrl.runs.process import ALONE, Process
 from reasonrl.sampling import Sampler, SamplingParams
@@ -246,16 +246,12 @@ def grade(
     grader: Grader,
 ) -> list[Rollout]:
     """Completions, each with its prompt and its problem, as rollouts."""
+    answers = [read_answer(completion, grader) for completion in completions]
+    correct = grader.equal_each(answers, [problem.answer for problem in problems])
     rewards = reward(completions, problems)
     return [
-        Rollout(
-            prompt,
-            completion,
-            read_answer(completion, grader),
-            is_correct(completion, problem, grader),
-            paid,
-        )
-        for prompt, completion, problem, paid in zip(
-            prompts, completions, problems, rewards, strict=True
+        Rollout(prompt, completion, answer, right, paid)
+        for prompt, completion, answer, right, paid in zip(
+            prompts, completions, answers, correct, rewards, strict=True
         )
     ]

@@ -60,7 +60,8 @@ def test_an_unknown_grader_is_refused_when_a_run_is_planned(configure, monkeypat
     config = configure("algorithm=sft")
     monkeypatch.setattr(type(config.dataset), "grader", "sympy")
     said = (
-        "dataset=stories must declare one of the graders strict; got grader=sympy. "
+        "dataset=stories must declare one of the graders strict, boxed, exact, choice; "
+        r"got grader=sympy. "
         r"Add it to grading.GRADERS."
     )
     with pytest.raises(UserError, match=said):

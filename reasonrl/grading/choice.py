@@ -1,0 +1,18 @@
+"""The reader of multiple choice: a line of ``####`` and one letter."""
+
+from __future__ import annotations
+
+import re
+
+from reasonrl.grading.exact import Exact
+
+_LETTER = re.compile(r"\(?([A-Z])(?:[).:]{0,2}|[).:]\s.*)", re.DOTALL)
+
+
+class Choice(Exact):
+    """As ``Exact``, but an answer is a capital letter, with or without what it stands for."""
+
+    def read(self, text: str) -> str | None:
+        """The letter, of ``B``, ``(B)``, ``B.`` or ``B) 12 cm``; None for anything else."""
+        match = _LETTER.fullmatch(text.strip())
+        return match[1] if match else None

@@ -1,0 +1,26 @@
+"""The reader of answers that are texts: a line of ``####``, and the answer as it is written."""
+
+from __future__ import annotations
+
+from reasonrl.grading.base import Calculation
+from reasonrl.grading.strict import Strict
+
+
+class Exact(Strict):
+    """As ``Strict``, but an answer is any text; spaces and capitals make no difference."""
+
+    def read(self, text: str) -> str | None:
+        """The text in small letters with single spaces; None if it is blank."""
+        return " ".join(text.split()).casefold() or None
+
+    def equal(self, answer: str | None, gold: str) -> bool:
+        """Whether both are the same text."""
+        return answer is not None and answer == self.read(gold)
+
+    def calculations(self, text: str) -> list[Calculation]:  # noqa: ARG002
+        """It reads none."""
+        return []
+
+    def trace(self, text: str) -> tuple[str, ...]:
+        """Its lines, without space around them: solutions of other words are others."""
+        return tuple(line.strip() for _, line in self.own_lines(text) if line.strip())
