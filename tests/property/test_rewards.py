@@ -32,7 +32,7 @@ JUNK = [
     "1/0",
     "9" * 400,
 ]
-NUMBER_OF_COMPLETIONS = 100_000
+NUMBER_OF_COMPLETIONS = 20_000
 
 
 def mutated(rng: random.Random, text: str) -> str:
@@ -66,7 +66,7 @@ def completions() -> list[tuple[Problem, str]]:
 
 
 @pytest.mark.slow
-def test_100_000_completions_neither_raise_nor_win_more_than_the_reference():
+def test_20_000_completions_neither_raise_nor_win_more_than_the_reference():
     sums = {False: 0.0, True: 0.0}
     for problem, text in completions():
         answer, ends = STRICT.answer(text), STRICT.step_ends(text)
