@@ -29,6 +29,7 @@ from reasonrl.learning.supervised import (
     num_steps,
 )
 from reasonrl.policy.adapters import add_lora
+from reasonrl.policy.head import check_head
 from reasonrl.policy.policy import DTYPES, Policy, load_policy, save_policy
 from reasonrl.policy.shards import is_sharded, shard, structure, whole_policy
 from reasonrl.problems.prompts import build_prompts, encode_completions, solution_text
@@ -300,7 +301,9 @@ class Job:
             else None
         )
         reader = Reader(learner.model)
-        self.shard(reader)
+        if self.process.mesh is not None:
+            self.process.first(lambda: check_head(learner.model))
+            self.shard(reader)
         steps = self.fit(
             reader,
             examples,

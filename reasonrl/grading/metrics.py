@@ -2,8 +2,8 @@
 
 Arrays are problems × samples; every metric of a policy is returned per problem, so that the same
 problems can be compared between runs (``paired_difference``). The metrics of a reward model's
-probabilities (``auroc``, ``expected_calibration_error``) pool completions; their interval still
-comes from resampling problems (``bootstrap_clusters``). Answers are in canonical form
+probabilities (``auroc``, ``expected_calibration_error``) pool completions; their intervals are
+still over problems (``estimate_auroc``, ``bootstrap_clusters``). Answers are in canonical form
 (``Grader.answer``); an answer is None where a completion has none.
 """
 
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
+from scipy.special import expit, logit
 
 from reasonrl.util.errors import UserError
 
@@ -22,6 +23,9 @@ from reasonrl.util.errors import UserError
 # in the last bits. Counts differ by far more.
 _TIE = 1e-9
 SIGNIFICANCE = 0.05  # the level at which a paired difference counts as established
+FEWEST_CLUSTERS = (
+    10  # problems with right completions, and with wrong ones, for an AUROC's interval
+)
 
 
 def pass_at_k(correct: np.ndarray, k: int) -> np.ndarray:
@@ -244,6 +248,31 @@ def estimate_mean(
     return Estimate(float(values.mean()), low, high, values.size)
 
 
+def estimate_share(
+    rows: Sequence[np.ndarray],
+    *,
+    seed: int = 0,
+    num_resamples: int = 10_000,
+    confidence: float = 0.95,
+) -> Estimate:
+    """The share of pooled completions of which something is so, with its interval over problems.
+
+    Every completion counts the same, however many its problem has. The interval is the percentile
+    bootstrap's, which draws whole problems (``seed``); where it is so of all completions or of
+    none, it is as exact as that of so many problems. Rows are bool, one array per problem and none
+    of them empty. Raises UserError where there are none.
+    """
+    hits, sizes = (np.array([f(row) for row in rows], dtype=float) for f in (np.sum, np.size))
+    problems = _check_values(hits / sizes)
+    value = float(hits.sum() / sizes.sum())
+    if value in (0.0, 1.0):
+        return estimate_mean(problems, confidence=confidence)
+    drawn = np.random.default_rng(seed).integers(len(hits), size=(num_resamples, len(hits)))
+    shares = hits[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    low, high = np.quantile(shares, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Estimate(value, float(low), float(high), len(hits))
+
+
 def _bootstrap_interval(
     values: np.ndarray, seed: int, num_resamples: int, confidence: float
 ) -> tuple[float, float]:
@@ -354,6 +383,52 @@ def holm(p_values: Sequence[float]) -> list[float]:
     corrected = np.empty(len(order))
     corrected[order] = np.minimum(1.0, np.maximum.accumulate(steps))
     return [float(p) for p in corrected]
+
+
+def estimate_auroc(
+    labels: Sequence[np.ndarray], scores: Sequence[np.ndarray], *, confidence: float = 0.95
+) -> Estimate:
+    """``auroc`` of pooled completions with its confidence interval over problems.
+
+    The variance is DeLong's for clustered data (Obuchowski 1997, Biometrics 53:567), since
+    completions of one problem are alike. The interval is Student's t on the logit scale, of as many
+    degrees of freedom as the rarer kind of completion has problems, less one. Where fewer than
+    ``FEWEST_CLUSTERS`` problems have a right completion, or a wrong one, nothing is known about the
+    variance and the interval is [0, 1]. Of a perfect separation of p problems it ends where p in a
+    row would be improbable. Labels and scores are given as one array per problem, of any lengths.
+    Raises UserError where the lengths differ, or all labels are of one kind.
+    """
+    _check_same_samples(scores=scores, labels=labels)
+    right = np.concatenate(labels).astype(bool)
+    pooled = np.concatenate(scores)
+    area = auroc(right, pooled)
+    problem = np.repeat(np.arange(len(labels)), [len(row) for row in labels])
+    kinds = (right, ~right)
+    clusters = [np.unique(problem[kind]).size for kind in kinds]
+    fewest, tail = min(clusters), (1 - confidence) / 2
+    if fewest < FEWEST_CLUSTERS:
+        return Estimate(area, 0.0, 1.0, len(labels))
+    if area in (0.0, 1.0):
+        reach = tail ** (1 / fewest)
+        low, high = (reach, 1.0) if area else (0.0, 1 - reach)
+        return Estimate(area, low, high, len(labels))
+
+    ranks = stats.rankdata(pooled)
+    sums = []  # by kind and problem: how much more often its completions rank rightly than all do
+    for kind, sign in zip(kinds, (1, -1), strict=True):
+        above = (ranks[kind] - stats.rankdata(pooled[kind])) / (~kind).sum()
+        share = above if sign == 1 else 1 - above
+        sums.append(np.bincount(problem[kind], weights=share - area, minlength=len(labels)))
+    (first, second), (m, n) = sums, (kind.sum() for kind in kinds)
+    variance = (
+        clusters[0] / (clusters[0] - 1) * float(first @ first) / m**2
+        + clusters[1] / (clusters[1] - 1) * float(second @ second) / n**2
+        + 2 * len(labels) / (len(labels) - 1) * float(first @ second) / (m * n)
+    )
+    width = float(stats.t.ppf(1 - tail, fewest - 1)) * math.sqrt(max(variance, 0.0))
+    ends = logit(area) + np.array([-1, 1]) * width / (area * (1 - area))
+    low, high = map(float, expit(ends))
+    return Estimate(area, low, high, len(labels))
 
 
 def bootstrap_clusters(

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from reasonrl.learning.functional import entropy, token_logprobs
 from reasonrl.learning.recompute import in_chunks
+from reasonrl.policy.head import check_head, head_logits
 from reasonrl.util.errors import UserError
 
 
@@ -85,7 +86,11 @@ def pack(batch: Sequence[PromptGroup], device: torch.device) -> Packed:
 
 @torch.no_grad()
 def check_packing(model: PreTrainedModel) -> None:
-    """Raises UserError for a model that ignores the masks or positions of a packed row."""
+    """Raises UserError for a model that ignores the masks or positions of a packed row.
+
+    The same goes for one whose head can't be read by itself, see ``check_head``.
+    """
+    check_head(model)
     prompt, completions = (0, 1, 2, 3), ((4, 5, 6), (5, 4))
     packed = completion_logits(model, [PromptGroup(prompt, completions)])
     for completion in completions:
@@ -104,7 +109,7 @@ def completion_logits(model: PreTrainedModel, batch: Sequence[PromptGroup]) -> T
     """The logits, (n, V), of the distributions that the completion tokens were drawn from."""
     packed = pack(batch, model.device)
     states = model.base_model(**packed.inputs).last_hidden_state
-    return _logits(model, packed.at_tokens(states))
+    return head_logits(model, packed.at_tokens(states))
 
 
 def token_statistics(
@@ -125,7 +130,7 @@ def token_statistics(
     """
 
     def statistics(states: Tensor, token_ids: Tensor) -> Tensor:
-        logits = _logits(model, states)
+        logits = head_logits(model, states)
         columns = [token_logprobs(logits, token_ids, temperature)]
         if with_entropy:
             columns.append(entropy(logits, temperature))
@@ -137,10 +142,3 @@ def token_statistics(
         found = statistics(states, token_ids)
     # They are no views, for what a module in shards returns may be none.
     return found[0].clone(), found[1].clone() if with_entropy else found.new_empty(0)
-
-
-def _logits(model: PreTrainedModel, states: Tensor) -> Tensor:
-    """The logits that a model's head gives for these of its last states: (n, H) to (n, V)."""
-    head: Any = model.get_output_embeddings()
-    logits: Tensor = head(states)
-    return logits

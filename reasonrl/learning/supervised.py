@@ -25,6 +25,7 @@ from reasonrl.config.learner import LearnerConfig
 from reasonrl.learning.functional import masked_sum, token_logprobs
 from reasonrl.learning.optimization import Optimization
 from reasonrl.learning.recompute import in_chunks
+from reasonrl.policy.head import head_logits
 from reasonrl.policy.policy import autocast
 from reasonrl.policy.shards import is_sharded
 from reasonrl.runs.process import ALONE, Process
@@ -156,8 +157,7 @@ class Reader(nn.Module):
         return token_logprobs(logits.flatten(0, 1), target_ids)
 
     def _logprobs(self, hidden: Tensor, token_ids: Tensor) -> Tensor:
-        head: Any = self.policy.get_output_embeddings()
-        return token_logprobs(head(hidden), token_ids)
+        return token_logprobs(head_logits(self.policy, hidden), token_ids)
 
 
 def accumulate_gradients(

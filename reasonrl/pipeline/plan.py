@@ -9,20 +9,25 @@ from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
+from reasonrl.config.algorithm.base import Algorithm
 from reasonrl.config.dataset.base import DatasetConfig
 from reasonrl.config.identity import prerequisites, shorter, training_set
 from reasonrl.config.model import ShapeConfig
 from reasonrl.config.schema import EvaluateConfig, TrainConfig
 from reasonrl.grading import Grader, grader_of
+from reasonrl.learning.packed import check_packing
 from reasonrl.pipeline.memory import check_memory
+from reasonrl.policy.head import check_head
 from reasonrl.policy.policy import (
     check_num_layers,
+    config_of,
     context_of,
     load_tokenizer,
     num_layers_of,
     shape_of,
 )
 from reasonrl.policy.source import find_folder, local_folder
+from reasonrl.policy.twin import try_twin
 from reasonrl.problems import load_problems
 from reasonrl.problems.prompts import build_prompts, check_lengths, label_ids
 from reasonrl.reward_models.model import Description
@@ -30,6 +35,7 @@ from reasonrl.runs import ranks
 from reasonrl.runs.folder import RunFolder, is_done, read_config, run_folder
 from reasonrl.runs.process import ALONE
 from reasonrl.runs.result import policy_of, reward_model_of
+from reasonrl.sampling.agreement import not_by_segments, other_layers, why_not_by_segments
 from reasonrl.types import Problem
 from reasonrl.util.errors import UserError
 
@@ -120,7 +126,7 @@ class Planner:
             self._cached(("device", model), lambda: ALONE.device(model.device))
             self._cached(("ranks", model, config.runtime), lambda: ranks.check(config))
         if init.run is not None:
-            self._cached(("init", init.run, model.name), lambda: _check_init_run(config))
+            self._cached(("init", init.run, model.path), lambda: _check_init_run(config))
         self._cached(("grader", dataset), lambda: grader_of(dataset))
         exemplars, validation = self._cached(("validation", dataset), lambda: _validation(dataset))
         first = {gives: self.plan(one) for gives, one in prerequisites(config).items()}
@@ -168,10 +174,13 @@ class Planner:
             )
 
     def _check(self, planned: Plan) -> None:
-        """Checks what depends on the model: prompts, layers, and a reward model's tokenizer."""
+        """Checks what depends on the model: its layers, prompts, and a reward model's tokenizer."""
         config, base = planned.config, planned.base
         algorithm = config.algorithm
         data = (training_set(config), config.evaluation.split)
+        self._cached(
+            ("architecture", base, algorithm.name), lambda: _check_architecture(base, algorithm)
+        )
         tokenizer = self._cached(("tokenizer", base), lambda: load_tokenizer(base))
         few_shot, longest = config.init.name == "pretrained", _longest(config, tokenizer)
         self._cached(
@@ -225,18 +234,29 @@ def _validation(dataset: DatasetConfig) -> tuple[list[Problem], list[Problem]]:
 
 
 def _check_init_run(config: TrainConfig) -> None:
+    """Raises UserError unless the policy of ``init.run`` can be gone on with.
+
+    A run restarts from the base model and takes its tokenizer, so both have to be those of the
+    named run; the path says which they are, for a name may be given to any model.
+    """
     earlier = RunFolder(Path(str(config.init.run)))
     if policy_of(earlier).labels:
         raise UserError(
             f"init.run={config.init.run} must be a run whose policy is asked without labels; got "
             "algorithm=rcrl. Pass another run."
         )
-    model = read_config(earlier).model.name
-    if model != config.model.name:
+    of_run, model = read_config(earlier).model, config.model
+    if not _same_path(of_run.path, model.path):
         raise UserError(
-            f"init.run={config.init.run} must be a run of the same model; it is of {model}; got "
-            f"model.name={config.model.name}. Pass model={model}."
+            f"init.run={config.init.run} must be a run of the same model; it is of model.path="
+            f"{of_run.path}; got model.path={model.path}. Pass the option model={of_run.name}, if "
+            f"it has that path, else model.path={of_run.path} model.name={of_run.name}."
         )
+
+
+def _same_path(one: str, other: str) -> bool:
+    """Whether two values of ``model.path`` are of one model: equal, or the same folder or file."""
+    return one == other or (Path(one).exists() and Path(one).resolve() == Path(other).resolve())
 
 
 def _check_reward_run(planned: Plan, tokenizer: PreTrainedTokenizerBase, run: RunFolder) -> None:
@@ -244,6 +264,22 @@ def _check_reward_run(planned: Plan, tokenizer: PreTrainedTokenizerBase, run: Ru
     model = Description.read(reward_model_of(run, "reward.run"))
     model.check_tokenizer(tokenizer)
     model.check_not_trained_on([*planned.validation, *planned.test])
+
+
+def _check_architecture(base: str, algorithm: Algorithm) -> None:
+    """Raises UserError if models of this architecture can't be read as the run reads its model.
+
+    It is tried on a small twin; where there can be none, the model itself will show it.
+    """
+    config = config_of(base)
+    twin = try_twin(config)
+    why = other_layers(config) or (None if twin is None else why_not_by_segments(twin))
+    if why:
+        raise not_by_segments(config.model_type, why)
+    if twin is not None and algorithm.footprint().samples == "while it learns":
+        check_packing(twin)
+    elif twin is not None and algorithm.makes == "reward model":
+        check_head(twin)
 
 
 def _longest(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> int:

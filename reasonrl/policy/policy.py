@@ -38,9 +38,26 @@ class Policy:
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer alone, to check prompts before a model is loaded. Raises UserError."""
+    """The tokenizer alone, to check prompts before a model is loaded.
+
+    Raises UserError if there is none, or if it has no EOS token, which completions are learnt with.
+    """
     try:
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except LOADING_ERRORS as error:
+        raise _not_a_model(path, error) from None
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"model.path={path} must have a tokenizer with an EOS token, which ends what is "
+            'learnt; got none. Name one of its tokens in tokenizer_config.json: "eos_token": "…".'
+        )
+    return tokenizer
+
+
+def config_of(path: str) -> Any:
+    """A model's config, which may be of any architecture. Raises UserError if there is none."""
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
     except LOADING_ERRORS as error:
         raise _not_a_model(path, error) from None
 
@@ -60,7 +77,7 @@ def shape_of(path: str) -> ShapeConfig | None:
 
     Raises UserError if there is no config.
     """
-    config = _config(path)
+    config = config_of(path)
     sizes: dict[str, Any] = {
         f.name: getattr(config, f.name, f.default) for f in fields(ShapeConfig)
     }
@@ -78,14 +95,7 @@ def check_num_layers(key: str, wanted: int, num_layers: int) -> None:
 
 def _of_config(path: str, name: str) -> int:
     try:
-        return int(getattr(_config(path), name))
-    except LOADING_ERRORS as error:
-        raise _not_a_model(path, error) from None
-
-
-def _config(path: str) -> Any:
-    try:
-        return AutoConfig.from_pretrained(path, trust_remote_code=False)
+        return int(getattr(config_of(path), name))
     except LOADING_ERRORS as error:
         raise _not_a_model(path, error) from None
 

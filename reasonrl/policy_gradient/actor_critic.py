@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from reasonrl.config.algorithm.ppo import PPOConfig
 from reasonrl.learning.optimization import Group
@@ -42,6 +42,7 @@ from reasonrl.learning.packed import (
 from reasonrl.policy.adapters import adapters_off, add_lora
 from reasonrl.policy.policy import DTYPES, autocast, check_num_layers
 from reasonrl.policy.shards import empty_copy, is_sharded, refresh
+from reasonrl.policy.twin import small_twin
 from reasonrl.runs.process import ALONE, Process
 from reasonrl.util.errors import UserError
 
@@ -124,7 +125,7 @@ class ActorCritic(nn.Module):
         """Raises UserError if models of this architecture can't be read as they have to be here."""
         model, top = self.policy, self.branch
         if process.size > 1:  # the policy can't be read before it lies in shards
-            model = small_twin(model)
+            model = small_twin(model.config)
             top = None if top is None else top_layers(model, 1)
         if top is not None:
             check_top_layers(model, top)
@@ -249,22 +250,6 @@ def check_top_layers(model: PreTrainedModel, top: Any) -> None:
     copied = top(inputs_embeds=below, use_cache=False)
     if not torch.allclose(copied.last_hidden_state, whole.last_hidden_state, atol=1e-4):
         raise _not_copied(model)
-
-
-def small_twin(model: PreTrainedModel) -> PreTrainedModel:
-    """A model of the same architecture with two narrow layers and random weights, to try it out."""
-    config = copy.deepcopy(model.config)
-    heads = config.num_attention_heads
-    config.head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    config.num_hidden_layers = config.num_attention_heads = config.num_key_value_heads = 2
-    config.hidden_size = config.intermediate_size = 2 * config.head_dim
-    config.initializer_range = 0.2
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[-2:]
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        twin: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    return twin.eval()
 
 
 def _computing(root: nn.Module, compute_dtype: torch.dtype) -> AbstractContextManager[Any]:

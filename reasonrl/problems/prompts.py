@@ -54,13 +54,30 @@ def build_prompts(
                 f"asked; {exemplar.id} is both. Evaluate on another split."
             )
     texts = [shown + template.replace("{question}", p.question) for p in problems]
-    encoded = tokenizer(texts)["input_ids"]  # with BOS, where the tokenizer is made to add it
     prompts = [
-        Prompt(problem.id, tuple(ids)) for problem, ids in zip(problems, encoded, strict=True)
+        Prompt(problem.id, ids)
+        for problem, ids in zip(problems, encode_beginnings(texts, tokenizer), strict=True)
     ]
     for prompt in prompts:
         check_known(prompt.token_ids, tokenizer, prompt.problem_id)
     return prompts
+
+
+def encode_beginnings(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase
+) -> list[tuple[int, ...]]:
+    """The token ids of texts that go on: with BOS in front, where the tokenizer adds it.
+
+    What the tokenizer adds behind them, such as EOS, is left out.
+    """
+    encoded = tokenizer(list(texts), return_special_tokens_mask=True)
+    beginnings = []
+    for ids, added in zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True):
+        end = len(ids)
+        while end and added[end - 1]:
+            end -= 1
+        beginnings.append(tuple(ids[: end or len(ids)]))
+    return beginnings
 
 
 def encode_completions(

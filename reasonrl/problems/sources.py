@@ -36,6 +36,21 @@ def local_file(path: str, name: str) -> Path:
     return file
 
 
+def _row(value: dict[str, Any], place: str) -> Row:
+    """A row whose texts can all be encoded. Raises UserError if one can't.
+
+    JSON may hold half of a surrogate pair, where a text was cut in the midst of a character.
+    """
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise UserError(
+            f"{place}: must be valid Unicode; got {half!a}, half of a character. Remove it."
+        ) from None
+    return Row(value, place)
+
+
 def _parse(text: str, place: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
@@ -56,7 +71,7 @@ def json_lines(file: Path) -> Iterator[Row]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             place = f"{file}:{number}"
-            yield Row(_parse(line, place), place)
+            yield _row(_parse(line, place), place)
 
 
 def json_array(file: Path) -> list[Row]:
@@ -69,7 +84,7 @@ def json_array(file: Path) -> list[Row]:
         raise UserError(f"{file}: must be readable as UTF-8 text; {error}.") from None
     if not isinstance(values, list) or not all(isinstance(v, dict) for v in values):
         raise UserError(f"{file}: must be a JSON array of objects.")
-    return [Row(value, f"{file}, entry {i}") for i, value in enumerate(values, 1)]
+    return [_row(value, f"{file}, entry {i}") for i, value in enumerate(values, 1)]
 
 
 def hub_rows(hub: str, split: str, config: str | None = None) -> list[Row]:

@@ -5,6 +5,7 @@ The two differ only in the targets of their tokens.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
@@ -17,14 +18,17 @@ from reasonrl.config.algorithm.reward_model import RewardModelConfig
 from reasonrl.evaluation.policy import METRICS, chosen_by_reward_model, summarise, write_estimates
 from reasonrl.grading.base import Grader
 from reasonrl.grading.metrics import (
+    FEWEST_CLUSTERS,
     Estimate,
-    auroc,
     bootstrap_clusters,
+    estimate_auroc,
     estimate_mean,
+    estimate_share,
     expected_calibration_error,
 )
 from reasonrl.grading.steps import step_tokens
 from reasonrl.job import Job
+from reasonrl.policy.head import check_head
 from reasonrl.policy.policy import DTYPES
 from reasonrl.policy.shards import is_sharded
 from reasonrl.reward_models.model import RewardModel, question_hash
@@ -44,6 +48,8 @@ from reasonrl.sampling.rollouts import write_table
 from reasonrl.types import Problem, Rollout
 from reasonrl.util.errors import UserError
 from reasonrl.util.seeding import derive_seed
+
+logger = logging.getLogger(__name__)
 
 Target = float | None  # the label that is learnt at a token; None: nothing is learnt there
 Targets = tuple[Target, ...]
@@ -108,8 +114,11 @@ def _learn(
     held_out: Sequence[tuple[Rollout, Targets]],
 ) -> None:
     seed = derive_seed(job.config.seed, config.name)
+    policy = job.learner(job.init).model
+    if config.likelihood:
+        job.process.first(lambda: check_head(policy))
     network = build(
-        job.learner(job.init).model,
+        policy,
         cast(Trainable, config.trainable),
         likelihood=config.likelihood,
         lora_rank=config.lora_rank,
@@ -246,10 +255,16 @@ def validation_estimates(
         )
     }
     if len(np.unique(np.concatenate(labels))) == 2:
-        estimates["auroc"] = bootstrap_clusters(auroc, labels, final)
+        estimates["auroc"] = estimate_auroc(labels, final)
+        if (estimates["auroc"].low, estimates["auroc"].high) == (0.0, 1.0):
+            logger.warning(
+                "the AUROC has no interval but [0, 1]: too few of the validation problems have a "
+                "right completion, or a wrong one; it takes %d of both",
+                FEWEST_CLUSTERS,
+            )
         estimates["calibration_error"] = bootstrap_clusters(
             expected_calibration_error, labels, final
         )
     if found:
-        estimates["first_wrong_step"] = estimate_mean(np.array([np.mean(f) for f in found]))
+        estimates["first_wrong_step"] = estimate_share(found)
     return estimates | {name: estimate_mean(values) for name, values in scores.items()}

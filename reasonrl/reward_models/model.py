@@ -179,6 +179,11 @@ class RewardModel(Description):
                     ).to(device)
                     hidden = continue_from(policy, segment, places, ids)
                     scored = self.network.read(hidden, ids[:, 1:]).cpu().numpy()
+                    if not np.isfinite(scored).all():
+                        raise UserError(
+                            f"reward_model={self.folder} must give finite numbers; got NaN or ∞. "
+                            "Train it again with a lower learning rate."
+                        )
                     for row, of_tokens in zip(batch, scored, strict=True):
                         mine[row.index] = of_tokens[: len(completions[row.index].token_ids)].copy()
                     if on_progress:

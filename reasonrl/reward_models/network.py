@@ -35,6 +35,7 @@ from reasonrl.learning.functional import padded, token_logprobs
 from reasonrl.learning.recompute import in_chunks
 from reasonrl.learning.supervised import shares
 from reasonrl.policy.adapters import add_lora
+from reasonrl.policy.head import head_logits
 from reasonrl.policy.policy import autocast
 from reasonrl.policy.shards import empty_copy, is_sharded, refresh
 from reasonrl.runs.process import ALONE, Process
@@ -118,7 +119,7 @@ class RewardNetwork(nn.Module):
         """log π of each token, by the states before them."""
         head: Any = self.policy.get_output_embeddings()
         # Autocast may have left another dtype.
-        return token_logprobs(head(before.to(head.weight.dtype)), token_ids)
+        return token_logprobs(head_logits(self.policy, before.to(head.weight.dtype)), token_ids)
 
     def forward(self, batch: Sequence[Labelled], compute_dtype: torch.dtype) -> Tensor:
         """The logits (B, T) at the completions' tokens; at the padding they mean nothing."""

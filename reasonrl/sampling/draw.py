@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from reasonrl.util.errors import UserError
+
 BLOCK = 256  # about the square root of a large vocabulary, so that both searches are short
 CHUNK_BYTES = 8 << 20  # float32 logits worked on at once: several passes run over them in cache
 
@@ -33,7 +35,8 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, T
     """The token whose share of softmax(logits / temperature) holds ``uniform``, and its logprob.
 
     logits: (R, V), any float type. uniform: (R,) in [0, 1). Returns (R,) ids and (R,) float32
-    log_softmax(logits / temperature) of them. A token of probability 0 is never drawn.
+    log_softmax(logits / temperature) of them. A token of probability 0 is never drawn. Raises
+    UserError for logits that aren't finite; −∞, a probability of 0, is allowed.
     """
     rows_at_once = max(1, CHUNK_BYTES // (4 * logits.shape[1]))
     parts = [
@@ -44,10 +47,14 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, T
 
 
 def argmax(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The likeliest token of each row and its float32 log_softmax(logits): (R, V) -> (R,), (R,)."""
+    """The likeliest token of each row and its float32 log_softmax(logits): (R, V) -> (R,), (R,).
+
+    Raises UserError for logits that aren't finite, as ``draw`` does.
+    """
     logits = logits.float()
-    ids = logits.argmax(dim=1)
-    return ids, _at(logits, ids) - logits.logsumexp(dim=1)
+    ids, total = logits.argmax(dim=1), logits.logsumexp(dim=1)
+    _check_finite(total)
+    return ids, _at(logits, ids) - total
 
 
 def _draw_chunk(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,11 +68,21 @@ def _draw_chunk(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     padded = F.pad(probabilities, (0, padding)) if padding else probabilities
     blocks = padded.unflatten(1, (-1, BLOCK))  # (R, V/B, B)
     block_ends = blocks.sum(dim=2).cumsum(dim=1)
+    _check_finite(block_ends[:, -1])
 
     block, rest = _search(block_ends, uniform * block_ends[:, -1])
     within, _ = _search(blocks[torch.arange(len(blocks)), block].cumsum(dim=1), rest)
     ids = block * BLOCK + within
     return ids, _at(probabilities, ids).log()
+
+
+def _check_finite(totals: Tensor) -> None:
+    """Raises UserError unless all totals of a distribution are finite."""
+    if not totals.isfinite().all():
+        raise UserError(
+            "the policy's logits must be finite; got NaN or ∞. Check its weights: learning may "
+            "have diverged (lower the learning rate), or pass model.compute_dtype=float32."
+        )
 
 
 def _search(ends: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

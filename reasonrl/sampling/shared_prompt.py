@@ -22,8 +22,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, PreTrainedModel
 
-from reasonrl.util.errors import UserError
-
 NAME = "reasonrl_shared_prompt"
 BLOCK = 16  # own tokens a buffer grows by: matrix products want it whole, never a slice of a larger
 PREFILL_TOKENS = 8192  # in one forward pass: bounds its activations, which K = 1 would swell
@@ -50,15 +48,12 @@ def attention(
 ) -> tuple[Tensor, None]:
     """The attention function of transformers' interface: (R, H|J, Q, D) -> (R, Q, H, D).
 
-    memory: given to the model's forward call, which hands it down. Raises UserError if the model
-    wants attention of another kind.
+    memory: given to the model's forward call, which hands it down. Raises NotImplementedError if
+    the model wants attention of another kind; ``agreement`` finds it out before anything is made.
     """
     for option in ("sliding_window", "softcap", "s_aux"):
         if options.get(option) is not None:
-            raise UserError(
-                f"model={module.config.model_type} must use plain causal attention; got "  # type: ignore[union-attr]
-                f"{option}. Take a model without it."
-            )
+            raise NotImplementedError(f"attention with {option}")
     return memory.attend(int(module.layer_idx), query, key, value, scaling), None  # type: ignore[arg-type]
 
 
@@ -69,13 +64,22 @@ AttentionInterface.register(NAME, attention)
 def shared_prompt_attention(model: PreTrainedModel) -> Iterator[None]:
     """In the block the model attends through ``memory``, in eval mode; then all is as before."""
     before = model.config._attn_implementation
+    with evaluating(model):
+        try:
+            model.set_attn_implementation(NAME)
+            yield
+        finally:
+            model.set_attn_implementation(before)
+
+
+@contextmanager
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """In the block the model is in eval mode; then each of its modules is as before."""
     training = [(module, module.training) for module in model.modules()]
     try:
-        model.set_attn_implementation(NAME)
         model.eval()
         yield
     finally:
-        model.set_attn_implementation(before)
         for module, was_training in training:
             module.training = was_training
 

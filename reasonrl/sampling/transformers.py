@@ -18,6 +18,7 @@ from reasonrl.config.sampler.base import SamplerConfig
 from reasonrl.grading.steps import ends_step
 from reasonrl.grading.stops import Stops, decode
 from reasonrl.policy.policy import Policy, load_policy
+from reasonrl.sampling.agreement import not_by_segments, why_not_by_segments
 from reasonrl.sampling.base import Engine, SamplingParams
 from reasonrl.sampling.draw import argmax, draw, uniforms
 from reasonrl.sampling.shared_prompt import Decoder, Segment, prefill, shared_prompt_attention
@@ -70,7 +71,7 @@ class _Drafts:
 
 
 class TransformersEngine(Engine):
-    """An engine for any causal language model of transformers with plain causal attention.
+    """An engine for the causal language models of transformers with plain causal attention.
 
     Every prompt is prefilled once and its keys and values are stored once; so is the beginning that
     all prompts of a call share. Finished rows are dropped. Draws depend on (seed, prompt index,
@@ -95,6 +96,8 @@ class TransformersEngine(Engine):
         cls, source: str | Policy, settings: SamplerConfig, *, dtype: str, device: torch.device
     ) -> Self:
         policy = load_policy(source, dtype, device) if isinstance(source, str) else source
+        if why := why_not_by_segments(policy.model):
+            raise not_by_segments(policy.model.config.model_type, why)
         return cls(policy.model, policy.tokenizer, batch_size=settings.num_rows)
 
     def refresh(self, model: PreTrainedModel) -> None:

@@ -29,8 +29,9 @@ from reasonrl.runs.folder import RunFolder, read_config, read_status
 from reasonrl.runs.metrics_log import read_metrics
 from reasonrl.runs.result import read_result
 from reasonrl.sampling import ENGINES, transformers
+from reasonrl.util.errors import UserError
 from reasonrl.util.progress import Progress
-from tests.helpers.configs import ROOT, small_config
+from tests.helpers.configs import ROOT, TINY, small_config
 from tests.helpers.jobs import refuse
 from tests.helpers.kill_and_resume import differences, snapshot
 from tests.helpers.scripted import opening
@@ -208,6 +209,23 @@ def test_a_run_starts_from_an_earlier_one(finished: Finished) -> None:
     for name in ("greedy.parquet", "samples.parquet"):
         assert (before / name).read_bytes() == (after / name).read_bytes()
     assert read_result(planned.run).path != read_result(finished.run).path
+
+
+def test_a_run_of_another_model_is_no_start_whatever_its_name(
+    finished: Finished, tmp_path: Path
+) -> None:
+    shutil.copytree(TINY, tmp_path / "mine")
+    overrides = ("algorithm=sft", "init=run", f"init.run={finished.run.path}")
+    with pytest.raises(UserError) as refused:
+        plan(finished.configure(*overrides, f"model.path={tmp_path}/mine"))
+    assert str(refused.value) == (
+        f"init.run={finished.run.path} must be a run of the same model; it is of model.path="
+        f"models/tiny; got model.path={tmp_path}/mine. Pass the option model=tiny, if it has that "
+        "path, else model.path=models/tiny model.name=tiny."
+    )
+    (tmp_path / "link").symlink_to(TINY)
+    planned = plan(finished.configure(*overrides, f"model.path={tmp_path}/link", "model.name=own"))
+    assert planned.base == f"{tmp_path}/link"
 
 
 def test_runs_share_a_prerequisite_that_is_built_once(

@@ -47,11 +47,12 @@ def asking(
 
     @contextmanager
     def make(
-        texts: Texts, folder: str = "run", **options: Any
+        texts: Texts, folder: str = "run", max_new_tokens: int = 48, **options: Any
     ) -> Iterator[tuple[Job, ScriptedSampler]]:
         sampler = scripted(lambda prefix, _: texts.get(prefix, LOST))
         monkeypatch.setitem(ENGINES, "transformers", sampler)
-        with job_of(configure("algorithm=steps"), random_policy, tmp_path / folder, **options) as j:
+        config = configure("algorithm=steps", f"dataset.max_new_tokens={max_new_tokens}")
+        with job_of(config, random_policy, tmp_path / folder, **options) as j:
             yield j, sampler
 
     return make
@@ -120,6 +121,26 @@ def test_one_verifying_continuation_makes_a_step_good(
         for index, steps in enumerate((right, slip))
         for step in steps
     ]
+
+
+def test_beginning_and_continuation_are_right_within_what_may_be_written(
+    asking: Callable, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """The whole solution has 19 tokens; a policy that may write 18 would be cut off."""
+    continued = {"t0/0": ["5*4=20\n#### 20"]}
+    for limit, good in ((19, True), (18, False)):
+        with asking(continued, str(limit), max_new_tokens=limit) as (job, _):
+            (steps,) = label_steps(job, sampled(tokenizer, T0, [SLIP]), 1, 1.0)
+        assert steps[0] == Step(0, 6, int(good), int(good), good)
+
+
+def test_a_beginning_with_a_wrong_answer_is_not_mended(
+    asking: Callable, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    text = " 2+3=5\n#### 9\n5*4=20\n#### 9"
+    with asking({"t0/1": ["5*4=20\n#### 20"]}) as (job, _):
+        (steps,) = label_steps(job, sampled(tokenizer, T0, [text]), 1, 1.0)
+    assert (steps[1].correct, steps[1].good) == (0, False)  # right by itself, not as a whole
 
 
 def test_what_comes_before_a_good_step_is_good(

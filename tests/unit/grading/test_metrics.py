@@ -6,13 +6,16 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from reasonrl.grading.metrics import (
     Estimate,
     auroc,
     best_of_n,
     bootstrap_clusters,
+    estimate_auroc,
     estimate_mean,
+    estimate_share,
     expected_calibration_error,
     holm,
     majority_vote,
@@ -423,6 +426,82 @@ def test_a_difference_of_an_older_run_goes_by_its_interval():
 def test_a_pair_of_unequal_lengths_is_refused():
     with pytest.raises(UserError, match=r"len\(b\)=3 must .* got len\(a\)=2"):
         paired_difference(np.zeros(2), np.zeros(3))
+
+
+def alone(labels, scores):
+    """Each completion as a problem of its own."""
+    return [np.array([y]) for y in labels], [np.array([s]) for s in scores]
+
+
+def test_an_auroc_s_interval_is_delong_s_on_the_logit_scale():
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 3 == 0  # 14 right ones
+    scores = np.round(rng.normal(size=40) + labels, 1)  # with ties
+    # DeLong et al. 1988: the variances of how each right one ranks, and each wrong one.
+    wins = (scores[labels][:, None] > scores[~labels]) + (
+        scores[labels][:, None] == scores[~labels]
+    ) / 2
+    area = wins.mean()
+    variance = wins.mean(axis=1).var(ddof=1) / 14 + wins.mean(axis=0).var(ddof=1) / 26
+    # Alone no problem has both, so the covariance of their centred sums is 0.
+    width = stats.t.ppf(0.975, 13) * np.sqrt(variance) / (area * (1 - area))
+    estimate = estimate_auroc(*alone(labels, scores))
+    assert (estimate.value, estimate.n) == (pytest.approx(area), 40)
+    logits = np.log([estimate.low / (1 - estimate.low), estimate.high / (1 - estimate.high)])
+    centre = np.log(area / (1 - area))
+    np.testing.assert_allclose(logits, [centre - width, centre + width], rtol=1e-9)
+
+
+def test_an_auroc_s_interval_is_over_problems():
+    rng = np.random.default_rng(1)
+    labels = np.arange(30) % 2 == 0
+    scores = rng.normal(size=30) + labels
+    once = estimate_auroc(*alone(labels, scores))
+    alike = estimate_auroc([np.full(8, y) for y in labels], [np.full(8, s) for s in scores])
+    assert (alike.low, alike.high) == pytest.approx((once.low, once.high), abs=1e-12)
+    apart = estimate_auroc(*alone(np.repeat(labels, 8), np.repeat(scores, 8)))
+    assert apart.high - apart.low < 0.5 * (once.high - once.low)
+    # Right and wrong ones of a problem that rank alike leave less to chance.
+    both = [np.array([True, False])] * 30
+    hard = rng.normal(size=30)
+    paired = estimate_auroc(both, [np.array([h + 0.2, h]) for h in hard])
+    shuffled = estimate_auroc(both, list(np.stack([hard + 0.2, hard[::-1]], axis=1)))
+    assert paired.value == pytest.approx(shuffled.value)
+    assert paired.high - paired.low < 0.5 * (shuffled.high - shuffled.low)
+
+
+@pytest.mark.parametrize("positives", [3, 9])
+def test_an_auroc_of_few_problems_of_a_kind_has_no_interval(positives):
+    """The bootstrap's covered the truth in 74% of such draws, not in 95%."""
+    labels = np.arange(256) < positives
+    estimate = estimate_auroc(*alone(labels, np.random.default_rng(0).normal(size=256)))
+    assert (estimate.low, estimate.high) == (0.0, 1.0)
+    # Of one problem there are never ten, whatever its completions.
+    estimate = estimate_auroc([np.arange(64) < 32], [np.arange(64.0) % 7])
+    assert (estimate.low, estimate.high) == (0.0, 1.0)
+
+
+def test_an_auroc_that_separates_perfectly_is_not_certain():
+    labels = np.arange(24) < 10
+    best, worst = (estimate_auroc(*alone(labels, s * labels)) for s in (1.0, -1.0))
+    assert (best.value, best.high, worst.value, worst.low) == (1.0, 1.0, 0.0, 0.0)
+    # Ten in a row at 69.2% have a probability of 2.5%.
+    assert (best.low, worst.high) == (
+        pytest.approx(0.692, abs=5e-4),
+        pytest.approx(0.308, abs=5e-4),
+    )
+
+
+def test_a_share_counts_every_completion_and_draws_problems():
+    rows = [np.array([True, False]), np.array([True, False, False]), np.array([False])]
+    assert estimate_share(rows).value == pytest.approx(2 / 6)
+    # 100 problems of 16 equal completions are 100 draws: ± 1.96 · √(0.25 / 100).
+    alike = estimate_share([np.full(16, i % 2 == 0) for i in range(100)])
+    assert (alike.value, alike.n) == (0.5, 100)
+    assert (alike.low, alike.high) == pytest.approx((0.402, 0.598), abs=0.02)
+    # None of 64 problems: exact, however many completions they have.
+    none = estimate_share([np.zeros(4, dtype=bool)] * 64)
+    assert (none.low, none.high) == (0.0, pytest.approx(0.056, abs=5e-4))
 
 
 def mean_label(labels, _):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
+from transformers import CONFIG_MAPPING, PreTrainedModel
 
 from reasonrl.cli.train import train
 from reasonrl.config.identity import decisive, identity
@@ -153,6 +154,42 @@ def test_a_run_without_the_weights_is_refused(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(UserError, match="meta-llama/Llama-2-7b-hf must be a folder or"):
         plan(configured(tmp_path, "model=7b"))
     assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("diffllama", "its logits are then off by"),
+        ("stablelm", "it raises TypeError"),
+        ("bloom", "it raises IndexError"),  # its config has no max_position_embeddings
+        ("falcon_h1", "it has layers of hybrid"),
+        ("gemma2", "it has layers of sliding_attention"),
+    ],
+)
+def test_an_architecture_that_is_not_read_right_is_refused_in_the_plan(
+    tmp_path: Path, kind: str, why: str
+):
+    """By its config alone: there are no weights in the folder."""
+    config = CONFIG_MAPPING[kind](vocab_size=268, hidden_size=32, num_attention_heads=2)
+    config.save_pretrained(tmp_path / kind)
+    load_tokenizer("models/tiny").save_pretrained(tmp_path / kind)
+    run = configured(tmp_path / "outputs", f"model.path={tmp_path / kind}", "dataset=stories")
+    with pytest.raises(UserError, match=f"got model_type={kind}, which isn't: {why}"):
+        plan(run)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "orm"])
+def test_a_head_that_cannot_be_read_by_itself_is_refused_in_the_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str
+):
+    def no_scale(model: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
+        return 2 * model.get_output_embeddings()(states)
+
+    plan(configured(tmp_path, f"algorithm={algorithm}"))
+    monkeypatch.setattr("reasonrl.policy.head.head_logits", no_scale)
+    plan(configured(tmp_path, "algorithm=sft"))  # it reads the model's own logits
+    with pytest.raises(UserError, match="got model_type=llama, which does something else to them"):
+        plan(configured(tmp_path, f"algorithm={algorithm}"))
 
 
 # Many similar runs.

@@ -145,6 +145,18 @@ def test_code_that_comes_with_a_model_is_not_run(folder: Path, monkeypatch: pyte
     assert not (folder / "ran").exists()
 
 
+def test_a_tokenizer_without_eos_is_refused_before_it_is_needed(folder: Path):
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps({**settings, "eos_token": None}))
+    with pytest.raises(UserError) as refused:
+        load_tokenizer(str(folder))
+    assert str(refused.value) == (
+        f"model.path={folder} must have a tokenizer with an EOS token, which ends what is learnt; "
+        'got none. Name one of its tokens in tokenizer_config.json: "eos_token": "…".'
+    )
+
+
 def test_folders_that_are_no_model(tmp_path: Path, folder: Path):
     (folder / "config.json").write_text('{"model_type": "t5"}')  # a translator, of any length
     for path in (tmp_path / "none", tmp_path, folder):

@@ -633,16 +633,24 @@ def test_layers_whose_copy_gives_something_else_are_refused(make_model: Make) ->
         check_top_layers(model, top_layers(model, 1))
 
 
-@pytest.mark.parametrize("unlike", ["scaled logits", "eager attention"])
 def test_a_model_that_reads_packed_completions_otherwise_is_refused(
-    build: Build, make_model: Make, unlike: str
+    build: Build, make_model: Make
 ) -> None:
-    """One scales its logits after the head, the other doesn't read masks of True and False."""
-    sizes = {"vocab_size": 70, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
-    granite = GraniteConfig(
-        logits_scaling=8.0, num_attention_heads=2, num_key_value_heads=2, pad_token_id=1, **sizes
-    )
+    """It doesn't read masks of True and False."""
     eager = make_model(initializer_range=0.2, attn_implementation="eager")
-    model = GraniteForCausalLM(granite) if unlike == "scaled logits" else eager
     with pytest.raises(UserError, match="must read several completions of a prompt in one pass"):
-        build("value_layers=0", model=model)
+        build("value_layers=0", model=eager)
+
+
+@pytest.mark.parametrize("value_layers", [0, 1])
+def test_a_model_that_scales_its_logits_is_read_as_it_reads_itself(
+    build: Build, value_layers: int
+) -> None:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 70, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    granite = GraniteConfig(
+        logits_scaling=4.0, pad_token_id=1, initializer_range=0.6, **sizes, **heads
+    )
+    model = build(f"value_layers={value_layers}", model=GraniteForCausalLM(granite))
+    close_to_plain(read(model, BATCH), model.policy, BATCH)

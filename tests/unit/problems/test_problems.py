@@ -294,6 +294,31 @@ def test_svamp_on_the_hub_needs_numbered_ids(hub_folder: Callable[..., str]):
         load_problems(svamp(None, hub), "train")
 
 
+@pytest.mark.parametrize("key", ["question", "answer"])
+def test_half_a_character_is_named_with_its_place(tmp_path: Path, key: str):
+    """Of an emoji in JSON's escapes, cut in its midst."""
+    row = {"question": "1 + 2?", "answer": "#### 3"}
+    broken = json.dumps(row | {key: f"{row[key]} \ud83d"})
+    (tmp_path / "test.jsonl").write_text(f"{json.dumps(row)}\n{broken}\n")
+    with pytest.raises(UserError) as refused:
+        load_problems(gsm8k(tmp_path), "test")
+    assert str(refused.value) == (
+        f"{tmp_path}/test.jsonl:2: must be valid Unicode; got '\\ud83d', half of a character. "
+        "Remove it."
+    )
+    (tmp_path / "SVAMP.json").write_text(f"[{json.dumps(row)}, {broken}]")
+    with pytest.raises(
+        UserError, match=r"SVAMP.json, entry 2: must be valid Unicode; got '.ud83d'"
+    ):
+        load_problems(svamp(tmp_path), "train")
+
+
+def test_a_whole_character_in_escapes_is_read(tmp_path: Path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"a": "\\ud83d\\ude00"}')
+    assert [row.values["a"] for row in json_lines(file)] == ["😀"]
+
+
 def test_a_line_ends_at_a_newline_only(tmp_path: Path):
     """JSON strings may hold the line separators of Unicode as they are."""
     file = tmp_path / "rows.jsonl"

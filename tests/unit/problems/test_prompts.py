@@ -24,14 +24,17 @@ DOG = Problem("dog", "a dog?", "4", "#### 4")
 CHARACTERS = "QA:?+=# \nacdgot1234"
 
 
-def character_tokenizer(*, unk: str | None = "<unk>", bos: bool = False) -> PreTrainedTokenizerFast:
+def character_tokenizer(
+    *, unk: str | None = "<unk>", bos: bool = False, eos: bool = False
+) -> PreTrainedTokenizerFast:
     vocabulary = {t: i for i, t in enumerate(["<eos>", "<unk>", "<bos>", *CHARACTERS])}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=unk or "<eos>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
-    if bos:
+    if bos or eos:
+        single = "<bos> " * bos + "$A" + " <eos>" * eos
         tokenizer.post_processor = TemplateProcessing(
-            single="<bos> $A", pair="<bos> $A $B", special_tokens=[("<bos>", 2)]
+            single=single, pair=f"{single} $B", special_tokens=[("<bos>", 2), ("<eos>", 0)]
         )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -100,6 +103,20 @@ def test_bos_where_the_tokenizer_adds_it():
     assert with_bos[0].token_ids == (2, *plain[0].token_ids)
     # A completion goes on where the prompt ended: no second BOS.
     assert encode_completions([" 4"], character_tokenizer(bos=True)) == [(10, 21, 0)]
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_no_eos_after_a_prompt_whatever_the_tokenizer_adds(bos: bool):
+    """As fine-tuning recipes save tokenizers: the policy would go on after its end of text."""
+    plain = build_prompts([CAT, DOG], character_tokenizer(bos=bos), TEMPLATE)
+    assert build_prompts([CAT, DOG], character_tokenizer(bos=bos, eos=True), TEMPLATE) == plain
+    assert encode_completions([" 4"], character_tokenizer(bos=bos, eos=True)) == [(10, 21, 0)]
+
+
+def test_an_eos_that_the_template_writes_itself_stays():
+    tokenizer = character_tokenizer(eos=True)
+    (prompt,) = build_prompts([CAT], tokenizer, "Q: {question}<eos>")
+    assert prompt.token_ids[-1] == tokenizer.eos_token_id
 
 
 def test_completions_end_in_eos():

@@ -269,7 +269,7 @@ def test_an_oracle_chooses_as_well_as_can_be() -> None:
             "accuracy": 1.0,
             "auroc": 1.0,
             "calibration_error": 0.0,
-            "first_wrong_step": (1 / 2 + 1 / 3) / 2,
+            "first_wrong_step": 2 / 5,  # of all wrong ones, not a mean of 1/2 and 1/3
             "maj@4": 0.5,  # 20 leads 2, 2 leads 16
             "pass@1": 3 / 8,
             "pass@2": (5 / 6 + 1 / 2) / 2,  # 1 - C(2,2) / C(4,2), 1 - C(3,2) / C(4,2)
@@ -294,6 +294,11 @@ def test_a_reversed_model_chooses_worse_than_chance() -> None:
     names = ("accuracy", "auroc", "rerank@4", "weighted_maj@4")
     assert [values[name] for name in names] == [0.0] * 4
     assert values["calibration_error"] == 1.0
+
+
+def test_an_auroc_of_few_problems_is_given_no_interval(caplog: pytest.LogCaptureFixture) -> None:
+    judged(float)
+    assert "the AUROC has no interval but [0, 1]: too few of the validation" in caplog.text
 
 
 def test_samples_that_are_all_right_have_no_auroc(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -281,6 +282,22 @@ def test_a_draw_divides_by_the_temperature() -> None:
     assert logprobs.tolist() == pytest.approx([-0.40547] * 2, abs=1e-5)  # ln(2 / 3)
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_logits_that_are_not_finite_are_an_error_that_says_so(bad: float) -> None:
+    logits = torch.zeros(3, 700)
+    logits[1, 600] = bad
+    with pytest.raises(UserError, match="the policy's logits must be finite; got NaN or ∞"):
+        draw(logits, torch.full((3,), 0.5), 1.0)
+    with pytest.raises(UserError, match="the policy's logits must be finite; got NaN or ∞"):
+        argmax(logits)
+
+
+def test_a_probability_of_0_is_no_error() -> None:
+    logits = torch.zeros(2, 3).index_fill(1, torch.tensor([0, 2]), -math.inf)
+    assert draw(logits, torch.tensor([0.1, 0.9]), 0.7)[0].tolist() == [1, 1]
+    assert argmax(logits)[0].tolist() == [1, 1]
+
+
 def test_logits_in_bfloat16_are_divided_in_float32() -> None:
     logits = torch.tensor([[1.0, 3.140625, -2.0]], dtype=torch.bfloat16)  # exact in bfloat16
     expected = (logits.double() / 0.7).log_softmax(dim=1)
@@ -441,13 +458,6 @@ def test_no_prompts_no_completions(
 def test_parameters_that_make_no_sense_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         dataclasses.replace(SamplingParams(2, 1.0, 5), **change)
-
-
-def test_sliding_windows_are_refused(tokenizer: PreTrainedTokenizerFast) -> None:
-    model = tiny("qwen2")
-    model.model.layers[0].self_attn.sliding_window = 4
-    with pytest.raises(UserError, match="model=qwen2 must use plain causal attention"):
-        TransformersEngine(model, tokenizer).sample(RAGGED, SamplingParams(1, 0, 5), seed=0)
 
 
 @pytest.mark.parametrize("fails", [False, True])

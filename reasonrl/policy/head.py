@@ -1,0 +1,48 @@
+"""A model's head by itself, for those who read a model's last states and want the logits of a few.
+
+Some models scale the logits after the last matrix: Granite divides them, Cohere multiplies them.
+Others do more to them, which only their own forward pass knows; ``check_head`` refuses these.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from reasonrl.util.errors import UserError
+
+# By how much logits may differ from the model's own, of their largest: rounding is far below it.
+TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+
+
+def head_logits(model: PreTrainedModel, states: Tensor) -> Tensor:
+    """The logits (…, V) that a model gives for these of its last states (…, hidden size)."""
+    head: Any = model.get_output_embeddings()
+    logits: Tensor = head(states)
+    factor = getattr(model.config, "logit_scale", None)
+    divisor = getattr(model.config, "logits_scaling", None)
+    if factor is not None:
+        logits = logits * factor
+    if divisor is not None:
+        logits = logits / divisor
+    return logits
+
+
+@torch.no_grad()
+def check_head(model: PreTrainedModel) -> None:
+    """Raises UserError if ``head_logits`` aren't those of the model's own forward pass."""
+    vocabulary = model.config.vocab_size
+    ids = torch.tensor([[vocabulary // 5, vocabulary // 2, vocabulary // 3]], device=model.device)
+    mask = torch.ones_like(ids)
+    own = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
+    out = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+    gap = (head_logits(model, out.last_hidden_state).float() - own).abs().max()
+    if gap > TOLERANCES[model.dtype] * own.abs().max():
+        raise UserError(
+            "model must give as its logits what its output embeddings make of its last states, "
+            f"perhaps scaled; got model_type={model.config.model_type}, which does something else "
+            "to them. Take another model, such as Llama or Qwen."
+        )
