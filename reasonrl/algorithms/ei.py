@@ -13,9 +13,11 @@ A pretrained π_0 is asked with a few-shot prompt. The examples in D hold the qu
 every later policy is asked without exemplars. The rounds of a finished run are the first ones of a
 longer run.
 
-Three choices are made where the paper is silent: D_0 holds the references with init=sft; a round
-that finds nothing new leaves the policy as it is; of the completions with the same calculations the
-one with the highest score is kept, and of equal scores the shortest.
+Four choices are made where the paper is silent: D_0 holds the references with init=sft; a round
+that finds nothing new leaves the policy as it is; of a round's completions with the same
+calculations the one with the highest score is kept, and of equal scores the shortest, while one of
+an earlier round stays whatever a later one scores. A starting policy that any round changed is not
+returned, even if it validated better: the run says what learning came to.
 """
 
 from __future__ import annotations

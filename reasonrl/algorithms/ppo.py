@@ -20,7 +20,8 @@ actions) or it was cut off. A pretrained π_0 is asked with a few-shot prompt th
 are made of whole questions, whose N completions are then read together.
 
 The pseudocode leaves out three options: kl_penalty=loss adds β k3 to the loss instead of taking
-β k1 off the reward; kl_target is the KL to which β adapts; max_approx_kl ends an iteration early.
+β k1 off the reward, and so follows the gradient of KL(π_ref ‖ π) instead of that of KL(π ‖ π_ref);
+kl_target is the KL to which β adapts; max_approx_kl ends an iteration early.
 """
 
 from __future__ import annotations

@@ -40,9 +40,10 @@ def label_steps(
 
     A step is good if at least one continuation verifies it. A continuation does so if it is right
     and uses the results of the step, as operands of later calculations or as the answer; one that
-    starts over proves nothing. A step before a good step is good too. The same beginning is
-    continued once, however many completions have it. Writes rollouts/continuations.parquet, and the
-    counts and labels to rollouts/steps.parquet.
+    starts over proves nothing. It is right only if it ends where a completion isn't cut off yet:
+    within ``max_new_tokens``, the beginning's included. A step before a good step is good too. The
+    same beginning is continued once, however many completions have it. Writes
+    rollouts/continuations.parquet, and the counts and labels to rollouts/steps.parquet.
     """
     closing = [step_tokens(job.tokenizer, rollout.completion, job.grader) for rollout in rollouts]
     prefixes = [
@@ -109,13 +110,15 @@ def _count(
 
 
 def _is_right(job: Job, prefix: tuple[int, ...], continuation: Rollout, problem: Problem) -> bool:
-    """Whether beginning and continuation are right as a whole.
+    """Whether beginning and continuation are right as a whole, as a completion would be.
 
-    A beginning that gives a wrong answer is not mended by a right answer after it.
+    A beginning that gives a wrong answer is not mended by a right answer after it, and what is
+    longer than ``max_new_tokens`` is more than the policy may write.
     """
-    if not continuation.correct:
+    token_ids = (*prefix, *continuation.completion.token_ids)
+    if not continuation.correct or len(token_ids) > job.config.dataset.max_new_tokens:
         return False
-    whole = decode(job.tokenizer, (*prefix, *continuation.completion.token_ids))
+    whole = decode(job.tokenizer, token_ids)
     return job.grader.equal(job.grader.answer(whole), problem.answer)
 
 

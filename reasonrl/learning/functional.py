@@ -89,7 +89,12 @@ def kl_k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 
 
 def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """r − 1 − log r of each token, where r = π_ref / π: like ``kl_k1``, but never negative."""
+    """r − 1 − log r of each token, where r = π_ref / π, in nats; it is never negative.
+
+    As a number it estimates KL(π ‖ π_ref), as ``kl_k1`` does. As a loss it doesn't: with the tokens
+    given, the expectation of its gradient, Σ (π − π_ref) ∇ log π, is that of the other divergence,
+    KL(π_ref ‖ π).
+    """
     log_ratio = ref_logprobs - logprobs
     return log_ratio.expm1() - log_ratio  # exp(x) − 1 would lose all digits of a small x²/2
 

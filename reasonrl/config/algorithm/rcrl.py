@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ class RCRLConfig(FineTuningConfig, Algorithm):
     def label_number(self, value: float) -> int:
         """The place, in ``label_texts``, of the label for a return between 0 and 1."""
         if self.labels is None:
-            return round(TENTHS * value)
+            return math.floor(TENTHS * value + 0.5)  # round() would take .25 down, .75 up
         return bisect_right(self.thresholds, value)
 
     def check(self, key: str) -> None:
@@ -136,9 +137,11 @@ class RCRLConfig(FineTuningConfig, Algorithm):
 
     def outline(self, run: TrainConfig) -> str:
         labels = self.label_texts
+        learned = run.reward.judges_steps_by == "reward model"
+        in_sample = ", which has learnt from most of these completions" if learned else ""
         return (
             f"Return-Conditioned RL: steps labelled {labels[0]} to {labels[-1]} by the "
-            f"{run.reward.name} reward, of {self.num_solutions_per_prompt} "
+            f"{run.reward.name} reward{in_sample}, of {self.num_solutions_per_prompt} "
             f"completions each, {counted(self.epochs, 'epoch')}"
         )
 
