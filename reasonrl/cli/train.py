@@ -11,8 +11,9 @@ from reasonrl.pipeline.execute import ensure_done
 from reasonrl.pipeline.plan import Plan, plan
 from reasonrl.pipeline.results import Result
 from reasonrl.pipeline.text import asks, how_long, needs, origin, plan_table, show_result
+from reasonrl.policy.speed import warn_where_slow
 from reasonrl.runs.folder import is_done
-from reasonrl.runs.process import joined
+from reasonrl.runs.process import ALONE, joined
 from reasonrl.util.progress import Progress, console
 
 
@@ -49,5 +50,7 @@ def _show_plan(planned: Plan, config: DictConfig) -> None:
         for line in takes:
             console.print(line, soft_wrap=True)
     if config.dry_run:
+        model = planned.config.model
+        warn_where_slow(model.compute_dtype, ALONE.device(model.device))
         for part in (asks(planned), *needs([planned])):
             console.print(part, soft_wrap=True)

@@ -40,7 +40,8 @@ class Policy:
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """The tokenizer alone, to check prompts before a model is loaded.
 
-    Raises UserError if there is none, or if it has no EOS token, which completions are learnt with.
+    Raises UserError if there is none, or if it has no EOS token: completions are learnt with it,
+    and without it each one goes on to ``max_new_tokens`` and counts as wrong.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
@@ -48,8 +49,8 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
         raise _not_a_model(path, error) from None
     if tokenizer.eos_token_id is None:
         raise UserError(
-            f"model.path={path} must have a tokenizer with an EOS token, which ends what is "
-            'learnt; got none. Name one of its tokens in tokenizer_config.json: "eos_token": "…".'
+            f"model.path={path} must have a tokenizer with an EOS token, which ends a completion; "
+            'got none. Name one of its tokens in tokenizer_config.json: "eos_token": "…".'
         )
     return tokenizer
 
@@ -94,10 +95,13 @@ def check_num_layers(key: str, wanted: int, num_layers: int) -> None:
 
 
 def _of_config(path: str, name: str) -> int:
-    try:
-        return int(getattr(config_of(path), name))
-    except LOADING_ERRORS as error:
-        raise _not_a_model(path, error) from None
+    config = config_of(path)
+    if getattr(config, name, None) is None:
+        raise UserError(
+            f"model.path={path} must say {name} in its config.json; got model_type="
+            f"{config.model_type}, which has none. Take another model, such as Llama or Qwen."
+        )
+    return int(getattr(config, name))
 
 
 def load_policy(path: str, dtype: str, device: torch.device) -> Policy:

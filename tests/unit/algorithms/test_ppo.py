@@ -611,6 +611,18 @@ def test_mask_truncated_learns_nothing_from_what_was_cut_off(lab: Lab) -> None:
     assert lab.metrics("rollout/finish_length") == [0.25]
 
 
+def test_kl_is_a_mean_over_the_completions_that_are_learnt_from(lab: Lab) -> None:
+    """Those that ``mask_truncated`` leaves out count nowhere: β follows this number."""
+    sampler = "algorithm.old_logprobs=sampler"
+    lab.ppo(sampler, "algorithm.mask_truncated=true").compute_advantages(ROLLOUTS)
+    ended = [r for r in ROLLOUTS if r.completion.finish_reason != "length"]
+    lab.ppo(sampler).compute_advantages(ended)
+    masked, without = lab.metrics("ppo/kl")
+    assert masked == pytest.approx(without, abs=1e-5)
+    assert len(ended) < len(ROLLOUTS)
+    assert without > 1
+
+
 def test_an_iteration_with_nothing_to_learn_from_is_passed_over(
     lab: Lab, scripted: Callable, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -233,6 +233,34 @@ def test_an_evaluation_is_read_back_as_it_was_made(
     assert {name: Estimate(**e) for name, e in written.items()} == made.estimates()
 
 
+@pytest.mark.parametrize("few_shot", [False, True])
+def test_exemplars_are_shown_to_a_policy_that_is_asked_with_them_alone(
+    config: TrainConfig,
+    random_policy: str,
+    scripted: Callable,
+    tokenizer: PreTrainedTokenizerBase,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    few_shot: bool,
+) -> None:
+    sampler = scripted(script)
+    monkeypatch.setitem(ENGINES, "transformers", sampler)
+    exemplar = Problem("x", "Ana has 9 apples.", "9", "4+5=9\n#### 9")
+    evaluate(
+        config,
+        SavedPolicy(random_policy, few_shot=few_shot),
+        PROBLEMS,
+        [exemplar],
+        folder=tmp_path / "after",
+        progress=Progress(),
+        description="evaluation",
+    )
+    for prompts, _, _ in sampler.calls:
+        texts = [tokenizer.decode(prompt.token_ids) for prompt in prompts]
+        assert [text.count("Q:") for text in texts] == [1 + few_shot] * 3
+        assert [("4+5=9" in text) for text in texts] == [few_shot] * 3
+
+
 def test_an_interrupted_evaluation_goes_on(
     config: TrainConfig,
     random_policy: str,

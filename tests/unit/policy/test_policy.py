@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import BloomConfig
 
 from reasonrl.config.model import ModelConfig
 from reasonrl.policy import source
@@ -152,8 +153,18 @@ def test_a_tokenizer_without_eos_is_refused_before_it_is_needed(folder: Path):
     with pytest.raises(UserError) as refused:
         load_tokenizer(str(folder))
     assert str(refused.value) == (
-        f"model.path={folder} must have a tokenizer with an EOS token, which ends what is learnt; "
+        f"model.path={folder} must have a tokenizer with an EOS token, which ends a completion; "
         'got none. Name one of its tokens in tokenizer_config.json: "eos_token": "…".'
+    )
+
+
+def test_a_config_that_names_no_context_is_refused_by_its_architecture(folder: Path):
+    BloomConfig().save_pretrained(folder)
+    with pytest.raises(UserError) as refused:
+        context_of(str(folder))
+    assert str(refused.value) == (
+        f"model.path={folder} must say max_position_embeddings in its config.json; got model_type="
+        "bloom, which has none. Take another model, such as Llama or Qwen."
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -240,6 +241,27 @@ def test_a_verdict_of_each_validation_sample_is_kept(
     assert values["rerank@2"] == 1.0
 
 
+def test_where_no_step_is_doubted_the_last_is_the_first_wrong_one(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Of a completion that is wrong as a whole something must be, and the answer is the last."""
+    asked = SimpleNamespace(tokenizer=tokenizer, grader=STRICT)
+    (rollout,) = sampled(tokenizer, VALIDATION[0], [" 1+2=3\n3+3=6\n#### 6"])
+
+    def predicted(probabilities: Sequence[float]) -> int:
+        verdict = reward_learning._verdict(
+            asked,  # type: ignore[arg-type]
+            rollout,
+            VALIDATION[0],
+            np.array(probabilities),
+        )
+        return int(verdict["predicted_first_wrong_step"])
+
+    assert predicted([0.9] * 17) == 2
+    assert predicted([0.5] * 17) == 2  # a half isn't below a half
+    assert predicted([0.9] * 6 + [0.4] + [0.9] * 10) == 0
+
+
 # Right answers: 2 of 4 and 1 of 4. Of the wrong ones three give 2 and two give nothing.
 SAMPLES = [(True, "20"), (True, "20"), (False, "2"), (False, None)]
 SAMPLES += [(True, "16"), (False, "2"), (False, "2"), (False, None)]
@@ -287,6 +309,10 @@ def test_a_constant_chooses_as_well_as_chance() -> None:
     assert values["auroc"] == 0.5
     assert values["accuracy"] == pytest.approx(5 / 8)  # 5 of 8 are wrong, as it says
     assert values["calibration_error"] == pytest.approx(0.4 - 3 / 8)
+
+
+def test_a_half_doesn_t_say_that_a_completion_is_right() -> None:
+    assert judged(lambda _: 0.5)["accuracy"] == pytest.approx(5 / 8)  # the wrong ones
 
 
 def test_a_reversed_model_chooses_worse_than_chance() -> None:

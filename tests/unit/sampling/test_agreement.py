@@ -49,7 +49,7 @@ READ_RIGHT: list[tuple[str, dict[str, Any]]] = [
     ("gpt_neox", {}),
     ("mistral", {"sliding_window": None}),
     ("mixtral", {"sliding_window": None} | EXPERTS),
-    ("granite", {"logits_scaling": 8.0, "attention_multiplier": 0.3}),
+    ("granite", {"logits_scaling": 8.0, "attention_multiplier": 1.5}),
     ("cohere", {"logit_scale": 0.25}),
 ]
 READ_WRONGLY: list[tuple[str, dict[str, Any], str]] = [

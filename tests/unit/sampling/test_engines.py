@@ -9,11 +9,10 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from reasonrl.config.sampler import SAMPLERS
 from reasonrl.config.schema import TrainConfig
-from reasonrl.policy.policy import Policy, load_tokenizer
+from reasonrl.policy.policy import Policy
 from reasonrl.sampling import ENGINES, Engine, SamplingParams, TransformersEngine, open_engine
 from reasonrl.sampling.base import DECLARATIONS
 from reasonrl.types import Prompt
-from tests.helpers.configs import TINY
 
 CPU = torch.device("cpu")
 
@@ -47,25 +46,6 @@ def test_a_folder_and_its_policy_in_memory_are_sampled_alike(
     assert folder.model.dtype == torch.float32
     alive = open_engine(Policy(make_model(), tokenizer), config, CPU)
     assert sampled(folder) == sampled(alive)
-
-
-@pytest.mark.parametrize(
-    ("of_tokenizer", "of_model", "warned"),
-    [(None, None, True), (None, 0, False), ("<eos>", None, False)],
-)
-def test_a_policy_that_cannot_end_is_warned_of(
-    configure: Callable[..., TrainConfig],
-    make_model: Callable[..., LlamaForCausalLM],
-    caplog: pytest.LogCaptureFixture,
-    of_tokenizer: str | None,
-    of_model: int | None,
-    warned: bool,
-) -> None:
-    model, own = make_model(), load_tokenizer(str(TINY))
-    own.eos_token = of_tokenizer
-    model.generation_config.eos_token_id = of_model
-    open_engine(Policy(model, own), configure(), CPU)
-    assert ("has an EOS token" in caplog.text) == warned
 
 
 def test_a_refreshed_engine_is_one_of_the_new_weights(

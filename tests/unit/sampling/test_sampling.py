@@ -400,6 +400,18 @@ def test_eos_ends_a_completion_and_belongs_to_it(tokenizer: PreTrainedTokenizerF
     assert completion.logprobs == pytest.approx((0.0, 0.0, 0.0), abs=1e-5)
 
 
+@pytest.mark.parametrize("configured", [None, EOS + 4, [EOS + 4, EOS + 5]])
+def test_the_tokenizer_s_eos_ends_a_completion_whatever_the_generation_config_says(
+    tokenizer: PreTrainedTokenizerFast, configured: int | list[int] | None
+) -> None:
+    model = scripted([BEGIN, *ids_of("a", "b"), EOS])
+    model.generation_config.eos_token_id = configured
+    (completion,) = TransformersEngine(model, tokenizer).sample(
+        [Prompt("p", (BEGIN,))], SamplingParams(1, 0, max_new_tokens=8), seed=0
+    )
+    assert (completion.finish_reason, completion.token_ids[-1]) == ("eos", EOS)
+
+
 def test_length_ends_a_completion(tokenizer: PreTrainedTokenizerFast) -> None:
     completion = say(tokenizer, ids_of("a", "b"))
     assert completion.finish_reason == "length"
@@ -760,6 +772,16 @@ def test_labels_that_eat_the_room_cut_a_completion_where_the_context_ends(
     assert list(completion.token_ids) == ids_of("a", "\n", "a", "\n", "a", "\n")
     assert len(completion.logprobs) == 6
     assert len(prompt) + len(read) + 1 == CONTEXT  # the last token is not read
+
+
+def test_a_step_that_reaches_the_last_place_of_the_context_ends_there(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    # L a \n L a a a a a are the 9 places that the prompt leaves; an eighth token has none.
+    script = ids_of("a", "\n", *"aaaaaaa")
+    completion, _ = act(tokenizer, script, LABELS["token"], prompt=(BEGIN,) * 119, max_new_tokens=8)
+    assert list(completion.token_ids) == script[:7]
+    assert completion.finish_reason == "length"
 
 
 def test_what_ends_in_the_last_place_of_the_context_is_not_cut(

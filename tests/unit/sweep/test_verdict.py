@@ -318,6 +318,17 @@ CASES = {
         "node failure",
         "",
     ),
+    "a deadline": (evidence("running", ended=Ended("DEADLINE", "Deadline", 0)), "timed out", ""),
+    "exit status 128, which is no signal's": (
+        evidence("running", ended=Ended("FAILED", "NonZeroExitCode", 128 * 256)),
+        "crashed",
+        "exit status 128",
+    ),
+    "cut twice in one attempt, the last time by its time limit": (
+        evidence("running", log=PREEMPTION + TIMEOUT.removeprefix(BEGIN)),
+        "timed out",
+        "",
+    ),
     "made by hand meanwhile": (
         evidence("running", beats=True),
         "running",
