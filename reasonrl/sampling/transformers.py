@@ -98,8 +98,6 @@ class TransformersEngine(Engine):
         policy = load_policy(source, dtype, device) if isinstance(source, str) else source
         if why := why_not_by_segments(policy.model):
             raise not_by_segments(policy.model.config.model_type, why)
-        if why := why_not_by_segments(policy.model):
-            raise not_by_segments(policy.model.config.model_type, why)
         return cls(policy.model, policy.tokenizer, batch_size=settings.num_rows)
 
     def refresh(self, model: PreTrainedModel) -> None:
