@@ -170,14 +170,16 @@ def test_a_config_that_names_no_context_is_refused_by_its_architecture(folder: P
 
 def test_folders_that_are_no_model(tmp_path: Path, folder: Path):
     (folder / "config.json").write_text('{"model_type": "t5"}')  # a translator, of any length
+    with pytest.raises(UserError, match=r"must say max_position_embeddings .* got model_type=t5"):
+        context_of(str(folder))
     for path in (tmp_path / "none", tmp_path, folder):
-        with pytest.raises(UserError, match=re.escape(f"model.path={path} must be a folder or")):
-            context_of(str(path))
         with pytest.raises(UserError, match=re.escape(f"model.path={path} must be a folder or")):
             load_policy(str(path), "float32", CPU)
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(UserError, match=re.escape(f"model.path={path} must be a folder or")):
             load_tokenizer(str(path))
+        with pytest.raises(UserError, match=re.escape(f"model.path={path} must be a folder or")):
+            context_of(str(path))
 
 
 def test_folders_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
