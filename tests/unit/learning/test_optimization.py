@@ -14,7 +14,7 @@ from torch import nn
 from reasonrl.config.learner import LearnerConfig
 from reasonrl.learning.checkpoint import Checkpoints
 from reasonrl.learning.optimization import Group, Optimization
-from reasonrl.runs.metrics_log import MetricsLog
+from reasonrl.runs.metrics_log import MetricsLog, read_metrics
 from reasonrl.util.errors import UserError
 
 SETTINGS = LearnerConfig(
@@ -165,7 +165,7 @@ def test_it_goes_on_from_its_latest_checkpoint_and_the_log_with_it(log: MetricsL
     state, buffer = resumed.resume()
     assert (state["place"], buffer["values"].tolist()) == (7, [1.5])
     assert resumed.steps == 1
-    assert log.path.read_text() == '{"step": 1, "ppo/loss": 0.5}\n'
+    assert [record["step"] for record in read_metrics(log.path)] == [1]
     assert again.policy.tolist() == pytest.approx([-0.1, 0.1], abs=1e-6)
     again.pull([1.0, -1.0], [1.0, -1.0])
     resumed.step()

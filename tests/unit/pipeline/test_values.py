@@ -52,7 +52,7 @@ def test_the_values_of_a_scale_are_named_with_what_the_command_line_changes():
         ),
         (
             ["algorithm=orm", "algorithm.trainable=head"],
-            "outcome reward model: 1 epochs on right and wrong completions; batches of 64, "
+            "outcome reward model: 1 epoch on right and wrong completions; batches of 64, "
             "learning rate 3e-05 → 3e-06, head trained",
         ),
         (["algorithm=sample"], "sampling: K=4 at T=1"),
