@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from reasonrl.util.entry_point import one_line_errors, run_app
@@ -14,7 +15,7 @@ def main(config: DictConfig) -> None:
         # torch is slow to import, and --help doesn't need it.
         from reasonrl.cli.evaluate import evaluate_and_show
 
-        evaluate_and_show(config)
+        evaluate_and_show(config, HydraConfig.get().overrides.task)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What Hydra calls for `python train.py -m …`.
+"""What Hydra calls for `python train.py -m …` and `python evaluate.py -m …`.
 
 Hydra finds this module because its folder stands beside train.py.
 """
@@ -18,7 +18,7 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from reasonrl.sweep.options import LauncherOptions, SearchOptions
 
@@ -112,6 +112,29 @@ class SweepLauncher(Launcher):
         return launch(points, dry_run=self._config.dry_run, of_search=True)
 
 
+class EvaluationLauncher(SweepLauncher):
+    """Evaluates all points of `python evaluate.py -m …`, one after another."""
+
+    def launch(
+        self,
+        job_overrides: Sequence[Sequence[str]],
+        initial_job_idx: int,  # noqa: ARG002 (Hydra's)
+    ) -> Sequence[JobReturn]:
+        from reasonrl.util.entry_point import one_line_errors
+
+        with one_line_errors():
+            from reasonrl.cli.evaluate import evaluate_all_and_show
+
+            points = {}
+            for overrides in map(tuple, job_overrides):
+                composed = self._compose(overrides)
+                with open_dict(composed):
+                    del composed["hydra"]
+                points[overrides] = composed
+            evaluate_all_and_show(points)
+        return []
+
+
 class Composer:
     """Composes points as Hydra does, but reads the files only once for each choice of options.
 
@@ -146,5 +169,7 @@ class Composer:
 
 store = ConfigStore.instance().store
 store(group="hydra/launcher", name="options", node=LauncherOptions)
+EVALUATIONS = "hydra_plugins.reasonrl_launcher.EvaluationLauncher"
+store(group="hydra/launcher", name="evaluations", node={"_target_": EVALUATIONS})
 store(group="hydra/sweeper", name="matrix", node=BasicSweeperConf(MATRIX))
 store(group="hydra/sweeper", name="search_options", node=SearchOptions)

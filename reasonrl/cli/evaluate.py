@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from reasonrl.cli.attempt import attempt
+from reasonrl.cli.run_overrides import applied_to
 from reasonrl.config.identity import decisive, identity
 from reasonrl.config.resolve import resolve_evaluation, with_homes
 from reasonrl.config.schema import EvaluateConfig
@@ -23,19 +25,22 @@ from reasonrl.evaluation.predictions import grade_predictions, verdicts_of
 from reasonrl.grading import Grader, grader_of
 from reasonrl.grading.metrics import paired_difference
 from reasonrl.grading.strict import Strict
+from reasonrl.pipeline.contents import Contents, with_contents
 from reasonrl.pipeline.memory import EVALUATION, with_batch_size
-from reasonrl.pipeline.plan import base_model
+from reasonrl.pipeline.overrides import differing
+from reasonrl.pipeline.plan import base_model, with_sizes
 from reasonrl.pipeline.results import AFTER
 from reasonrl.pipeline.text import show_unparsed
 from reasonrl.policy.policy import shape_of
-from reasonrl.problems import load_problems
-from reasonrl.report.tables import estimates_table, gains_table
+from reasonrl.policy.source import content_of as content_of_model
+from reasonrl.problems import content_of, load_problems
+from reasonrl.report.tables import comparison_table, estimates_table, gains_table
 from reasonrl.reward_models.model import RewardModel
 from reasonrl.runs import ranks
 from reasonrl.runs.folder import RunFolder, read_config
 from reasonrl.runs.process import Process, joined, usable_cores
 from reasonrl.runs.result import policy_of, reward_model_of
-from reasonrl.types import SavedPolicy
+from reasonrl.types import Problem, SavedPolicy
 from reasonrl.util.entry_point import set_up_logging
 from reasonrl.util.errors import UserError
 from reasonrl.util.progress import Progress, console, output
@@ -43,10 +48,12 @@ from reasonrl.util.progress import Progress, console, output
 RANK = [sys.executable, "-P", "-m", "reasonrl.cli.evaluate"]  # of an evaluation by several
 
 
-def evaluate_and_show(config: DictConfig) -> None:
+def evaluate_and_show(config: DictConfig, overrides: Sequence[str] = ()) -> None:
     """Evaluates what the configuration names and shows the metrics. Raises UserError.
 
     Told to stop by a signal, it keeps what it has sampled and exits; see ``attempt``.
+
+    overrides: what the command line said.
     """
     config = OmegaConf.create(with_homes(OmegaConf.to_container(config, resolve=True)))
     for key in ("run", "reward_model"):
@@ -61,28 +68,68 @@ def evaluate_and_show(config: DictConfig) -> None:
         _show(file.name, grade_predictions(file, grader, record), record, grader)
         return
     with joined() as process:
-        asked = process.first(lambda: _asked(config))
-        if process.size == 1 and ranks.num_processes(asked.config) > 1:
-            with attempt(), TemporaryDirectory() as folder:
-                file = Path(folder) / "config.yaml"
-                OmegaConf.save(config, file, resolve=True)
-                ranks.make_together([*RANK, str(file)], asked.config)
-        else:
-            with attempt(process):
-                evaluation = _evaluate(asked, process)
+        asked = process.first(lambda: _asked(config, overrides))
+        evaluation = _evaluate_together(asked, config, overrides, process)
+        if process.is_main:
+            _show(asked.name, evaluation, asked.record, grader_of(asked.config.dataset))
+
+
+def evaluate_all_and_show(points: Mapping[tuple[str, ...], DictConfig]) -> None:
+    """Evaluates what each configuration names, then shows all of them in one table.
+
+    All are checked before the first is evaluated. Raises UserError.
+
+    points: by the overrides that the command gave each.
+    """
+    for config in points.values():
+        if config.predictions is not None:
+            raise UserError(
+                f"predictions={config.predictions} must be evaluated by themselves; got -m. Give "
+                "one command for each file."
+            )
+    with joined() as process:
+        all_asked = {
+            said: process.first(partial(_asked, config, said)) for said, config in points.items()
+        }
+        rows, records = {}, []
+        for (said, asked), told in zip(all_asked.items(), differing([*points]), strict=True):
+            evaluation = _evaluate_together(asked, points[said], said, process)
+            split = asked.config.evaluation.split
+            own = [setting for setting in told if not setting.startswith("run=")]
+            name = "\n".join([asked.name, f"{len(asked.problems)} {split} problems", *own])
+            rows[name] = {
+                metric: estimate
+                for metric, estimate in evaluation.estimates().items()
+                if not metric.startswith("pass@") or metric == list(evaluation.scores)[-1]
+            }
+            records.append(asked.record)
             if process.is_main:
-                _show(asked.name, evaluation, asked.record, grader_of(asked.config.dataset))
+                show_unparsed(evaluation, grader_of(asked.config.dataset))
+        if process.is_main:
+            output.print(comparison_table(f"{len(rows)} evaluations", rows))
+            for record in records:
+                console.print(f"record: {record}", soft_wrap=True, markup=False)
 
 
-def evaluate_as_rank(file: str) -> None:
+def _evaluate_together(
+    asked: _Asked, config: DictConfig, overrides: Sequence[str], process: Process
+) -> Evaluation:
+    """Evaluates by this process and its like, or by several that it starts for it."""
+    if process.size == 1 and ranks.num_processes(asked.config) > 1:
+        with attempt(), TemporaryDirectory() as folder:
+            file = Path(folder) / "config.yaml"
+            OmegaConf.save(config, file, resolve=True)
+            ranks.make_together([*RANK, str(file), *overrides], asked.config)
+    with attempt(process):
+        return _evaluate(asked, process)
+
+
+def evaluate_as_rank(file: str, overrides: Sequence[str]) -> None:
     """Evaluates what the configuration in a file names, together with the other ranks."""
     with ranks.as_rank() as process:
         config = OmegaConf.load(file)
         assert isinstance(config, DictConfig)
-        asked = process.first(lambda: _asked(config))
-        evaluation = _evaluate(asked, process)
-        if process.is_main:
-            _show(asked.name, evaluation, asked.record, grader_of(asked.config.dataset))
+        _evaluate(process.first(lambda: _asked(config, overrides)), process)
 
 
 @dataclass(frozen=True)
@@ -92,23 +139,53 @@ class _Asked:
     name: str  # for people
     config: EvaluateConfig
     policy: SavedPolicy
+    problems: list[Problem]
+    exemplars: list[Problem]  # of the few-shot prompt, where the policy needs one
     record: Path  # the folder of what the evaluation writes
     reward_model: str | None  # the folder of the run that made it
 
 
-def _asked(config: DictConfig) -> _Asked:
-    resolved = resolve_evaluation(config)
+def _asked(config: DictConfig, overrides: Sequence[str]) -> _Asked:
     if config.run is not None:
-        resolved, policy, record = _of_run(RunFolder(Path(config.run)), resolved)
-        name = Path(config.run).name
+        run = RunFolder(Path(config.run))
+        trained = read_config(run)
+        config = applied_to(trained, OmegaConf.load(run.config), config, overrides)
+    resolved = resolve_evaluation(config, [] if config.run is not None else overrides)
+    dataset, split = resolved.dataset, resolved.evaluation.split
+    if config.run is not None:
+        name, policy = Path(config.run).resolve().name, policy_of(run)
     else:
-        policy, record = _of_model(resolved)
-        name = f"{resolved.model.name} on {resolved.dataset.name}"
+        name = f"{resolved.model.name} on {dataset.name}"
+        base = base_model(resolved)
+        resolved = replace(resolved, model=with_sizes(resolved.model, base))
+        policy = SavedPolicy(base, few_shot=dataset.num_exemplars > 0)
+    exemplars = load_problems(dataset, "validation")[: dataset.num_exemplars]
+    problems = load_problems(dataset if dataset.is_generated else dataset.whole, split)
+    shown = exemplars if policy.few_shot else []
+    found = Contents(
+        learnt=None if dataset.is_generated or not shown else content_of(shown),
+        judged=None if dataset.is_generated else content_of(problems),
+    )
+    if config.run is None:
+        found.model = content_of_model(resolved.model, policy.path)
+        resolved = with_contents(resolved, found)
+        record = _record_of_model(resolved)
+    else:
+        resolved = with_contents(resolved, replace(found, learnt=None))
+        record = run.evaluated(resolved.protocol) / AFTER
+        if not (record / METRICS).exists():
+            record = _writable(record, Path(resolved.runtime.outputs))
     ranks.check(resolved)
     judged = config.reward_model is not None
     shape = shape_of(policy.path)
     resolved = with_batch_size(resolved, shape, EVALUATION, reward_model=judged)
-    return _Asked(name, resolved, policy, record, config.reward_model)
+    problems = problems[: dataset.size_of(split)]
+    return _Asked(name, resolved, policy, problems, exemplars, record, config.reward_model)
+
+
+def _record_of_model(config: EvaluateConfig) -> Path:
+    name = f"{config.model.name}-{config.dataset.name}-{config.protocol}"
+    return Path(config.runtime.outputs) / "evaluations" / f"{name}-{identity(decisive(config))}"
 
 
 def _show(name: str, evaluation: Evaluation, record: Path, grader: Grader) -> None:
@@ -120,21 +197,6 @@ def _show(name: str, evaluation: Evaluation, record: Path, grader: Grader) -> No
     console.print(f"record: {record}", soft_wrap=True, markup=False)
 
 
-def _of_run(run: RunFolder, config: EvaluateConfig) -> tuple[EvaluateConfig, SavedPolicy, Path]:
-    """What to evaluate of a run: the configuration, the policy, and the folder for the record.
-
-    Model, dataset and seed are the run's, the protocol is that of ``config``.
-    """
-    trained = read_config(run)
-    own = dataclasses.replace(
-        config, model=trained.model, dataset=trained.dataset, seed=trained.seed
-    )
-    record = run.evaluated(own.protocol) / AFTER
-    if not (record / METRICS).exists():
-        record = _writable(record, Path(config.runtime.outputs))
-    return own, policy_of(run), record
-
-
 def _writable(path: Path, outputs: Path) -> Path:
     """The path, or where nothing may be written there one in the folder of outputs."""
     there = next(folder for folder in path.absolute().parents if folder.exists())
@@ -144,22 +206,14 @@ def _writable(path: Path, outputs: Path) -> Path:
     return outputs / "evaluations" / where / path.name
 
 
-def _of_model(config: EvaluateConfig) -> tuple[SavedPolicy, Path]:
-    name = f"{config.model.name}-{config.dataset.name}-{config.protocol}"
-    folder = Path(config.runtime.outputs) / "evaluations" / f"{name}-{identity(decisive(config))}"
-    return SavedPolicy(base_model(config), few_shot=config.dataset.num_exemplars > 0), folder
-
-
 def _evaluate(asked: _Asked, process: Process) -> Evaluation:
-    config, dataset = asked.config, asked.config.dataset
+    config = asked.config
     torch.set_num_threads(config.runtime.threads or max(1, usable_cores() // process.local_size))
-    problems = load_problems(dataset, config.evaluation.split)
-    exemplars = load_problems(dataset, "validation")[: dataset.num_exemplars]
     return evaluate(
         config,
         asked.policy,
-        problems,
-        exemplars,
+        asked.problems,
+        asked.exemplars,
         folder=asked.record,
         progress=Progress(shown=process.is_main),
         description="evaluation",
@@ -200,4 +254,4 @@ def _gains_on_vote(evaluation: Evaluation) -> Table:
 
 if __name__ == "__main__":
     set_up_logging()
-    evaluate_as_rank(sys.argv[1])
+    evaluate_as_rank(sys.argv[1], sys.argv[2:])

@@ -29,7 +29,7 @@ from reasonrl.report.catalogue import (
 from reasonrl.report.comparison import Row, compared, results
 from reasonrl.report.export import Cell, export, is_bold
 from reasonrl.runs.folder import run_folder
-from reasonrl.runs.provenance import differences, hardware
+from reasonrl.runs.provenance import differences, hardware, software
 from reasonrl.util.atomic import remove_folder
 from reasonrl.util.errors import UserError
 
@@ -62,7 +62,7 @@ def compare_runs(given: argparse.Namespace) -> int:
             + "; bold: p < 0.05 after Holm's correction for their number.",
             soft_wrap=True,
         )
-        machines = {e.name: hardware(e.run.provenance) for e in entries}
+        machines = {e.name: _made_with(e) for e in entries}
         if said := differences(machines):
             console.print(said, markup=False, soft_wrap=True)
     return 0
@@ -77,7 +77,7 @@ def diff_runs(given: argparse.Namespace) -> int:
     for key, values in differing(pair, lacking=True).items():
         table.add_row(escape(key), *map(escape, values))
     Console(highlight=False).print(table if table.row_count else "They have the same settings.")
-    if said := differences({entry.name: hardware(entry.run.provenance) for entry in pair}):
+    if said := differences({entry.name: _made_with(entry) for entry in pair}):
         print(said)
     return 0
 
@@ -108,6 +108,10 @@ def remove_runs(given: argparse.Namespace) -> int:
             ) from None
     print(f"removed: {len(going)}")
     return 0
+
+
+def _made_with(entry: Entry) -> dict[str, str]:
+    return hardware(entry.run.provenance) | software(entry.run.provenance)
 
 
 def _needs(entry: Entry) -> set[str]:
@@ -149,12 +153,15 @@ def _cells(rows: Sequence[Row], seeds: bool) -> list[dict[str, Cell]]:
     firsts = [row.entries[0] for row in rows]
     columns = differing(firsts, without=[SEED] if seeds else [])
     short = short_keys(columns)
+    protocols = {first.run.protocol for first in firsts} - {None}
     all_done = all(entry.state == "done" for row in rows for entry in row.entries)
     cells = []
     for place, row in enumerate(rows):
         states = sorted({entry.state for entry in row.entries})
         own: dict[str, Cell] = {"run": firsts[place].name.rpartition("-")[2]}
         own |= {short[key]: values[place] for key, values in columns.items()}
+        if len(protocols) > 1:
+            own["evaluated by"] = firsts[place].run.protocol or ""
         if seeds:
             own["seeds"] = ",".join(str(entry.config.seed) for entry in row.entries)
         if not all_done:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -10,7 +12,7 @@ from reasonrl.config.resolve import resolve
 from reasonrl.pipeline.execute import ensure_done
 from reasonrl.pipeline.plan import Plan, plan
 from reasonrl.pipeline.results import Result
-from reasonrl.pipeline.text import asks, how_long, needs, origin, plan_table, show_result
+from reasonrl.pipeline.text import asks, doubts, how_long, needs, origin, plan_table, show_result
 from reasonrl.policy.speed import warn_where_slow
 from reasonrl.runs.folder import is_done
 from reasonrl.runs.process import ALONE, joined
@@ -24,11 +26,12 @@ def train(config: DictConfig) -> Result | None:
     saves and exits; see ``attempt``. Where ``torchrun`` or ``accelerate launch`` has started this
     command several times, these processes make the run together, and the main one speaks.
     """
-    resolved = resolve(config)
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    resolved = resolve(config, overrides)
     with joined() as process:
         planned = process.first(lambda: plan(resolved, fetch=not config.dry_run))
         if process.is_main:
-            _show_plan(planned, config)
+            _show_plan(planned, config, overrides)
         if config.dry_run:
             return None
         with attempt(process):
@@ -37,17 +40,16 @@ def train(config: DictConfig) -> Result | None:
             return show_result(planned, progress) if process.is_main else None
 
 
-def _show_plan(planned: Plan, config: DictConfig) -> None:
+def _show_plan(planned: Plan, config: DictConfig, overrides: Sequence[str]) -> None:
     if is_done(planned.run) and not config.dry_run:
         console.print(f"done: {planned.run.path}", soft_wrap=True, markup=False)
     else:
         # This loads the model, so that an error comes before the plan.
         takes = list(how_long([planned]))
         console.print(plan_table(planned))
-        overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
         scale = f"{config.scale.name} ({config.scale.about})"
         console.print(origin(scale, [planned.config], overrides), soft_wrap=True)
-        for line in takes:
+        for line in (*takes, *doubts([planned])):
             console.print(line, soft_wrap=True)
     if config.dry_run:
         model = planned.config.model

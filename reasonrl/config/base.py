@@ -16,6 +16,8 @@ from reasonrl.util.errors import UserError
 # Marks for a field's metadata, which say how it counts in an identity. An unmarked one counts.
 IMMATERIAL = {"immaterial": True}  # no result depends on it
 LATER = {"later": True}  # older runs haven't the field: at its default it doesn't count
+# The field holds a hash that a plan finds out; at its default, None, it doesn't count.
+CONTENT = {"content": True}
 RUN_NAME = {"run name": True}  # the field holds a run's folder, of which only the name counts
 
 
@@ -24,21 +26,40 @@ def unless(other: str) -> dict[str, str]:
     return {"unless": other}
 
 
-def decisive_values(settings: Any) -> dict[str, Any]:
-    """The plain values of a settings object that decide a result, by the marks of its fields."""
+def decisive_values(settings: Any, *, defaults: bool = False) -> dict[str, Any]:
+    """The plain values of a settings object that decide a result, by the marks of its fields.
+
+    defaults: whether a field that older runs haven't is there at its default too.
+    """
     values = {}
     for field in dataclasses.fields(settings):
         value, marks = getattr(settings, field.name), field.metadata
-        if marks == IMMATERIAL or (marks == LATER and value == field.default):
+        is_later = marks in (LATER, CONTENT) and value == field.default
+        if marks == IMMATERIAL or (is_later and not defaults):
             continue
         if "unless" in marks and getattr(settings, marks["unless"]) is not None:
             value = None
         elif marks == RUN_NAME and value is not None:
             value = Path(value).name
         elif dataclasses.is_dataclass(value):
-            value = decisive_values(value)
+            value = decisive_values(value, defaults=defaults)
         values[field.name] = value
     return values
+
+
+def is_immaterial(settings: Any, key: str) -> bool:
+    """Whether no result depends on a settings object's field, or on what the field is part of.
+
+    key: the field's name, or the names of fields on the way to it, as ``resources.gpus``.
+    """
+    for name in key.split("."):
+        found = [field for field in dataclasses.fields(settings) if field.name == name]
+        if not found or found[0].metadata == IMMATERIAL:
+            return bool(found)
+        settings = getattr(settings, name)
+        if not dataclasses.is_dataclass(settings):
+            break
+    return False
 
 
 def require(holds: bool, message: str) -> None:

@@ -25,13 +25,15 @@ def identity(decisive: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
 
-def decisive(config: EvaluateConfig) -> dict[str, Any]:
+def decisive(config: EvaluateConfig, *, defaults: bool = False) -> dict[str, Any]:
     """The plain values that decide a run's or an evaluation's result: the input of ``identity``.
 
     The marks of fields say what doesn't count (``config.base``). What the run's algorithm never
     reads of the reward and the dataset is left out too.
+
+    defaults: whether settings that older runs haven't are there too, as which they don't count.
     """
-    values = decisive_values(config)
+    values = decisive_values(config, defaults=defaults)
     if isinstance(config, TrainConfig):
         reads = config.algorithm.reads_reward
         if reads == "nothing":

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from reasonrl.config.algorithm.ei import EIConfig
 from reasonrl.config.algorithm.sft import SFTConfig
-from reasonrl.config.base import RUN_NAME, require
+from reasonrl.config.base import CONTENT, RUN_NAME, require
 
 INITS = ("pretrained", "sft", "ei", "run")
 
@@ -23,8 +23,9 @@ class InitConfig:
     name: str  # one of INITS
     sft: SFTConfig | None = None  # the fine-tuning run that makes the policy
     ei: EIConfig | None = None  # the Expert Iteration run that makes the policy
-    # The folder of any earlier run; the folder's name counts in an identity, not its place.
+    # The folder of any earlier run; its name and what it holds count in an identity, not its place.
     run: str | None = field(default=None, metadata=RUN_NAME)
+    content: str | None = field(default=None, metadata=CONTENT)  # the hash of that run's policy
 
     def improved_by(self, policy: EIConfig | None) -> InitConfig:
         """The policy that an Expert Iteration run makes from this one.

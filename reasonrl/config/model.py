@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass, field, fields
 
-from reasonrl.config.base import IMMATERIAL, require
+from reasonrl.config.base import CONTENT, IMMATERIAL, require, unless
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
 
@@ -29,6 +29,10 @@ class ResourcesConfig:
     def all_gpus(self) -> int:
         """The GPUs of all nodes."""
         return self.nodes * self.gpus
+
+
+# Those of a model of which nothing is known.
+DEFAULT_RESOURCES = ResourcesConfig(gpus=1, cpus=8, memory_gb=64, hours=24.0)
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,9 @@ class ModelConfig:
     """
 
     name: str
-    path: str  # folder, hub id, .gguf file, or package:NAME for the .gguf inside a Python package
+    # Folder, hub id, .gguf file, or package:NAME for the .gguf inside a Python package. Where its
+    # files lie doesn't count, for what they hold does.
+    path: str = field(metadata=unless("content"))
     compute_dtype: str  # of sampling, and of the learner's matrix products; weights stay float32
     # The kind of device changes the last bits all the same: see RuntimeConfig.
     device: str = field(metadata=IMMATERIAL)
@@ -105,9 +111,9 @@ class ModelConfig:
     num_parameters: int | None = field(default=None, metadata=IMMATERIAL)
     # For the same; a model that is on this machine says it itself, in its config.json.
     shape: ShapeConfig | None = field(default=None, metadata=IMMATERIAL)
-    resources: ResourcesConfig = field(
-        default=ResourcesConfig(gpus=1, cpus=8, memory_gb=64, hours=24.0), metadata=IMMATERIAL
-    )
+    resources: ResourcesConfig = field(default=DEFAULT_RESOURCES, metadata=IMMATERIAL)
+    # The hash of its weights and tokenizer, which a plan finds out; None: it isn't on this machine.
+    content: str | None = field(default=None, kw_only=True, metadata=CONTENT)
 
     def check(self) -> None:
         """Raises UserError for a value out of range."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, get_args, get_type_hints
 
@@ -13,10 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from reasonrl.config.algorithm import ALGORITHMS
-from reasonrl.config.base import require
+from reasonrl.config.base import CONTENT, require
 from reasonrl.config.dataset import DATASETS
 from reasonrl.config.init import INITS, InitConfig
 from reasonrl.config.model import ModelConfig
+from reasonrl.config.own_model import named_by_path
 from reasonrl.config.reward import REWARDS
 from reasonrl.config.rules import validate, validate_evaluation
 from reasonrl.config.sampler import SAMPLERS
@@ -44,16 +45,22 @@ PATHS = {"path", "outputs", "run", "reward_model", "predictions"}
 OF_ENTRY_POINTS = {"scale", "dry_run", "run", "reward_model", "predictions"}
 
 
-def resolve(config: DictConfig) -> TrainConfig:
-    """A composed conf/train.yaml as dataclasses, validated. Raises UserError."""
-    resolved = TrainConfig(**_sections(config, TrainConfig))
+def resolve(config: DictConfig, overrides: Sequence[str] = ()) -> TrainConfig:
+    """A composed conf/train.yaml as dataclasses, validated. Raises UserError.
+
+    overrides: what the command line said, as ``KEY=VALUE``.
+    """
+    resolved = TrainConfig(**_sections(config, TrainConfig, overrides))
     validate(resolved)
     return resolved
 
 
-def resolve_evaluation(config: DictConfig) -> EvaluateConfig:
-    """A composed conf/evaluate.yaml as dataclasses, validated. Raises UserError."""
-    resolved = EvaluateConfig(**_sections(config, EvaluateConfig))
+def resolve_evaluation(config: DictConfig, overrides: Sequence[str] = ()) -> EvaluateConfig:
+    """A composed conf/evaluate.yaml as dataclasses, validated. Raises UserError.
+
+    overrides: what the command line said, as ``KEY=VALUE``.
+    """
+    resolved = EvaluateConfig(**_sections(config, EvaluateConfig, overrides))
     validate_evaluation(resolved)
     return resolved
 
@@ -76,9 +83,12 @@ def _path(key: str, value: Any) -> Any:
     return path
 
 
-def _sections(config: DictConfig, schema: type[EvaluateConfig]) -> dict[str, Any]:
+def _sections(
+    config: DictConfig, schema: type[EvaluateConfig], overrides: Sequence[str]
+) -> dict[str, Any]:
     plain = with_homes(OmegaConf.to_container(config, resolve=True))
-    assert isinstance(plain, dict)
+    if plain.get("model"):
+        plain["model"] = named_by_path(plain["model"], overrides)
     seed = plain.get("seed")
     require(
         isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0,
@@ -131,7 +141,7 @@ def _typed(schema: type, node: DictConfig, key: str) -> Any:
     try:
         typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(flat), values))
     except OmegaConfBaseException as error:
-        known = ", ".join(f.name for f in dataclasses.fields(schema))
+        known = ", ".join(f.name for f in dataclasses.fields(schema) if f.metadata != CONTENT)
         reason = str(error).splitlines()[0]
         full_key = f"{key}.{error.key}" if error.key else key
         raise UserError(f"{full_key}: {reason.rstrip('.')}. {key} has the keys {known}.") from None

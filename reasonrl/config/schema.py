@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from reasonrl.config.algorithm.base import Algorithm
-from reasonrl.config.base import IMMATERIAL, require
+from reasonrl.config.base import CONTENT, IMMATERIAL, require
 from reasonrl.config.dataset.base import DatasetConfig
 from reasonrl.config.init import InitConfig
 from reasonrl.config.model import ModelConfig
@@ -23,6 +23,8 @@ class EvaluationConfig:
     split: str  # one of the dataset's ``splits``
     num_samples_per_prompt: int  # K of maj@K and pass@K
     temperature: float  # of these samples; maj@1 is greedy, whatever the temperature
+    # The hash of the split's problems, which a plan finds out; None: they are generated.
+    content: str | None = field(default=None, metadata=CONTENT)
 
     def check(self, dataset: DatasetConfig) -> None:
         """Raises UserError for a value out of range, or a split that the dataset doesn't have."""
@@ -96,6 +98,7 @@ class EvaluateConfig:
         """The way policies are evaluated, as the name of a folder: ``test-n500-k16-t0.7``.
 
         The part n is the number of problems; it is there only where a setting limits that number.
+        The hash of problems that aren't generated ends it.
         """
         evaluation, dataset = self.evaluation, self.dataset
         size = dataset.size_of(evaluation.split)
@@ -104,6 +107,7 @@ class EvaluateConfig:
             *([] if size is None else [f"n{size}"]),
             f"k{evaluation.num_samples_per_prompt}",
             f"t{str(evaluation.temperature).removesuffix('.0')}",  # to the last digit
+            *([] if evaluation.content is None else [evaluation.content[:8]]),
         ]
         return "-".join(parts)
 

@@ -53,6 +53,7 @@ from reasonrl.sampling.rollouts import (
 )
 from reasonrl.types import Problem, Prompt, Rollout, SavedPolicy
 from reasonrl.util.atomic import write_json, writing
+from reasonrl.util.digest import content_of_folder
 from reasonrl.util.errors import UserError
 from reasonrl.util.progress import Progress
 from reasonrl.util.seeding import derive_seed
@@ -246,11 +247,13 @@ def _choose(
     progress: Progress,
     process: Process,
 ) -> dict[str, np.ndarray]:
-    """``chosen_by_reward_model``, with the model's probabilities, kept in rerank-RUN.parquet.
+    """``chosen_by_reward_model``, with the model's probabilities, kept in rerank-RUN-HASH.parquet.
 
-    Each process judges a piece of the samples.
+    The hash is of the reward model, for another run's folder may have the same name. Each process
+    judges a piece of the samples.
     """
-    file = folder / f"rerank-{model.folder.resolve().parent.name}.parquet"
+    content = process.first(lambda: content_of_folder(model.folder, ["*.json", "*.safetensors"]))
+    file = folder / f"rerank-{model.folder.resolve().parent.name}-{content[:8]}.parquet"
     if not process.first(file.exists):
         problem_of = {problem.id: problem for problem in problems}
         with progress.task("judging samples", len(samples), process.tally(str(file))) as advance:

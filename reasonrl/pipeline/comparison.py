@@ -9,7 +9,7 @@ from reasonrl.pipeline.overrides import differing
 from reasonrl.pipeline.plan import Plan
 from reasonrl.pipeline.results import Result, result_of
 from reasonrl.report.tables import comparison_table
-from reasonrl.runs.provenance import differences, hardware
+from reasonrl.runs.provenance import differences, hardware, software
 from reasonrl.util.progress import Progress, output
 
 METRIC = "maj@1"
@@ -19,7 +19,7 @@ MAX_ROWS = 40  # of more there is the sweep's page
 def show_comparison(plans: Mapping[tuple[str, ...], Plan]) -> None:
     """Prints a table of those finished runs that make a policy.
 
-    A line below the table says which of them were made with other hardware.
+    A line below the table says which of them were made with other hardware or code.
 
     plans: by the overrides that the command gave each run.
     """
@@ -27,13 +27,16 @@ def show_comparison(plans: Mapping[tuple[str, ...], Plan]) -> None:
     policies = {o: p for o, p in plans.items() if p.config.algorithm.makes == "policy"}
     if 1 < len(policies) <= MAX_ROWS:
         results = {o: result_of(planned, progress) for o, planned in policies.items()}
-        names = differing(results)
-        rows = dict(zip(map("\n".join, names), compare(results), strict=True))
         protocols = sorted({planned.config.protocol for planned in policies.values()})
+        names = differing(results)
+        if len(protocols) > 1:
+            names = [[*n, p.config.protocol] for n, p in zip(names, policies.values(), strict=True)]
+        rows = dict(zip(map("\n".join, names), compare(results), strict=True))
         title = f"comparison, by maj@1 on {', '.join(protocols)}; gains are paired"
         output.print(comparison_table(title, rows))
-        made_on = [hardware(planned.run.provenance) for planned in policies.values()]
-        if differs := differences(dict(zip(map(" ".join, names), made_on, strict=True))):
+        files = [planned.run.provenance for planned in policies.values()]
+        made_with = [hardware(file) | software(file) for file in files]
+        if differs := differences(dict(zip(map(" ".join, names), made_with, strict=True))):
             output.print(differs, markup=False, highlight=False)
 
 
@@ -57,7 +60,8 @@ def compare(results: Mapping[tuple[str, ...], Result]) -> list[dict[str, Estimat
         }
         if result.worst is not None:
             row["conditioning: gap"] = after.gain_on(result.worst)[METRIC]
-        if result is not first and after.problem_ids == first.after.problem_ids:
+        asked = (after.problem_ids, result.problems)
+        if result is not first and asked == (first.after.problem_ids, first.problems):
             row["gain on: the first run"] = after.gain_on(first.after)[METRIC]
         rows.append(row)
     return rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,11 +12,24 @@ from transformers import PreTrainedTokenizerBase
 from reasonrl.config.algorithm.base import Algorithm
 from reasonrl.config.dataset.base import DatasetConfig
 from reasonrl.config.identity import prerequisites, shorter, training_set
-from reasonrl.config.model import ShapeConfig
+from reasonrl.config.model import ModelConfig, ShapeConfig
+from reasonrl.config.rules import validate
 from reasonrl.config.schema import EvaluateConfig, TrainConfig
 from reasonrl.grading import Grader, grader_of
 from reasonrl.learning.packed import check_packing
+from reasonrl.pipeline.contents import (
+    Contents,
+    content_of_policy,
+    content_of_reward_model,
+    with_contents,
+)
 from reasonrl.pipeline.memory import check_memory
+from reasonrl.pipeline.problems import (
+    learns_from_solutions,
+    long_solutions,
+    shared_questions,
+    stopped_solutions,
+)
 from reasonrl.policy.head import check_head
 from reasonrl.policy.policy import (
     check_num_layers,
@@ -26,9 +39,10 @@ from reasonrl.policy.policy import (
     num_layers_of,
     shape_of,
 )
+from reasonrl.policy.source import content_of as content_of_model
 from reasonrl.policy.source import find_folder, local_folder
 from reasonrl.policy.twin import try_twin
-from reasonrl.problems import load_problems
+from reasonrl.problems import content_of, load_problems
 from reasonrl.problems.prompts import build_prompts, check_lengths, label_ids
 from reasonrl.reward_models.model import Description
 from reasonrl.runs import ranks
@@ -50,6 +64,16 @@ def base_model(config: EvaluateConfig) -> str:
     return local_folder(config.model, _models(config))
 
 
+def with_sizes(model: ModelConfig, base: str) -> ModelConfig:
+    """The model with the sizes of its folder's config.json, where its settings don't say them."""
+    if model.num_parameters is not None:
+        return model
+    shape = shape_of(base)
+    return (
+        model if shape is None else replace(model, num_parameters=shape.num_parameters, shape=shape)
+    )
+
+
 def _models(config: EvaluateConfig) -> Path:
     return Path(config.runtime.outputs) / "models"
 
@@ -69,6 +93,7 @@ class Plan:
     exemplars: list[Problem]  # of the validation split, those of the few-shot prompt
     test: list[Problem]  # of ``evaluation.split``
     shorter: TrainConfig | None = None  # of a finished run, where this one hasn't begun
+    warnings: tuple[str, ...] = ()  # what makes its numbers mean less than they seem to
 
     @property
     def grader(self) -> Grader:
@@ -114,23 +139,71 @@ class Planner:
         self._known: dict[str, Any] = {}
 
     def plan(self, config: TrainConfig) -> Plan:
-        """Plans a run. Raises UserError if it is found to be impossible without computing."""
+        """Plans a run. Raises UserError if it is found to be impossible without computing.
+
+        Which run it is, its content says too: what the paths of its configuration hold by now.
+        """
+        config = self._with_contents(config)
         run = run_folder(config)
         if run not in self._plans:
             self._plans[run] = self._plan(config, run)
         return self._plans[run]
 
-    def _plan(self, config: TrainConfig, run: RunFolder) -> Plan:
+    def _with_contents(self, config: TrainConfig) -> TrainConfig:
+        """The configuration with the hashes of all that it reads. Raises UserError."""
         model, init, dataset = config.model, config.init, config.dataset
         if self._here:
             self._cached(("device", model), lambda: ALONE.device(model.device))
-            self._cached(("ranks", model, config.runtime), lambda: ranks.check(config))
-        if init.run is not None:
-            self._cached(("init", init.run, model.path), lambda: _check_init_run(config))
         self._cached(("grader", dataset), lambda: grader_of(dataset))
-        exemplars, validation = self._cached(("validation", dataset), lambda: _validation(dataset))
+        found = Contents(
+            learnt=self._content(dataset, "train", "validation"),
+            judged=self._content(dataset, config.evaluation.split),
+        )
+        if (earlier := init.run) is not None:
+            self._cached(("init", earlier, model.path), lambda: _check_init_run(config))
+            found.init = self._cached(("content", earlier), lambda: content_of_policy(earlier))
+        reward_run = config.reward.finished_run()
+        if config.algorithm.reads_reward != "nothing" and reward_run is not None:
+            found.reward = self._cached(
+                ("content", reward_run), lambda: content_of_reward_model(reward_run, "reward.run")
+            )
+        base = self._cached_base(config)
+        if base is not None:
+            found.model = self._cached(("content", base), lambda: content_of_model(model, base))
+            sized = self._cached(("sizes", model, base), lambda: with_sizes(model, base))
+            if sized != model:
+                config = replace(config, model=sized)
+                validate(config)
+        if self._here:
+            self._cached(("ranks", config.model, config.runtime), lambda: ranks.check(config))
+        return with_contents(config, found)
+
+    def _content(self, dataset: DatasetConfig, *splits: str) -> str | None:
+        """The hash of a dataset's splits, whatever is read of them; None: they are generated."""
+        if dataset.is_generated:
+            return None
+        return self._cached(
+            ("content", *dataset.source, splits),
+            lambda: content_of(
+                problem for split in splits for problem in self._split(dataset, split)
+            ),
+        )
+
+    def _split(self, dataset: DatasetConfig, split: str) -> list[Problem]:
+        """All problems of a split that isn't generated."""
+        return self._cached(
+            ("split", *dataset.source, split), lambda: load_problems(dataset.whole, split)
+        )
+
+    def _cached_base(self, config: TrainConfig) -> str | None:
+        key = ("model", config.model.name, config.model.path, config.runtime.outputs)
+        return self._cached(key, lambda: self._base(config))
+
+    def _plan(self, config: TrainConfig, run: RunFolder) -> Plan:
+        model, dataset = config.model, config.dataset
+        exemplars, validation = self._validation(dataset)
         first = {gives: self.plan(one) for gives, one in prerequisites(config).items()}
-        base = self._cached(("model", model, config.runtime.outputs), lambda: self._base(config))
+        base = self._cached_base(config)
         planned = Plan(
             config=config,
             run=run,
@@ -147,12 +220,28 @@ class Planner:
         self._check_reward(planned)
         if planned.shape is not None and not is_done(run):
             check_memory(config, planned.shape)
+        said = list(self._shared_questions(planned))
+        if learns_from_solutions(config):
+            key = ("stops", training_set(config))
+            said += self._cached(key, lambda: list(stopped_solutions(planned)))
         if planned.has_model:
-            self._check(planned)
-        return planned
+            said += self._check(planned)
+        return replace(planned, warnings=tuple(said))
 
     def _problems(self, dataset: DatasetConfig, split: str) -> list[Problem]:
+        if not dataset.is_generated:
+            return self._split(dataset, split)[: dataset.size_of(split)]
         return self._cached(("problems", dataset, split), lambda: load_problems(dataset, split))
+
+    def _validation(self, dataset: DatasetConfig) -> tuple[list[Problem], list[Problem]]:
+        """The exemplars of the validation split, and its other problems."""
+        problems, number = self._problems(dataset, "validation"), dataset.num_exemplars
+        if len(problems) <= number:
+            raise UserError(
+                f"dataset.num_exemplars={number} must leave problems of the validation split to "
+                f"validate on; got {len(problems)} in all. Lower it."
+            )
+        return problems[:number], problems[number:]
 
     def _base(self, config: TrainConfig) -> str | None:
         return base_model(config) if self._fetch else find_folder(config.model, _models(config))
@@ -173,8 +262,19 @@ class Planner:
                 f"{config.dataset.grader} reads none. Pass reward=sparse."
             )
 
-    def _check(self, planned: Plan) -> None:
-        """Checks what depends on the model: its layers, prompts, and a reward model's tokenizer."""
+    def _shared_questions(self, planned: Plan) -> list[str]:
+        """Warnings of questions that two splits share; those of generated ones don't."""
+        dataset, split = planned.config.dataset, planned.config.evaluation.split
+        if dataset.is_generated:
+            return []
+        key = ("shared", training_set(planned.config), split)
+        return self._cached(key, lambda: list(shared_questions(planned)))
+
+    def _check(self, planned: Plan) -> list[str]:
+        """Checks what depends on the model: layers, lengths, and a reward model's tokenizer.
+
+        Returns warnings.
+        """
         config, base = planned.config, planned.base
         algorithm = config.algorithm
         data = (training_set(config), config.evaluation.split)
@@ -187,6 +287,12 @@ class Planner:
             ("prompts", base, *data, few_shot, longest),
             lambda: _check_prompts(planned, tokenizer, longest),
         )
+        said: list[str] = []
+        if learns_from_solutions(config):
+            said += self._cached(
+                ("solutions", base, data[0]),
+                lambda: list(long_solutions(planned, tokenizer, context_of(base))),
+            )
         if layers := algorithm.layers():
             num_layers = self._cached(("layers", base), lambda: num_layers_of(base))
             for key, wanted in layers.items():
@@ -197,6 +303,7 @@ class Planner:
             self._cached(
                 ("reward", base, *data, run), lambda: _check_reward_run(planned, tokenizer, run)
             )
+        return said
 
     def _cached(self, key: tuple[object, ...], compute: Callable[[], T]) -> T:
         """What ``compute`` returns, which is called only once for each key."""
@@ -220,17 +327,6 @@ def _finished_shorter(config: TrainConfig, run: RunFolder) -> TrainConfig | None
         if finished.result.exists() and all((finished.path / name).exists() for name in keeps):
             return one
     return None
-
-
-def _validation(dataset: DatasetConfig) -> tuple[list[Problem], list[Problem]]:
-    """The exemplars of the validation split, and its other problems."""
-    problems, number = load_problems(dataset, "validation"), dataset.num_exemplars
-    if len(problems) <= number:
-        raise UserError(
-            f"dataset.num_exemplars={number} must leave problems of the validation split to "
-            f"validate on; got {len(problems)} in all. Lower it."
-        )
-    return problems[:number], problems[number:]
 
 
 def _check_init_run(config: TrainConfig) -> None:

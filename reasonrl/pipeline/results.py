@@ -24,6 +24,7 @@ class Result:
     before: Evaluation  # of the policy that the run started from
     after: Evaluation  # of the run's own policy
     worst: Evaluation | None  # of its own policy asked for the worst return, if it has labels
+    problems: str | None = None  # the hash of the evaluation's; None: they are generated
 
 
 def result_of(planned: Plan, progress: Progress) -> Result:
@@ -38,6 +39,7 @@ def result_of(planned: Plan, progress: Progress) -> Result:
             if policy.labels
             else None
         ),
+        problems=planned.config.evaluation.content,
     )
 
 

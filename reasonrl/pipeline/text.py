@@ -127,9 +127,16 @@ def needs(plans: Sequence[Plan]) -> Iterator[RenderableType]:
         )
     if not plans[0].has_model:
         yield (
-            f"{escape(model.path)} isn't ready on this machine: not checked whether prompts fit "
-            "its context"
+            f"{escape(model.path)} isn't ready on this machine: not checked whether its tokenizer "
+            "knows the words, whether prompts and solutions fit its context, and which of its runs "
+            "are done, for its weights are part of their names"
         )
+
+
+def doubts(plans: Sequence[Plan]) -> Iterator[str]:
+    """A warning for each thing that makes the plans' numbers mean less than they seem to."""
+    for text in dict.fromkeys(w for p in plans for one in p.in_order() for w in one.warnings):
+        yield f"[bold yellow]warning:[/] {escape(text)}"
 
 
 def _too_many_rows(configs: Sequence[TrainConfig], shape: ShapeConfig) -> Iterator[str]:

@@ -22,7 +22,7 @@ from transformers import (
 
 from reasonrl.config.model import ShapeConfig
 from reasonrl.util.atomic import atomic_folder
-from reasonrl.util.errors import UserError
+from reasonrl.util.errors import UserError, reason
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # What transformers raises for a folder that is no model, or a damaged one.
@@ -159,10 +159,6 @@ def _not_a_model(path: str, error: Exception) -> UserError:
         f"model.path={path} must be a folder or hub id of a causal language model with "
         f"safetensors; got {reason(error)}. Pass another model.path."
     )
-
-
-def reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:300].rstrip(".")
 
 
 def save_policy(policy: Policy, folder: Path, dtype: str = "float32") -> None:

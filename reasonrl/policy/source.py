@@ -1,29 +1,27 @@
-"""From the name of a model to a folder on this machine.
+"""From the name of a model to a folder on this machine, and to the hash of what it holds.
 
 Whatever form a model comes in, ``local_folder`` makes it a name that transformers loads by itself,
-so that everything later sees one kind of model.
+so that everything later sees one kind of model. Torch is imported only to convert one.
 """
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import logging
 from pathlib import Path
 
-import torch
 from filelock import FileLock
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from reasonrl.config.model import ModelConfig
-from reasonrl.policy.policy import LOADING_ERRORS, load, reason, save_policy
 from reasonrl.util.atomic import writing
-from reasonrl.util.errors import UserError
+from reasonrl.util.digest import DIGITS, content_of_folder, file_digest
+from reasonrl.util.errors import UserError, reason
 
 logger = logging.getLogger(__name__)
 
+PROJECT = Path(__file__).parents[2]  # the models that come with it are found from any folder
 PACKAGE = "package:"
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # no pickles
 HUB_TIMEOUT_SECONDS = 5.0
@@ -35,10 +33,13 @@ def find_folder(model: ModelConfig, models: Path) -> str | None:
     Raises UserError for a path that is neither a hub id nor a folder that is there.
     """
     if _is_gguf(model.path):
-        folder = models / model.name
-        return str(folder) if folder.exists() else None
-    if Path(model.path).is_dir():
-        return model.path
+        try:
+            converted = _folder_of(_gguf_file(model.path), model, models)
+        except UserError:  # the file itself isn't on this machine
+            return None
+        return str(converted) if converted.exists() else None
+    if (folder := _own_folder(model.path)) is not None:
+        return str(folder)
     try:
         snapshot = snapshot_download(model.path, local_files_only=True)
     except LocalEntryNotFoundError:
@@ -53,23 +54,44 @@ def local_folder(model: ModelConfig, models: Path) -> str:
 
     The folder of a hub id is in the hub's cache; it is downloaded where it isn't there or is out of
     date. Given a folder, transformers doesn't ask the hub again; given a hub id, it would ask for
-    every file, and retry without a network. A GGUF file is converted once, into
-    ``models / model.name``, for reading one takes a minute.
+    every file, and retry without a network. A GGUF file is converted once, into a folder of
+    ``models`` that is named by the model and by the file's hash, for reading one takes a minute.
 
     Raises UserError if there is no such model.
     """
     if _is_gguf(model.path):
         return _converted(model, models)
-    if Path(model.path).is_dir():
-        return model.path
+    if (folder := _own_folder(model.path)) is not None:
+        return str(folder)
     try:
         return snapshot_download(
             model.path, allow_patterns=HUB_FILES, etag_timeout=HUB_TIMEOUT_SECONDS
         )
     except HFValidationError:
         raise _no_folder(model.path, "it is no hub id") from None
-    except LOADING_ERRORS as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise _no_folder(model.path, f"the hub didn't give it: {reason(error)}") from None
+
+
+def content_of(model: ModelConfig, folder: str) -> str:
+    """The hash of a model's weights and tokenizer, of its ``local_folder`` or its GGUF file."""
+    if _is_gguf(model.path):
+        return file_digest(_gguf_file(model.path))[:DIGITS]
+    return content_of_folder(Path(folder), HUB_FILES)
+
+
+def _own_folder(path: str) -> Path | None:
+    """The folder of this path, from here or from the project; None: it may be a hub id.
+
+    Raises UserError for a folder that isn't there, though the one that it would be in is.
+    """
+    for folder in (Path(path), PROJECT / path):
+        if folder.is_dir():
+            return folder
+    above = Path(path).parent
+    if above != Path() and (above.is_dir() or (PROJECT / above).is_dir()):
+        raise _no_folder(path, f"the hub isn't asked for it, since there is a folder {above}")
+    return None
 
 
 def _is_gguf(path: str) -> bool:
@@ -78,25 +100,20 @@ def _is_gguf(path: str) -> bool:
 
 def _converted(model: ModelConfig, models: Path) -> str:
     file = _gguf_file(model.path)
-    folder = models / model.name
+    folder = _folder_of(file, model, models)
     with writing(models):
         models.mkdir(parents=True, exist_ok=True)
     with FileLock(models / f".{model.name}.lock"):
         if not folder.exists():
+            from reasonrl.policy.gguf import convert
+
             logger.info("converting %s, once", file.name)
-            policy = load(str(file.parent), torch.float32, gguf_file=file.name)
-            policy.model = _plain(policy.model)
-            save_policy(policy, folder)
+            convert(file, folder)
     return str(folder)
 
 
-def _plain(model: PreTrainedModel) -> PreTrainedModel:
-    """The same weights without the memory of having been quantised, which could not be saved."""
-    config = copy.deepcopy(model.config)
-    vars(config).pop("quantization_config", None)
-    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    plain.load_state_dict(model.state_dict())
-    return plain
+def _folder_of(file: Path, model: ModelConfig, models: Path) -> Path:
+    return models / f"{model.name}-{file_digest(file)[:8]}"
 
 
 def _gguf_file(path: str) -> Path:

@@ -10,6 +10,7 @@ from reasonrl.types import Problem
 from reasonrl.util.errors import UserError
 
 GOLD = Strict(next_question="")  # the grader that reads the files' own solutions
+SOURCES = {"train": "train", "validation": "train", "test": "test"}  # the file of each split
 VALIDATION_SIZE = 256  # the last of the training file, as in the code of the paper's first author
 
 
@@ -26,7 +27,7 @@ def load(split: str, *, path: str | None, hub: str, annotations: bool) -> list[P
     path: a folder with train.jsonl and test.jsonl; None reads ``hub``.
     annotations: whether the reference solutions keep the calculator annotations ``<<48/2=24>>``.
     """
-    source = "test" if split == "test" else "train"
+    source = SOURCES[split]
     rows = (
         hub_rows(hub, source, config="main")
         if path is None

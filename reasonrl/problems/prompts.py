@@ -42,7 +42,7 @@ def build_prompts(
 
     Raises UserError if an exemplar is also asked, or the tokenizer doesn't know a word.
     """
-    asked = {problem.question for problem in problems}
+    asked = {problem.question: problem.id for problem in problems}
     shown = "".join(
         template.replace("{question}", e.question) + solution_text(e) + EXEMPLAR_SEPARATOR
         for e in exemplars
@@ -51,7 +51,8 @@ def build_prompts(
         if exemplar.question in asked:
             raise UserError(
                 f"dataset.num_exemplars={len(exemplars)} must leave out the problems that are "
-                f"asked; {exemplar.id} is both. Evaluate on another split."
+                f"asked; {exemplar.id} asks what {asked[exemplar.question]} does. Remove one of "
+                "them from its file, or pass dataset.num_exemplars=0."
             )
     texts = [shown + template.replace("{question}", p.question) for p in problems]
     prompts = [

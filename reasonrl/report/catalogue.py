@@ -45,7 +45,7 @@ class Entry:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What decides the run, by keys such as ``algorithm.rounds``."""
-        return dict(_flat(decisive(self.config)))
+        return dict(_flat(decisive(self.config, defaults=True)))
 
     @cached_property
     def after(self) -> Scores | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -90,7 +91,8 @@ def _paired(base: Sequence[Entry], other: Sequence[Entry], metric: str) -> Estim
                     f"run={entry.name} must be evaluated by {entry.run.protocol}; it isn't. Give "
                     "its command again with these evaluation settings."
                 )
-        if one.after.problem_ids != another.after.problem_ids:  # type: ignore[union-attr]
+        same = one.after.problem_ids == another.after.problem_ids  # type: ignore[union-attr]
+        if not same or _content_in(one.run.protocol) != _content_in(another.run.protocol):
             raise UserError(
                 f"{one.name} and {another.name} must have answered the same problems to be "
                 "compared; they haven't."
@@ -99,6 +101,12 @@ def _paired(base: Sequence[Entry], other: Sequence[Entry], metric: str) -> Estim
         [_values(one.after, metric) for one, _ in pairs],
         [_values(other.after, metric) for _, other in pairs],
     )
+
+
+def _content_in(protocol: str | None) -> str | None:
+    """The hash of the problems in a protocol's name, for other problems may have the same ids."""
+    end = (protocol or "").rpartition("-")[2]
+    return end if re.fullmatch(r"[0-9a-f]{8}", end) else None
 
 
 def _mean(values: Sequence[np.ndarray]) -> Estimate:

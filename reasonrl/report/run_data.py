@@ -17,7 +17,7 @@ import yaml
 
 from reasonrl.config.algorithm import ALGORITHMS
 from reasonrl.config.dataset import DATASETS
-from reasonrl.problems import load_problems
+from reasonrl.problems import content_of, load_problems
 from reasonrl.runs.folder import RunFolder, read_status
 from reasonrl.runs.metrics_log import read_metrics
 from reasonrl.runs.provenance import hardware
@@ -264,7 +264,9 @@ def _beside_questions(
     rows: list[dict[str, Any]], of: str, config: dict[str, Any], split: str | None
 ) -> list[dict[str, Any]]:
     try:
-        problems = _problems(json.dumps(config["dataset"]), str(split))
+        judged = config["evaluation"]
+        content = judged.get("content") if split == judged["split"] else None
+        problems = _problems(json.dumps(config["dataset"]), str(split), content)
     except (UserError, OSError, ValueError, LookupError, TypeError, AttributeError):
         problems = {}  # the folder with its files is elsewhere, or it is of another version
     for row in rows:
@@ -275,16 +277,20 @@ def _beside_questions(
 
 
 @lru_cache
-def _problems(dataset: str, split: str) -> dict[str, Problem]:
+def _problems(dataset: str, split: str, content: str | None) -> dict[str, Problem]:
     """The problems of a split by their ids; none if the dataset would have to be fetched.
 
     dataset: its configuration, as JSON.
+    content: the hash that the split had; with another one it has other problems, and none is given.
     """
     values = json.loads(dataset)
     config = DATASETS[values["name"]](**values)
     if not config.local:
         return {}
-    return {problem.id: problem for problem in load_problems(config, split)}
+    problems = load_problems(config if config.is_generated else config.whole, split)
+    if content is not None and content != content_of(problems):
+        return {}
+    return {problem.id: problem for problem in problems}
 
 
 def _finite(value: Any) -> Any:

@@ -247,6 +247,7 @@ def _init(run: RunFolder, config: TrainConfig, tracking: WandbConfig, mode: Any)
         "attempt": len(attempts),
         "provenance": provenance,
     }
+    known["model"]["path"] = config.model.path  # for people, though it doesn't count
     started = wandb.init(
         dir=run.path.resolve(),  # its service may have begun in another folder
         mode=mode,

@@ -34,6 +34,8 @@ PACKAGES = (
 PACKAGE = Path(__file__).parents[1]
 # What an attempt used of its machine that decides the last bits of sums, and in time the samples.
 HARDWARE = {"threads": "threads", "gpu": "GPU", "processes": "number of processes", "cpu": "CPU"}
+# What it ran that decides what it does.
+SOFTWARE = {"code": "code", "torch": "torch", "transformers": "transformers"}
 MOST_NAMES = 3  # how many runs that are alike are named; more are only counted
 SNAPSHOT = "code.json"  # the file beside a copy of the package with the version it is a copy of
 
@@ -88,14 +90,43 @@ def hardware(file: Path) -> dict[str, str]:
     return {key: " and ".join(dict.fromkeys(values)) for key, values in known.items()}
 
 
-def differences(runs: Mapping[str, Mapping[str, str]]) -> str:
-    """A sentence on where runs, by their names, differ in their `hardware`; empty if they don't.
+def software(file: Path) -> dict[str, str]:
+    """What is known of a run's SOFTWARE, as `hardware` has it of its machine.
 
-    It reads ``These runs were made with different threads (1: a; 2: b): …``. A run of which nothing
-    is known differs from none.
+    The code is its commit, and behind a plus the hash of the changes to it.
     """
+    known: dict[str, list[str]] = {}
+    for attempt in _attempts(file):
+        if attempt.get("commit"):
+            changes = attempt.get("diff_sha256")
+            code = [attempt["commit"][:8], *([changes[:8]] if changes else [])]
+            known.setdefault("code", []).append("+".join(code))
+        for name, version in (attempt.get("packages") or {}).items():
+            if name in SOFTWARE and version:
+                known.setdefault(name, []).append(version)
+    return {key: " and ".join(dict.fromkeys(values)) for key, values in known.items()}
+
+
+def differences(runs: Mapping[str, Mapping[str, str]]) -> str:
+    """Sentences on where runs, by their names, differ in `hardware` or `software`, or nothing.
+
+    They read ``These runs were made with different threads (1: a; 2: b): …``. A run of which
+    nothing is known differs from none.
+    """
+    said = [
+        (HARDWARE, "the last bits, and so the samples, may differ for that alone."),
+        (SOFTWARE, "what they do may differ for that alone."),
+    ]
+    return " ".join(
+        f"These runs were made with different {', '.join(found)}: {what}"
+        for words, what in said
+        if (found := _different(runs, words))
+    )
+
+
+def _different(runs: Mapping[str, Mapping[str, str]], words: Mapping[str, str]) -> list[str]:
     found = []
-    for key, word in HARDWARE.items():
+    for key, word in words.items():
         groups: dict[str, list[str]] = {}
         for name, known in runs.items():
             if key in known:
@@ -103,12 +134,7 @@ def differences(runs: Mapping[str, Mapping[str, str]]) -> str:
         if len(groups) > 1:
             alike = "; ".join(f"{value}: {_listed(names)}" for value, names in groups.items())
             found.append(f"{word} ({alike})")
-    if not found:
-        return ""
-    return (
-        f"These runs were made with different {', '.join(found)}: the last bits, and so the "
-        "samples, may differ for that alone."
-    )
+    return found
 
 
 def code_version(package: Path = PACKAGE) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def point(overrides: Sequence[str], composed: DictConfig) -> Point:
         with open_dict(composed):
             del composed["hydra"]
         scale = f"{composed.scale.name} ({composed.scale.about})"
-        return Point(tuple(overrides), resolve(composed), options, scale)
+        return Point(tuple(overrides), resolve(composed, overrides), options, scale)
 
 
 def launch(
@@ -79,7 +79,7 @@ def launch(
     """
     from reasonrl.pipeline.comparison import show_comparison  # torch is imported here
     from reasonrl.pipeline.plan import Planner
-    from reasonrl.pipeline.text import how_long
+    from reasonrl.pipeline.text import doubts, how_long
 
     if not points:
         raise UserError("a sweep must have runs; got none. Is a range or a glob empty?")
@@ -110,7 +110,7 @@ def launch(
     console.print(plan_table(sweep, asks=dry_run or cluster == "slurm"))
     for line in (*_values(points, plans), *_needs(plans)):
         console.print(line, soft_wrap=True)
-    for line in how_long(plans, here=cluster == "local"):
+    for line in (*how_long(plans, here=cluster == "local"), *doubts(plans)):
         console.print(line, soft_wrap=True)
     made = [planned.run for planned in plans]
     if dry_run:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,14 +22,28 @@ from rich.text import Text
 from reasonrl.util.errors import UserError
 from reasonrl.util.progress import console
 
+WITH_ESCAPES = ("dataset.prompt=", "dataset.stop=")
+ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
+
 
 def run_app(main: Callable[[], None]) -> None:
     """Runs a Hydra entry point; ``one_line_errors`` handles what Hydra itself raises."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises instead of printing
+    sys.argv[1:] = map(decoded, sys.argv[1:])
     set_up_logging()
     OmegaConf.register_new_resolver("group_options", _group_options, replace=True)
     with one_line_errors():
         main()
+
+
+def decoded(argument: str) -> str:
+    r"""An argument in which ``\n``, ``\t`` and ``\\`` of a prompt or a stop are what they mean.
+
+    A shell hands them on as they are, and Hydra too.
+    """
+    if not argument.startswith(WITH_ESCAPES):
+        return argument
+    return re.sub(r"\\([nt\\])", lambda found: ESCAPES[found[1]], argument)
 
 
 @contextmanager

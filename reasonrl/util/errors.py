@@ -6,3 +6,8 @@ class UserError(ValueError):
 
     Its message reads ``<key>=<value> must <rule>; got <other key>=<value>. <Remedy>.``
     """
+
+
+def reason(error: Exception) -> str:
+    """What another library's error says, as the part of a line."""
+    return " ".join(str(error).split())[:300].rstrip(".")

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from reasonrl.runs.folder import RunFolder, read_config, read_status, run_folder
+from reasonrl.pipeline.plan import plan
+from reasonrl.runs.folder import RunFolder, read_config, read_status
 from reasonrl.sweep.manifest import Sweep
 from reasonrl.sweep.status import look
 from tests.helpers.configs import ROOT, SMALL, small_config
@@ -51,7 +52,7 @@ class Stage:
         for seed in (0, 1):
             one = small_config(self.outputs, *SWEEP, f"seed={seed}")
             first = small_config(self.outputs, "algorithm=sft", f"seed={seed}")
-            self.runs |= {f"sft{seed}": run_folder(first), f"sample{seed}": run_folder(one)}
+            self.runs |= {f"sft{seed}": plan(first).run, f"sample{seed}": plan(one).run}
 
     def launch(self, processes: int, project: Path = ROOT) -> subprocess.Popen[str]:
         where = ["hydra.launcher.cluster=local", f"hydra.launcher.processes={processes}"]

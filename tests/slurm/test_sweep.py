@@ -9,7 +9,7 @@ import pytest
 
 from reasonrl.pipeline.execute import ensure_done
 from reasonrl.pipeline.plan import plan
-from reasonrl.runs.folder import read_status, run_folder
+from reasonrl.runs.folder import read_status
 from reasonrl.sweep.manifest import Sweep
 from reasonrl.sweep.status import look
 from reasonrl.util.progress import Progress
@@ -128,7 +128,7 @@ def test_a_run_gives_way_to_a_more_important_job_and_goes_on_after_it(
 @pytest.mark.usefixtures("login")
 def test_a_launcher_that_waits_tells_what_failed(project: Path, faults: Path) -> None:
     waiting = ["algorithm=sft", "hydra.launcher.wait=true", "hydra.launcher.mem_gb=2"]
-    name = run_folder(small_config(project, "algorithm=sft")).path.name
+    name = plan(small_config(project, "algorithm=sft")).run.path.name
     (faults / name).write_text("exception")
     shown = train(project, *waiting, check=False)
     assert "RuntimeError: injected" in shown

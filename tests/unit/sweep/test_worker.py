@@ -8,11 +8,11 @@ import pytest
 
 from reasonrl.config.schema import TrainConfig
 from reasonrl.pipeline import plan as planning
+from reasonrl.pipeline.plan import plan
 from reasonrl.runs.folder import (
     RunFolder,
     Status,
     read_status,
-    run_folder,
     write_config,
     write_status,
 )
@@ -25,10 +25,9 @@ from reasonrl.util.errors import UserError
 @pytest.fixture
 def run(configure: Callable[..., TrainConfig]) -> RunFolder:
     """Of Expert Iteration, whose policy has to be fine-tuned first."""
-    config = configure("algorithm=ei")
-    folder = run_folder(config)
-    write_config(folder, config)
-    return folder
+    planned = plan(configure("algorithm=ei"))
+    write_config(planned.run, planned.config)
+    return planned.run
 
 
 def program(folder: Path, name: str, script: str) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from reasonrl.util.entry_point import decoded
+
 ROOT = Path(__file__).parents[3]
 # Runs a command with --help, and says on stderr which of the slow packages it has imported.
 HELP = """
@@ -69,3 +71,17 @@ def test_transformers_keeps_quiet_at_work() -> None:
     command = [sys.executable, "-c", code]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=told)
     assert shown.stdout == "20 False\n"
+
+
+@pytest.mark.parametrize(
+    ("argument", "meant"),
+    [
+        (r'dataset.prompt="Q: {question}\nA:"', 'dataset.prompt="Q: {question}\nA:"'),
+        (r'dataset.stop=["\n\n","\tQ:"]', 'dataset.stop=["\n\n","\tQ:"]'),
+        (r"dataset.prompt=\\nu {question}", r"dataset.prompt=\nu {question}"),
+        (r"dataset.path=C:\new", r"dataset.path=C:\new"),
+        ("algorithm=ei", "algorithm=ei"),
+    ],
+)
+def test_escapes_in_prompts_are_what_they_mean(argument: str, meant: str):
+    assert decoded(argument) == meant

@@ -1,0 +1,145 @@
+"""What evaluate.py is told of a finished run: it is applied, or refused with what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+
+from reasonrl.cli import evaluate as module
+from reasonrl.cli.evaluate import _Asked, _asked, evaluate_all_and_show
+from reasonrl.config.resolve import resolve
+from reasonrl.evaluation.policy import Evaluation
+from reasonrl.runs.folder import RunFolder, write_config
+from reasonrl.types import SavedPolicy
+from reasonrl.util.atomic import write_json
+from reasonrl.util.errors import UserError
+from reasonrl.util.progress import output
+from tests.helpers.configs import ROOT, TINY
+from tests.helpers.gsm8k_files import write_gsm8k
+
+OWN = ["dataset=gsm8k", "dataset.test_size=10", "dataset.max_new_tokens=80", "algorithm=sft"]
+
+
+@pytest.fixture(autouse=True)
+def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)  # model.path=models/tiny
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    """A run on files in GSM8K's format, which has a policy."""
+    data = write_gsm8k(tmp_path / "data")
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        composed = compose("train", [*OWN, f"dataset.path={data}", "init=pretrained"])
+    run = RunFolder(tmp_path / "sft-1a2b3c4d")
+    write_config(run, resolve(composed))
+    write_json(run.result, asdict(SavedPolicy(str(TINY), few_shot=False)))
+    return run
+
+
+@pytest.fixture
+def asked(run: RunFolder) -> Callable[..., _Asked]:
+    def ask(*overrides: str) -> _Asked:
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            config = compose("evaluate", [f"run={run.path}", *overrides])
+        return _asked(config, overrides)
+
+    return ask
+
+
+def test_the_rest_is_as_the_run_is(asked: Callable[..., _Asked]):
+    one = asked()
+    assert (one.config.dataset.name, one.config.dataset.max_new_tokens) == ("gsm8k", 80)
+    assert len(one.problems) == 10
+    assert one.config.evaluation.num_samples_per_prompt == 96
+
+
+def test_what_no_run_depends_on_is_applied(asked: Callable[..., _Asked], tmp_path: Path):
+    assert len(asked("dataset.test_size=4").problems) == 4
+    assert asked("model.resources.gpus=2").config.model.resources.gpus == 2
+    assert asked("evaluation.temperature=1").config.evaluation.temperature == 1
+    assert asked("sampler.batch_size=3", "runtime.threads=1").config.sampler.batch_size == 3
+    other = write_gsm8k(tmp_path / "other", lambda row, _: row | {"answer": "#### 3"})
+    elsewhere = asked(f"dataset.path={other}")
+    assert {problem.answer for problem in elsewhere.problems} == {"3"}
+    assert elsewhere.record != asked().record
+
+
+def test_what_says_the_same_as_the_run_is_no_matter(asked: Callable[..., _Asked]):
+    same = ["dataset=gsm8k", "model=tiny", "seed=0", "dataset.max_new_tokens=80"]
+    assert asked(*same).record == asked().record
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rule"),
+    [
+        (["model=small"], "model=small must be the run's own, tiny,"),
+        (["dataset=svamp"], "dataset=svamp must be the run's own, gsm8k,"),
+        (["seed=3"], "seed=3 must be the run's own, 0,"),
+        (["dataset=gsm8k", "dataset.annotations=false"], "must be the run's own, true,"),
+        (["dataset.max_new_tokens=400"], "must be the run's own, 80, with which its policy has"),
+        (["model.path=models/small"], "must be the run's own, models/tiny,"),
+        (["scale=medium"], "scale=medium must be left out"),
+    ],
+)
+def test_what_cannot_be_applied_is_refused(
+    asked: Callable[..., _Asked], overrides: list[str], rule: str
+):
+    with pytest.raises(UserError, match=f"{rule}.*Leave it out, or evaluate the policy as a model"):
+        asked(*overrides)
+
+
+def test_a_split_must_be_one_of_the_run_s_own_dataset(asked: Callable[..., _Asked]):
+    """Stories, the command's dataset, would have it."""
+    with pytest.raises(UserError, match=r"split=ood must be one of train, validation, test; got"):
+        asked("evaluation.split=ood")
+
+
+def test_a_model_s_record_is_of_its_weights_and_problems(tmp_path: Path):
+    def record(*overrides: str) -> Path:
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            config = compose("evaluate", [f"dataset.path={tmp_path / 'data'}", *shared, *overrides])
+        return _asked(config, []).record
+
+    shared = ["dataset=gsm8k", "dataset.num_exemplars=0"]
+    write_gsm8k(tmp_path / "data")
+    first = record()
+    assert record() == first
+    assert record("model.path=models/small") != first
+    write_gsm8k(
+        tmp_path / "data", lambda row, of: row | {"answer": "#### 3"} if of == "test" else row
+    )
+    assert record() != first
+
+
+def test_several_are_one_table(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(output, "width", 160)
+
+    def evaluated(asked: _Asked, *_: object) -> Evaluation:
+        right = np.ones(len(asked.problems))
+        scores = {"maj@1": right, "maj@2": right, "pass@1": right, "pass@2": right}
+        ids = tuple(problem.id for problem in asked.problems)
+        return Evaluation(ids, scores, {"sampled/unparsed": 0.0})
+
+    monkeypatch.setattr(module, "_evaluate", evaluated)
+    points = {}
+    for size in (4, 5):
+        said = (f"run={run.path}", f"dataset.test_size={size}")
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            points[said] = compose("evaluate", list(said))
+    evaluate_all_and_show(points)
+    told = capsys.readouterr()
+    lines = [line for line in told.out.splitlines() if line.strip()]
+    assert lines[0].startswith("2 evaluations")
+    assert lines[2].split() == ["┃", "run", "┃", "maj@1", "┃", "maj@2", "┃", "pass@2", "┃"]
+    said = "\n".join(lines)
+    assert said.count("sft-1a2b3c4d") == told.err.count("record: ") == 2
+    assert "4 test problems" in said
+    assert "test_size=5" in said
