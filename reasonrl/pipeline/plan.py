@@ -1,4 +1,8 @@
-"""The way from a configuration to a plan: all runs it takes, checked before any of them is made."""
+"""The way from a configuration to a plan: all runs it takes, checked before any of them is made.
+
+What is checked of a model is in ``model_checks``, which imports torch. A finished run is planned
+without it.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from transformers import PreTrainedTokenizerBase
-
-from reasonrl.config.algorithm.base import Algorithm
 from reasonrl.config.dataset.base import DatasetConfig
 from reasonrl.config.identity import prerequisites, shorter, training_set
 from reasonrl.config.model import ModelConfig, ShapeConfig
 from reasonrl.config.rules import validate
 from reasonrl.config.schema import EvaluateConfig, TrainConfig
 from reasonrl.grading import Grader, grader_of
-from reasonrl.learning.packed import check_packing
 from reasonrl.pipeline.contents import (
     Contents,
     content_of_policy,
@@ -26,30 +26,16 @@ from reasonrl.pipeline.contents import (
 from reasonrl.pipeline.memory import check_memory
 from reasonrl.pipeline.problems import (
     learns_from_solutions,
-    long_solutions,
     shared_questions,
     stopped_solutions,
 )
-from reasonrl.policy.head import check_head
-from reasonrl.policy.policy import (
-    check_num_layers,
-    config_of,
-    context_of,
-    load_tokenizer,
-    num_layers_of,
-    shape_of,
-)
 from reasonrl.policy.source import content_of as content_of_model
 from reasonrl.policy.source import find_folder, local_folder
-from reasonrl.policy.twin import try_twin
 from reasonrl.problems import content_of, load_problems
-from reasonrl.problems.prompts import build_prompts, check_lengths, label_ids
-from reasonrl.reward_models.model import Description
 from reasonrl.runs import ranks
 from reasonrl.runs.folder import RunFolder, is_done, read_config, run_folder
 from reasonrl.runs.process import ALONE
-from reasonrl.runs.result import policy_of, reward_model_of
-from reasonrl.sampling.agreement import not_by_segments, other_layers, why_not_by_segments
+from reasonrl.runs.result import policy_of
 from reasonrl.types import Problem
 from reasonrl.util.errors import UserError
 
@@ -66,9 +52,9 @@ def base_model(config: EvaluateConfig) -> str:
 
 def with_sizes(model: ModelConfig, base: str) -> ModelConfig:
     """The model with the sizes of its folder's config.json, where its settings don't say them."""
-    if model.num_parameters is not None:
-        return model
-    shape = shape_of(base)
+    from reasonrl.pipeline.model_checks import shape_of
+
+    shape = None if model.num_parameters is not None else shape_of(base)
     return (
         model if shape is None else replace(model, num_parameters=shape.num_parameters, shape=shape)
     )
@@ -152,8 +138,6 @@ class Planner:
     def _with_contents(self, config: TrainConfig) -> TrainConfig:
         """The configuration with the hashes of all that it reads. Raises UserError."""
         model, init, dataset = config.model, config.init, config.dataset
-        if self._here:
-            self._cached(("device", model), lambda: ALONE.device(model.device))
         self._cached(("grader", dataset), lambda: grader_of(dataset))
         found = Contents(
             learnt=self._content(dataset, "train", "validation"),
@@ -170,12 +154,10 @@ class Planner:
         base = self._cached_base(config)
         if base is not None:
             found.model = self._cached(("content", base), lambda: content_of_model(model, base))
-            sized = self._cached(("sizes", model, base), lambda: with_sizes(model, base))
-            if sized != model:
+            if model.num_parameters is None:
+                sized = self._cached(("sizes", model, base), lambda: with_sizes(model, base))
                 config = replace(config, model=sized)
                 validate(config)
-        if self._here:
-            self._cached(("ranks", config.model, config.runtime), lambda: ranks.check(config))
         return with_contents(config, found)
 
     def _content(self, dataset: DatasetConfig, *splits: str) -> str | None:
@@ -200,7 +182,10 @@ class Planner:
         return self._cached(key, lambda: self._base(config))
 
     def _plan(self, config: TrainConfig, run: RunFolder) -> Plan:
-        model, dataset = config.model, config.dataset
+        model, dataset, done = config.model, config.dataset, is_done(run)
+        if self._here and not done:
+            self._cached(("device", model), lambda: ALONE.device(model.device))
+            self._cached(("ranks", model, config.runtime), lambda: ranks.check(config))
         exemplars, validation = self._validation(dataset)
         first = {gives: self.plan(one) for gives, one in prerequisites(config).items()}
         base = self._cached_base(config)
@@ -210,7 +195,7 @@ class Planner:
             prerequisites=first,
             base=base or model.path,
             has_model=base is not None,
-            shape=model.shape if base is None else self._shape(base),
+            shape=model.shape if base is None or done else self._shape(base),
             train=self._problems(training_set(config), "train"),
             validation=validation,
             exemplars=exemplars,
@@ -218,14 +203,14 @@ class Planner:
             shorter=_finished_shorter(config, run),
         )
         self._check_reward(planned)
-        if planned.shape is not None and not is_done(run):
+        if planned.shape is not None and not done:
             check_memory(config, planned.shape)
         said = list(self._shared_questions(planned))
         if learns_from_solutions(config):
             key = ("stops", training_set(config))
             said += self._cached(key, lambda: list(stopped_solutions(planned)))
-        if planned.has_model:
-            said += self._check(planned)
+        if planned.has_model and not done:
+            said += self._check_model(planned)
         return replace(planned, warnings=tuple(said))
 
     def _problems(self, dataset: DatasetConfig, split: str) -> list[Problem]:
@@ -247,6 +232,8 @@ class Planner:
         return base_model(config) if self._fetch else find_folder(config.model, _models(config))
 
     def _shape(self, base: str) -> ShapeConfig | None:
+        from reasonrl.pipeline.model_checks import shape_of
+
         return self._cached(("shape", base), lambda: shape_of(base))
 
     def _check_reward(self, planned: Plan) -> None:
@@ -270,40 +257,10 @@ class Planner:
         key = ("shared", training_set(planned.config), split)
         return self._cached(key, lambda: list(shared_questions(planned)))
 
-    def _check(self, planned: Plan) -> list[str]:
-        """Checks what depends on the model: layers, lengths, and a reward model's tokenizer.
+    def _check_model(self, planned: Plan) -> list[str]:
+        from reasonrl.pipeline.model_checks import check_model
 
-        Returns warnings.
-        """
-        config, base = planned.config, planned.base
-        algorithm = config.algorithm
-        data = (training_set(config), config.evaluation.split)
-        self._cached(
-            ("architecture", base, algorithm.name), lambda: _check_architecture(base, algorithm)
-        )
-        tokenizer = self._cached(("tokenizer", base), lambda: load_tokenizer(base))
-        few_shot, longest = config.init.name == "pretrained", _longest(config, tokenizer)
-        self._cached(
-            ("prompts", base, *data, few_shot, longest),
-            lambda: _check_prompts(planned, tokenizer, longest),
-        )
-        said: list[str] = []
-        if learns_from_solutions(config):
-            said += self._cached(
-                ("solutions", base, data[0]),
-                lambda: list(long_solutions(planned, tokenizer, context_of(base))),
-            )
-        if layers := algorithm.layers():
-            num_layers = self._cached(("layers", base), lambda: num_layers_of(base))
-            for key, wanted in layers.items():
-                check_num_layers(key, wanted, num_layers)
-        reward_run = config.reward.finished_run()
-        if algorithm.reads_reward != "nothing" and reward_run is not None:
-            run = RunFolder(Path(reward_run))
-            self._cached(
-                ("reward", base, *data, run), lambda: _check_reward_run(planned, tokenizer, run)
-            )
-        return said
+        return check_model(planned, self._cached)
 
     def _cached(self, key: tuple[object, ...], compute: Callable[[], T]) -> T:
         """What ``compute`` returns, which is called only once for each key."""
@@ -353,42 +310,3 @@ def _check_init_run(config: TrainConfig) -> None:
 def _same_path(one: str, other: str) -> bool:
     """Whether two values of ``model.path`` are of one model: equal, or the same folder or file."""
     return one == other or (Path(one).exists() and Path(one).resolve() == Path(other).resolve())
-
-
-def _check_reward_run(planned: Plan, tokenizer: PreTrainedTokenizerBase, run: RunFolder) -> None:
-    """Raises UserError if a run's reward model mustn't be asked about this plan's policy."""
-    model = Description.read(reward_model_of(run, "reward.run"))
-    model.check_tokenizer(tokenizer)
-    model.check_not_trained_on([*planned.validation, *planned.test])
-
-
-def _check_architecture(base: str, algorithm: Algorithm) -> None:
-    """Raises UserError if models of this architecture can't be read as the run reads its model.
-
-    It is tried on a small twin; where there can be none, the model itself will show it.
-    """
-    config = config_of(base)
-    twin = try_twin(config)
-    why = other_layers(config) or (None if twin is None else why_not_by_segments(twin))
-    if why:
-        raise not_by_segments(config.model_type, why)
-    if twin is not None and algorithm.footprint().samples == "while it learns":
-        check_packing(twin)
-    elif twin is not None and algorithm.makes == "reward model":
-        check_head(twin)
-
-
-def _longest(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The most tokens that may follow a prompt."""
-    return config.algorithm.longest(
-        config.dataset.max_new_tokens,
-        lambda texts: [len(ids) for ids in label_ids(texts, tokenizer).values()],
-    )
-
-
-def _check_prompts(planned: Plan, tokenizer: PreTrainedTokenizerBase, longest: int) -> None:
-    template, context = planned.config.dataset.prompt, context_of(planned.base)
-    exemplars = planned.exemplars if planned.config.init.name == "pretrained" else []
-    for problems in (planned.train, planned.validation, planned.test):
-        prompts = build_prompts(problems, tokenizer, template, exemplars)
-        check_lengths(prompts, longest, context)

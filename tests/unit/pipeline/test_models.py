@@ -17,6 +17,7 @@ from reasonrl.config.identity import decisive, identity
 from reasonrl.config.model import ResourcesConfig
 from reasonrl.config.resolve import resolve
 from reasonrl.config.schema import TrainConfig
+from reasonrl.pipeline import model_checks
 from reasonrl.pipeline import plan as planning
 from reasonrl.pipeline.plan import Planner, plan
 from reasonrl.policy.policy import load_policy, load_tokenizer
@@ -206,7 +207,8 @@ def test_what_runs_have_in_common_is_read_once(tmp_path: Path, monkeypatch: pyte
         return count
 
     for function in (load_problems, load_tokenizer, build_prompts):
-        monkeypatch.setattr(planning, function.__name__, counted(function))
+        place = planning if function is load_problems else model_checks
+        monkeypatch.setattr(place, function.__name__, counted(function))
     config, planner = configured(tmp_path, "algorithm=rcrl"), Planner()
     plans = [planner.plan(replace(config, seed=seed)) for seed in range(3)]
     # Train, validation, test. Their prompts with the exemplars of the pretrained model; and without

@@ -1,0 +1,110 @@
+"""What a plan checks of its model before anything is computed. It takes torch, and so seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import PreTrainedTokenizerBase
+
+from reasonrl.config.algorithm.base import Algorithm
+from reasonrl.config.identity import training_set
+from reasonrl.config.schema import TrainConfig
+from reasonrl.learning.packed import check_packing
+from reasonrl.pipeline.problems import learns_from_solutions, long_solutions
+from reasonrl.policy.head import check_head
+from reasonrl.policy.policy import (
+    check_num_layers,
+    config_of,
+    context_of,
+    load_tokenizer,
+    num_layers_of,
+    shape_of,
+)
+from reasonrl.policy.twin import try_twin
+from reasonrl.problems.prompts import build_prompts, check_lengths, label_ids
+from reasonrl.reward_models.model import Description
+from reasonrl.runs.folder import RunFolder
+from reasonrl.runs.result import reward_model_of
+from reasonrl.sampling.agreement import not_by_segments, other_layers, why_not_by_segments
+
+if TYPE_CHECKING:
+    from reasonrl.pipeline.plan import Plan
+
+__all__ = ["check_model", "shape_of"]
+
+Cached = Callable[[tuple[object, ...], Callable[[], Any]], Any]
+
+
+def check_model(planned: Plan, cached: Cached) -> list[str]:
+    """Checks what depends on the model: layers, lengths, and a reward model's tokenizer.
+
+    Returns warnings. Raises UserError.
+
+    cached: returns what a function returns, which it calls only once for each key.
+    """
+    config, base = planned.config, planned.base
+    algorithm = config.algorithm
+    data = (training_set(config), config.evaluation.split)
+    cached(("architecture", base, algorithm.name), lambda: _check_architecture(base, algorithm))
+    tokenizer = cached(("tokenizer", base), lambda: load_tokenizer(base))
+    few_shot, longest = config.init.name == "pretrained", _longest(config, tokenizer)
+    cached(
+        ("prompts", base, *data, few_shot, longest),
+        lambda: _check_prompts(planned, tokenizer, longest),
+    )
+    said: list[str] = []
+    if learns_from_solutions(config):
+        said += cached(
+            ("solutions", base, data[0]),
+            lambda: list(long_solutions(planned, tokenizer, context_of(base))),
+        )
+    if layers := algorithm.layers():
+        num_layers = cached(("layers", base), lambda: num_layers_of(base))
+        for key, wanted in layers.items():
+            check_num_layers(key, wanted, num_layers)
+    reward_run = config.reward.finished_run()
+    if algorithm.reads_reward != "nothing" and reward_run is not None:
+        run = RunFolder(Path(reward_run))
+        cached(("reward", base, *data, run), lambda: _check_reward_run(planned, tokenizer, run))
+    return said
+
+
+def _check_reward_run(planned: Plan, tokenizer: PreTrainedTokenizerBase, run: RunFolder) -> None:
+    """Raises UserError if a run's reward model mustn't be asked about this plan's policy."""
+    model = Description.read(reward_model_of(run, "reward.run"))
+    model.check_tokenizer(tokenizer)
+    model.check_not_trained_on([*planned.validation, *planned.test])
+
+
+def _check_architecture(base: str, algorithm: Algorithm) -> None:
+    """Raises UserError if models of this architecture can't be read as the run reads its model.
+
+    It is tried on a small twin; where there can be none, the model itself will show it.
+    """
+    config = config_of(base)
+    twin = try_twin(config)
+    why = other_layers(config) or (None if twin is None else why_not_by_segments(twin))
+    if why:
+        raise not_by_segments(config.model_type, why)
+    if twin is not None and algorithm.footprint().samples == "while it learns":
+        check_packing(twin)
+    elif twin is not None and algorithm.makes == "reward model":
+        check_head(twin)
+
+
+def _longest(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The most tokens that may follow a prompt."""
+    return config.algorithm.longest(
+        config.dataset.max_new_tokens,
+        lambda texts: [len(ids) for ids in label_ids(texts, tokenizer).values()],
+    )
+
+
+def _check_prompts(planned: Plan, tokenizer: PreTrainedTokenizerBase, longest: int) -> None:
+    template, context = planned.config.dataset.prompt, context_of(planned.base)
+    exemplars = planned.exemplars if planned.config.init.name == "pretrained" else []
+    for problems in (planned.train, planned.validation, planned.test):
+        prompts = build_prompts(problems, tokenizer, template, exemplars)
+        check_lengths(prompts, longest, context)
