@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from reasonrl.evaluation.policy import (
 )
 from reasonrl.grading.metrics import Estimate
 from reasonrl.problems.prompts import build_prompts
+from reasonrl.reward_models.model import Description, question_hash
 from reasonrl.rewards.sparse import Outcome
 from reasonrl.sampling import ENGINES
 from reasonrl.sampling.rollouts import grade
@@ -185,15 +187,16 @@ class Killed(BaseException):
     pass
 
 
-def run(config: TrainConfig, path: str, folder: Path) -> Evaluation:
+def run(config: TrainConfig, policy: str | SavedPolicy, folder: Path, **options: Any) -> Evaluation:
     return evaluate(
         config,
-        SavedPolicy(path, few_shot=False),
+        SavedPolicy(policy, few_shot=False) if isinstance(policy, str) else policy,
         PROBLEMS,
         [],
         folder=folder,
         progress=Progress(),
         description="evaluation",
+        **options,
     )
 
 
@@ -231,6 +234,47 @@ def test_an_evaluation_is_read_back_as_it_was_made(
     assert record["estimates"]["maj@4"]["value"] == 0.5
     written = json.loads((folder / "metrics.json").read_text())["estimates"]
     assert {name: Estimate(**e) for name, e in written.items()} == made.estimates()
+
+
+def test_right_answers_that_are_written_differently_vote_together() -> None:
+    """A grader may take several texts for the gold answer."""
+    votes = [("5", True), ("5.0", True), ("9", False), ("9", False), ("five", True)]
+    samples = [
+        Rollout(Prompt("p0", (1,)), Completion("p0", i, (7,), (), "eos", ""), answer, right, (0.0,))
+        for i, (answer, right) in enumerate(votes)
+    ]
+    assert summarise(PROBLEMS[:1], [], samples, STRICT).scores["maj@5"].tolist() == [1.0]
+
+
+def test_a_policy_with_labels_is_asked_under_the_best(
+    config: TrainConfig,
+    random_policy: str,
+    scripted: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    sampler = scripted(script)
+    monkeypatch.setitem(ENGINES, "transformers", sampler)
+    labelled = SavedPolicy(random_policy, few_shot=False, labels={"[BAD]": (5,), "[GOOD]": (6, 7)})
+    run(config, labelled, tmp_path / "after")
+    assert [params.step_label for _, params, _ in sampler.calls] == [(6, 7), (6, 7)]
+
+
+def test_a_reward_model_that_has_learnt_from_a_question_is_refused_before_anything_is_sampled(
+    config: TrainConfig,
+    random_policy: str,
+    scripted: Callable,
+    tokenizer: PreTrainedTokenizerBase,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    sampler = scripted(script)
+    monkeypatch.setitem(ENGINES, "transformers", sampler)
+    seen = frozenset({question_hash(PROBLEMS[1].question)})
+    knows = Description(tmp_path / "model", tokenizer, config.dataset.prompt, seen)
+    with pytest.raises(UserError, match=r"must not have been trained on the questions .* 1 of 3"):
+        run(config, random_policy, tmp_path / "after", reward_model=knows)
+    assert sampler.calls == []
 
 
 @pytest.mark.parametrize("few_shot", [False, True])
