@@ -12,7 +12,12 @@ from reasonrl.util.entry_point import one_line_errors, run_app
 @hydra.main(config_path="conf", config_name="evaluate", version_base="1.3")
 def main(config: DictConfig) -> None:
     with one_line_errors():
-        # torch is slow to import, and --help doesn't need it.
+        # torch is slow to import, and neither --help nor predictions need it.
+        if config.predictions is not None:
+            from reasonrl.cli.predictions import grade_and_show
+
+            grade_and_show(config)
+            return
         from reasonrl.cli.evaluate import evaluate_and_show
 
         evaluate_and_show(config, HydraConfig.get().overrides.task)

@@ -37,7 +37,8 @@ from reasonrl.config.algorithm.ei import EIConfig
 from reasonrl.grading.base import Grader
 from reasonrl.job import Job
 from reasonrl.learning.supervised import Example, Position, with_eos
-from reasonrl.sampling.rollouts import completions_statistics, read_rollouts
+from reasonrl.rewards.verdicts import completions_statistics
+from reasonrl.sampling.rollouts import read_rollouts
 from reasonrl.types import Rollout, SavedPolicy
 from reasonrl.util.atomic import copy, remove_folder, write_json
 from reasonrl.util.seeding import derive_seed

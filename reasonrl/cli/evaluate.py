@@ -1,9 +1,7 @@
-"""What evaluate.py does: it turns a run, a model or a file of completions into metrics."""
+"""What evaluate.py does with runs and models: it turns them into metrics."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,15 +14,15 @@ from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from reasonrl.cli.attempt import attempt
+from reasonrl.cli.evaluated import check_format, show, writable
 from reasonrl.cli.run_overrides import applied_to
 from reasonrl.config.identity import decisive, identity
 from reasonrl.config.resolve import resolve_evaluation, with_homes
 from reasonrl.config.schema import EvaluateConfig
-from reasonrl.evaluation.policy import METRICS, Evaluation, evaluate
-from reasonrl.evaluation.predictions import grade_predictions, verdicts_of
-from reasonrl.grading import Grader, grader_of
+from reasonrl.evaluation.policy import evaluate
+from reasonrl.evaluation.summary import METRICS, Evaluation, warn_of_unparsed
+from reasonrl.grading import grader_of
 from reasonrl.grading.metrics import paired_difference
-from reasonrl.grading.strict import Strict
 from reasonrl.pipeline.contents import Contents, with_contents
 from reasonrl.pipeline.memory import EVALUATION, with_batch_size
 from reasonrl.pipeline.overrides import differing
@@ -34,7 +32,8 @@ from reasonrl.pipeline.text import show_unparsed
 from reasonrl.policy.policy import shape_of
 from reasonrl.policy.source import content_of as content_of_model
 from reasonrl.problems import content_of, load_problems
-from reasonrl.report.tables import comparison_table, estimates_table, gains_table
+from reasonrl.report.export import export
+from reasonrl.report.tables import comparison_table, gains_table
 from reasonrl.reward_models.model import RewardModel
 from reasonrl.runs import ranks
 from reasonrl.runs.folder import RunFolder, read_config
@@ -56,22 +55,12 @@ def evaluate_and_show(config: DictConfig, overrides: Sequence[str] = ()) -> None
     overrides: what the command line said.
     """
     config = OmegaConf.create(with_homes(OmegaConf.to_container(config, resolve=True)))
-    for key in ("run", "reward_model"):
-        if config[key] is not None and config.predictions is not None:
-            raise UserError(
-                f"predictions={config.predictions} must be evaluated by themselves; got "
-                f"{key}={config[key]}. Pass one of them."
-            )
-    if config.predictions is not None:
-        file, grader = Path(config.predictions), Strict(next_question="Q:")
-        record = _writable(verdicts_of(file), Path(config.runtime.outputs))
-        _show(file.name, grade_predictions(file, grader, record), record, grader)
-        return
+    _check(config)
     with joined() as process:
         asked = process.first(lambda: _asked(config, overrides))
         evaluation = _evaluate_together(asked, config, overrides, process)
         if process.is_main:
-            _show(asked.name, evaluation, asked.record, grader_of(asked.config.dataset))
+            _show(asked, evaluation, config.format)
 
 
 def evaluate_all_and_show(points: Mapping[tuple[str, ...], DictConfig]) -> None:
@@ -87,6 +76,8 @@ def evaluate_all_and_show(points: Mapping[tuple[str, ...], DictConfig]) -> None:
                 f"predictions={config.predictions} must be evaluated by themselves; got -m. Give "
                 "one command for each file."
             )
+        _check(config)
+    kind = next(iter(points.values())).format
     with joined() as process:
         all_asked = {
             said: process.first(partial(_asked, config, said)) for said, config in points.items()
@@ -104,11 +95,24 @@ def evaluate_all_and_show(points: Mapping[tuple[str, ...], DictConfig]) -> None:
             }
             records.append(asked.record)
             if process.is_main:
-                show_unparsed(evaluation, grader_of(asked.config.dataset))
+                _show_unparsed(asked, evaluation, kind)
         if process.is_main:
-            output.print(comparison_table(f"{len(rows)} evaluations", rows))
+            if kind == "table":
+                output.print(comparison_table(f"{len(rows)} evaluations", rows))
+            else:
+                named = {name.replace("\n", ", "): row for name, row in rows.items()}
+                print(export([{"name": name, **row} for name, row in named.items()], kind))
             for record in records:
                 console.print(f"record: {record}", soft_wrap=True, markup=False)
+
+
+def _check(config: DictConfig) -> None:
+    check_format(config.format)
+    if config.grader is not None:
+        raise UserError(
+            f"grader={config.grader} must be of predictions=FILE: the completions of a run or a "
+            "model are read by their dataset's grader. Leave it out."
+        )
 
 
 def _evaluate_together(
@@ -174,7 +178,7 @@ def _asked(config: DictConfig, overrides: Sequence[str]) -> _Asked:
         resolved = with_contents(resolved, replace(found, learnt=None))
         record = run.evaluated(resolved.protocol) / AFTER
         if not (record / METRICS).exists():
-            record = _writable(record, Path(resolved.runtime.outputs))
+            record = writable(record, Path(resolved.runtime.outputs))
     ranks.check(resolved)
     judged = config.reward_model is not None
     shape = shape_of(policy.path)
@@ -188,22 +192,20 @@ def _record_of_model(config: EvaluateConfig) -> Path:
     return Path(config.runtime.outputs) / "evaluations" / f"{name}-{identity(decisive(config))}"
 
 
-def _show(name: str, evaluation: Evaluation, record: Path, grader: Grader) -> None:
-    num_problems = len(evaluation.problem_ids)
-    output.print(estimates_table(f"{name}: {num_problems} problems", evaluation.estimates()))
-    if any(score.startswith("rerank@") for score in evaluation.scores):
+def _show(asked: _Asked, evaluation: Evaluation, kind: str) -> None:
+    show(asked.name, len(evaluation.problem_ids), evaluation.estimates(), kind)
+    if kind == "table" and any(score.startswith("rerank@") for score in evaluation.scores):
         output.print(_gains_on_vote(evaluation))
-    show_unparsed(evaluation, grader)
-    console.print(f"record: {record}", soft_wrap=True, markup=False)
+    _show_unparsed(asked, evaluation, kind)
+    console.print(f"record: {asked.record}", soft_wrap=True, markup=False)
 
 
-def _writable(path: Path, outputs: Path) -> Path:
-    """The path, or where nothing may be written there one in the folder of outputs."""
-    there = next(folder for folder in path.absolute().parents if folder.exists())
-    if os.access(there, os.W_OK):
-        return path
-    where = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:8]
-    return outputs / "evaluations" / where / path.name
+def _show_unparsed(asked: _Asked, evaluation: Evaluation, kind: str) -> None:
+    grader = grader_of(asked.config.dataset)
+    if kind == "table":
+        show_unparsed(evaluation, grader)
+    else:
+        warn_of_unparsed(evaluation.statistics["sampled/unparsed"], grader)
 
 
 def _evaluate(asked: _Asked, process: Process) -> Evaluation:

@@ -42,7 +42,7 @@ ANY_NAME: dict[str, type] = {
 # Keys, in any group, of what may be a path.
 PATHS = {"path", "outputs", "run", "reward_model", "predictions"}
 # Keys that aren't settings.
-OF_ENTRY_POINTS = {"scale", "dry_run", "run", "reward_model", "predictions"}
+OF_ENTRY_POINTS = {"scale", "dry_run", "run", "reward_model", "predictions", "grader", "format"}
 
 
 def resolve(config: DictConfig, overrides: Sequence[str] = ()) -> TrainConfig:

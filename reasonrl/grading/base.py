@@ -56,6 +56,10 @@ class Grader:
         """
         raise NotImplementedError
 
+    def read(self, text: str) -> str | None:
+        """The answer that a text consists of, in canonical form; None if it is none."""
+        return text.strip() or None
+
     def equal(self, answer: str | None, gold: str) -> bool:
         """Whether both are the same answer. None equals nothing."""
         raise NotImplementedError

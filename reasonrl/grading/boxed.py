@@ -29,11 +29,16 @@ class Boxed(Grader):
     """An answer is what the last box has in it, a step is a line, a trace all lines."""
 
     step_delimiter: ClassVar[str] = "\n"
+    answer_form: ClassVar[str] = "what stands in the last \\boxed{…}"
 
     def answer(self, text: str) -> str | None:
         """The answer in the last box, in canonical form; None without a box that closes."""
         claims = self.claims(text)
         return claims[-1].answer if claims else None
+
+    def read(self, text: str) -> str | None:
+        """What would stand in a box, in canonical form; None if it is blank."""
+        return canonical(text) or None
 
     def equal(self, answer: str | None, gold: str) -> bool:
         """Whether both are the same answer, see ``equal_each``."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from reasonrl.grading.base import Calculation
 from reasonrl.grading.strict import Strict
 
 
 class Exact(Strict):
     """As ``Strict``, but an answer is any text; spaces and capitals make no difference."""
+
+    answer_form: ClassVar[str] = "one line of #### and a text, as in: #### Paris"
 
     def read(self, text: str) -> str | None:
         """The text in small letters with single spaces; None if it is blank."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy  # it loads scipy.stats, which takes most of a second, when that is first used
 from scipy.special import expit, logit
 
 from reasonrl.util.errors import UserError
@@ -146,7 +146,7 @@ def auroc(labels: np.ndarray, scores: np.ndarray) -> float:
     positives = int(labels.sum())
     negatives = labels.size - positives
     _check_both_classes(positives, negatives)
-    u = stats.rankdata(scores)[labels].sum() - positives * (positives + 1) / 2
+    u = scipy.stats.rankdata(scores)[labels].sum() - positives * (positives + 1) / 2
     return float(u / (positives * negatives))
 
 
@@ -240,7 +240,7 @@ def estimate_mean(
     """
     values = _check_values(values)
     if ((values == 0) | (values == 1)).all():
-        test = stats.binomtest(int(values.sum()), values.size)
+        test = scipy.stats.binomtest(int(values.sum()), values.size)
         interval = test.proportion_ci(confidence_level=confidence, method="exact")
         low, high = float(interval.low), float(interval.high)
     else:
@@ -279,7 +279,7 @@ def _bootstrap_interval(
     """The percentile bootstrap interval of the mean of values (n,)."""
     if np.ptp(values) == 0:  # scipy would warn of a degenerate distribution
         return float(values[0]), float(values[0])
-    interval = stats.bootstrap(
+    interval = scipy.stats.bootstrap(
         (values,),
         np.mean,
         n_resamples=num_resamples,
@@ -320,9 +320,9 @@ def _sign_flip_p_value(difference: np.ndarray, seed: int, num_resamples: int) ->
     if changed.size == 0:
         return 1.0
     if np.ptp(np.abs(changed)) == 0:
-        return float(stats.binomtest(int((changed > 0).sum()), changed.size).pvalue)
+        return float(scipy.stats.binomtest(int((changed > 0).sum()), changed.size).pvalue)
     return float(
-        stats.permutation_test(
+        scipy.stats.permutation_test(
             (changed, np.zeros_like(changed)),
             lambda x, y, axis: np.mean(x - y, axis=axis),
             permutation_type="samples",
@@ -364,8 +364,8 @@ def mean_over_seeds(values: np.ndarray, *, confidence: float = 0.95) -> Estimate
         return Estimate(mean, mean, mean, num_problems, float(mean == 0), num_seeds)
     freedom = variance**2 / float((parts**2 / [num_seeds - 1, num_problems - 1]).sum())
     error = math.sqrt(variance)
-    width = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error
-    p_value = float(2 * stats.t.sf(abs(mean) / error, freedom))
+    width = float(scipy.stats.t.ppf((1 + confidence) / 2, freedom)) * error
+    p_value = float(2 * scipy.stats.t.sf(abs(mean) / error, freedom))
     low, high = mean - width, mean + width
     if values.min() >= 0 and values.max() <= 1:  # so is the truth
         low, high = max(low, 0.0), min(high, 1.0)
@@ -413,10 +413,10 @@ def estimate_auroc(
         low, high = (reach, 1.0) if area else (0.0, 1 - reach)
         return Estimate(area, low, high, len(labels))
 
-    ranks = stats.rankdata(pooled)
+    ranks = scipy.stats.rankdata(pooled)
     sums = []  # by kind and problem: how much more often its completions rank rightly than all do
     for kind, sign in zip(kinds, (1, -1), strict=True):
-        above = (ranks[kind] - stats.rankdata(pooled[kind])) / (~kind).sum()
+        above = (ranks[kind] - scipy.stats.rankdata(pooled[kind])) / (~kind).sum()
         share = above if sign == 1 else 1 - above
         sums.append(np.bincount(problem[kind], weights=share - area, minlength=len(labels)))
     (first, second), (m, n) = sums, (kind.sum() for kind in kinds)
@@ -425,7 +425,7 @@ def estimate_auroc(
         + clusters[1] / (clusters[1] - 1) * float(second @ second) / n**2
         + 2 * len(labels) / (len(labels) - 1) * float(first @ second) / (m * n)
     )
-    width = float(stats.t.ppf(1 - tail, fewest - 1)) * math.sqrt(max(variance, 0.0))
+    width = float(scipy.stats.t.ppf(1 - tail, fewest - 1)) * math.sqrt(max(variance, 0.0))
     ends = logit(area) + np.array([-1, 1]) * width / (area * (1 - area))
     low, high = map(float, expit(ends))
     return Estimate(area, low, high, len(labels))

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 
 from reasonrl.algorithms import ALGORITHMS
-from reasonrl.evaluation.policy import write_estimates
+from reasonrl.evaluation.summary import write_estimates
 from reasonrl.job import Job
 from reasonrl.pipeline.memory import is_judged, with_batch_size
 from reasonrl.pipeline.plan import Plan

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from reasonrl.evaluation.policy import Evaluation, evaluate
+from reasonrl.evaluation.policy import evaluate
+from reasonrl.evaluation.summary import Evaluation
 from reasonrl.pipeline.plan import Plan
 from reasonrl.runs.folder import RunFolder
 from reasonrl.runs.process import ALONE, Process

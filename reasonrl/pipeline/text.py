@@ -13,7 +13,7 @@ from rich.table import Table
 from reasonrl.config.learner import learners
 from reasonrl.config.model import ShapeConfig
 from reasonrl.config.schema import TrainConfig
-from reasonrl.evaluation.policy import METRICS, Evaluation, read_estimates
+from reasonrl.evaluation.summary import METRICS, Evaluation, read_estimates, warn_of_unparsed
 from reasonrl.grading import Grader
 from reasonrl.pipeline import estimate
 from reasonrl.pipeline.memory import GB, Memory, memory_of
@@ -26,7 +26,6 @@ from reasonrl.util.progress import Progress, console, output
 
 CHOICES_OF_VALUES = ("scale", "dataset", "experiment")  # those that win over the model's
 MAX_METHODS = 12
-MANY_UNPARSED = 0.5  # of samples; from here on the form of the answer is the likely cause
 
 logger = logging.getLogger(__name__)
 
@@ -232,8 +231,7 @@ def show_unparsed(evaluation: Evaluation, grader: Grader) -> None:
     unparsed = evaluation.statistics["sampled/unparsed"]
     if unparsed:
         output.print(f"samples without a readable answer: {unparsed:.1%}")
-    if unparsed > MANY_UNPARSED:
-        logger.warning("An answer is %s; all else counts as wrong.", grader.answer_form)
+    warn_of_unparsed(unparsed, grader)
 
 
 def show_result(planned: Plan, progress: Progress) -> Result | None:

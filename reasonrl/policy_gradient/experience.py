@@ -16,8 +16,8 @@ from reasonrl.learning.functional import explained_variance, masked_mean, padded
 from reasonrl.learning.packed import PromptGroup
 from reasonrl.learning.supervised import shares
 from reasonrl.policy_gradient.actor_critic import ActorCritic, ReadReference
+from reasonrl.rewards.verdicts import completions_statistics
 from reasonrl.runs.process import ALONE, Process
-from reasonrl.sampling.rollouts import completions_statistics
 from reasonrl.types import Rollout
 
 

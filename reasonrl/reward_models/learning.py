@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from reasonrl.config.algorithm.reward_model import RewardModelConfig
-from reasonrl.evaluation.policy import METRICS, chosen_by_reward_model, summarise, write_estimates
+from reasonrl.evaluation.summary import METRICS, chosen_by_reward_model, summarise, write_estimates
 from reasonrl.grading.base import Grader
 from reasonrl.grading.metrics import (
     FEWEST_CLUSTERS,

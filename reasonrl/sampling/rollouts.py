@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,11 +21,11 @@ import pyarrow.parquet as pq
 
 from reasonrl.grading.base import Grader
 from reasonrl.rewards import Reward
-from reasonrl.rewards.sparse import read_answer
+from reasonrl.rewards.verdicts import FINISH_REASONS, grade
 from reasonrl.runs.preemption import at_own_pace, boundary, with_boundary
 from reasonrl.runs.process import ALONE, Process
 from reasonrl.sampling import Sampler, SamplingParams
-from reasonrl.types import Completion, FinishReason, Problem, Prompt, Rollout, SparseNumbers
+from reasonrl.types import Completion, Problem, Prompt, Rollout, SparseNumbers
 from reasonrl.util.atomic import remove_folder, write_bytes
 from reasonrl.util.seeding import derive_seed
 
@@ -34,7 +34,6 @@ SHARD_SIZE = 1024
 # Processes draw each shard together where whole shards would fill less than this of their time.
 FULL = 3 / 4
 READ_AT_ONCE = 4096  # rows that are decoded at once
-FINISH_REASONS: tuple[FinishReason, ...] = get_args(FinishReason)
 
 SCHEMA = pa.schema(
     {
@@ -135,23 +134,6 @@ def _sparse(lists: pa.ListArray) -> Iterator[SparseNumbers]:
         )
 
 
-def completions_statistics(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """What completions look like.
-
-    The statistics are the fraction right, the mean score, the fraction unparsed, the mean length in
-    tokens, and the fraction that ended in each way.
-    """
-    completions = [r.completion for r in rollouts]
-    endings = [c.finish_reason for c in completions]
-    return {
-        "correct": float(np.mean([r.correct for r in rollouts])),
-        "score": float(np.mean([r.score for r in rollouts])),
-        "unparsed": float(np.mean([r.answer is None for r in rollouts])),
-        "mean_length": float(np.mean([len(c.token_ids) for c in completions])),
-        **{f"finish_{ending}": endings.count(ending) / len(endings) for ending in FINISH_REASONS},
-    }
-
-
 def collect_rollouts(
     sampler: Sampler,
     problems: Sequence[Problem],
@@ -236,22 +218,3 @@ def _merge(shards: Sequence[Path], file: Path) -> None:
     """Writes the rows of all shards to one file, as ``write_rollouts`` writes them."""
     tables = [pq.read_table(shard, schema=SCHEMA) for shard in shards] or [SCHEMA.empty_table()]
     write_table(file, pa.concat_tables(tables).combine_chunks())
-
-
-def grade(
-    prompts: Sequence[Prompt],
-    completions: Sequence[Completion],
-    problems: Sequence[Problem],
-    reward: Reward,
-    grader: Grader,
-) -> list[Rollout]:
-    """Completions, each with its prompt and its problem, as rollouts."""
-    answers = [read_answer(completion, grader) for completion in completions]
-    correct = grader.equal_each(answers, [problem.answer for problem in problems])
-    rewards = reward(completions, problems)
-    return [
-        Rollout(prompt, completion, answer, right, paid)
-        for prompt, completion, answer, right, paid in zip(
-            prompts, completions, answers, correct, rewards, strict=True
-        )
-    ]

@@ -14,10 +14,11 @@ from reasonrl.config.schema import TrainConfig
 from reasonrl.job import Job
 from reasonrl.policy.policy import load_tokenizer
 from reasonrl.rewards.sparse import Outcome
+from reasonrl.rewards.verdicts import grade
 from reasonrl.runs.folder import RunFolder
 from reasonrl.runs.metrics_log import MetricsLog
 from reasonrl.runs.process import ALONE
-from reasonrl.sampling.rollouts import grade, write_rollouts
+from reasonrl.sampling.rollouts import write_rollouts
 from reasonrl.types import Completion, FinishReason, Problem, Prompt, Rollout
 from reasonrl.util.progress import Progress
 from tests.helpers.grading import STRICT

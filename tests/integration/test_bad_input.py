@@ -92,8 +92,8 @@ def only_line(stderr: str) -> str:
             "evaluate",
             "predictoins=x.jsonl",
             "predictoins must be a known key. Did you mean predictions? The keys and groups are "
-            "dataset, evaluation, model, predictions, reward_model, run, runtime, sampler, "
-            "scale, seed.",
+            "dataset, evaluation, format, grader, model, predictions, reward_model, run, "
+            "runtime, sampler, scale, seed.",
         ),
         (
             "train",
@@ -121,7 +121,12 @@ def only_line(stderr: str) -> str:
         ("train", "model.path=x.gguf", "model.path=x.gguf must be a file that exists."),
         ("train", "model.device=tpu", "model.device=tpu must be a device of this machine; got"),
         ("evaluate", "run=no-such-run", "run=no-such-run must be a run's folder; there is no"),
-        ("evaluate", "predictions=none.jsonl", "none.jsonl: must be readable as UTF-8 text;"),
+        ("evaluate", "format=xls", "format must be one of table, csv, latex, markdown, json; got"),
+        (
+            "evaluate",
+            "grader=exact",
+            "grader=exact must be of predictions=FILE: the completions",
+        ),
         ("evaluate", "reward_model=none", "reward_model=none must be a finished run of algorithm="),
     ],
 )
@@ -216,16 +221,6 @@ def test_models_that_are_none(capfd: pytest.CaptureFixture[str], tmp_path: Path)
         assert message in line
     line = refusal(capfd, tmp_path / "outputs", "evaluate", f"model.path={bare}")
     assert expected[bare] in line
-
-
-@pytest.mark.parametrize("key", ["run", "reward_model"])
-def test_predictions_are_evaluated_by_themselves(
-    capfd: pytest.CaptureFixture[str], tmp_path: Path, key: str
-):
-    line = refusal(capfd, tmp_path / "outputs", "evaluate", f"{key}=a", "predictions=b")
-    assert line == (
-        f"predictions=b must be evaluated by themselves; got {key}=a. Pass one of them."
-    )
 
 
 def test_a_reward_model_needs_samples_to_choose_among(

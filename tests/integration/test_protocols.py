@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 from reasonrl.cli.evaluate import evaluate_and_show as evaluate_py
 from reasonrl.config.resolve import resolve
 from reasonrl.config.schema import TrainConfig
-from reasonrl.evaluation.policy import read_estimates
+from reasonrl.evaluation.summary import read_estimates
 from reasonrl.pipeline.comparison import show_comparison
 from reasonrl.pipeline.estimate import work
 from reasonrl.pipeline.execute import ensure_done

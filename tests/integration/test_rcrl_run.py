@@ -25,7 +25,7 @@ from reasonrl.cli.evaluate import evaluate_and_show as evaluate_py
 from reasonrl.config.identity import prerequisites, training_set
 from reasonrl.config.resolve import resolve
 from reasonrl.config.schema import TrainConfig
-from reasonrl.evaluation.policy import Evaluation, read_estimates
+from reasonrl.evaluation.summary import Evaluation, read_estimates
 from reasonrl.learning.optimization import Optimization
 from reasonrl.learning.supervised import Example
 from reasonrl.pipeline import execute

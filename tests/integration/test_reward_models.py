@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from reasonrl.algorithms import steps as continuations
 from reasonrl.cli.evaluate import evaluate_and_show as evaluate_py
 from reasonrl.config.schema import TrainConfig
-from reasonrl.evaluation.policy import read_estimates
+from reasonrl.evaluation.summary import read_estimates
 from reasonrl.pipeline.execute import ensure_done
 from reasonrl.pipeline.plan import Plan, plan
 from reasonrl.reward_models import learning as reward_learning

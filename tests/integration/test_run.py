@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from reasonrl.cli.evaluate import evaluate_and_show as evaluate_py
 from reasonrl.config.algorithm.base import Work
 from reasonrl.config.schema import TrainConfig
-from reasonrl.evaluation.policy import read_estimates
+from reasonrl.evaluation.summary import read_estimates
 from reasonrl.pipeline.estimate import work
 from reasonrl.pipeline.execute import ensure_done
 from reasonrl.pipeline.plan import Plan, plan

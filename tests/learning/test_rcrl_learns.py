@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from reasonrl.config.schema import TrainConfig
-from reasonrl.evaluation.policy import Evaluation
+from reasonrl.evaluation.summary import Evaluation
 from reasonrl.pipeline.execute import ensure_done
 from reasonrl.pipeline.plan import plan
 from reasonrl.pipeline.results import result_of

@@ -43,7 +43,14 @@ MOST_ENTRIES = 22  # of the package's top level: as many as a reader takes in at
 
 # What runs on a login node, or before an entry point has read its arguments.
 LIGHT = {"types", "util", "config", "grading", "problems", "runs", "report", "sweep"}
-LIGHT |= {"cli.sweep", "cli.dashboard", "dashboard", "pipeline.contents", "policy.source"}
+LIGHT |= {
+    "cli.predictions",
+    "cli.sweep",
+    "cli.dashboard",
+    "dashboard",
+    "pipeline.contents",
+    "policy.source",
+}
 HEAVY = {"torch", "transformers", "datasets"}
 
 Graph = dict[str, set[str]]

@@ -12,20 +12,19 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from reasonrl.config.schema import TrainConfig
-from reasonrl.evaluation import policy as evaluation
-from reasonrl.evaluation.policy import (
+from reasonrl.evaluation.policy import evaluate, read_evaluation
+from reasonrl.evaluation.summary import (
     Evaluation,
     chosen_by_reward_model,
-    evaluate,
-    read_evaluation,
+    reported_k,
     summarise,
 )
 from reasonrl.grading.metrics import Estimate
 from reasonrl.problems.prompts import build_prompts
 from reasonrl.reward_models.model import Description, question_hash
 from reasonrl.rewards.sparse import Outcome
+from reasonrl.rewards.verdicts import grade
 from reasonrl.sampling import ENGINES
-from reasonrl.sampling.rollouts import grade
 from reasonrl.types import Completion, FinishReason, Problem, Prompt, Rollout, SavedPolicy
 from reasonrl.util.errors import UserError
 from reasonrl.util.progress import Progress
@@ -109,7 +108,7 @@ def test_one_sample_has_no_vote_and_greedy_may_be_absent() -> None:
 def test_pass_is_reported_at_powers_of_two_and_at_all(
     num_samples: int, reported: list[int]
 ) -> None:
-    assert evaluation.reported_k(num_samples) == reported
+    assert reported_k(num_samples) == reported
 
 
 def test_a_truncated_completion_is_wrong_whatever_its_text() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from reasonrl.evaluation.policy import Evaluation
+from reasonrl.evaluation.summary import Evaluation
 from reasonrl.grading.metrics import Estimate
 from reasonrl.pipeline import comparison
 from reasonrl.pipeline.comparison import compare, show_comparison

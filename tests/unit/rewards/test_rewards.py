@@ -20,8 +20,8 @@ from reasonrl.rewards import REWARDS, Materials, Reward
 from reasonrl.rewards.base import Sum
 from reasonrl.rewards.learned import Learned
 from reasonrl.rewards.sparse import Outcome
+from reasonrl.rewards.verdicts import grade
 from reasonrl.runs.process import Process
-from reasonrl.sampling.rollouts import grade
 from reasonrl.types import Completion, FinishReason, Problem, Prompt
 from tests.helpers.grading import STRICT
 

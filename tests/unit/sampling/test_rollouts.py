@@ -10,10 +10,10 @@ from transformers import PreTrainedTokenizerBase
 
 from reasonrl.problems.prompts import build_prompts
 from reasonrl.rewards.sparse import Outcome
+from reasonrl.rewards.verdicts import completions_statistics
 from reasonrl.sampling import Sampler, SamplingParams, rollouts
 from reasonrl.sampling.rollouts import (
     collect_rollouts,
-    completions_statistics,
     read_rollouts,
     write_rollouts,
 )
