@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from reasonrl.cli import evaluate as module
 from reasonrl.cli.evaluate import _Asked, _asked, evaluate_all_and_show
 from reasonrl.config.resolve import resolve
-from reasonrl.evaluation.policy import Evaluation
+from reasonrl.evaluation.summary import Evaluation
 from reasonrl.runs.folder import RunFolder, write_config
 from reasonrl.types import SavedPolicy
 from reasonrl.util.atomic import write_json
