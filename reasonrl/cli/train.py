@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from reasonrl.cli.attempt import attempt
 from reasonrl.config.resolve import resolve
+from reasonrl.pipeline.examples import examples
 from reasonrl.pipeline.execute import ensure_done
 from reasonrl.pipeline.plan import Plan, plan
 from reasonrl.pipeline.results import Result
@@ -46,6 +47,8 @@ def _show_plan(planned: Plan, config: DictConfig, overrides: Sequence[str]) -> N
     else:
         # This loads the model, so that an error comes before the plan.
         takes = list(how_long([planned]))
+        for table in examples(planned):
+            console.print(table)
         console.print(plan_table(planned))
         scale = f"{config.scale.name} ({config.scale.about})"
         console.print(origin(scale, [planned.config], overrides), soft_wrap=True)

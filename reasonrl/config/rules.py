@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from reasonrl.config.base import require
+from reasonrl.config.identity import prerequisites
 from reasonrl.config.learner import learners
 from reasonrl.config.schema import EvaluateConfig, TrainConfig
 
@@ -32,6 +33,19 @@ def validate(config: TrainConfig) -> None:
     config.reward.check()
     config.tracking.check()
     _check_rates(config)
+    require(
+        config.dataset.has_solutions or not _learns_from_solutions(config),
+        f"dataset={config.dataset.name} must have solutions to fine-tune on; got "
+        f"dataset.fields.solution=null with init={config.init.name}, algorithm="
+        f"{config.algorithm.name}. Name the field that holds them, or pass init=pretrained.",
+    )
+
+
+def _learns_from_solutions(config: TrainConfig) -> bool:
+    """Whether a run, or any that it needs first, is fine-tuned on the reference solutions."""
+    return config.algorithm.name == "sft" or any(
+        map(_learns_from_solutions, prerequisites(config).values())
+    )
 
 
 def _check_rates(config: TrainConfig) -> None:

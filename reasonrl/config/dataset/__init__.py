@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from reasonrl.config.dataset.base import DatasetConfig
 from reasonrl.config.dataset.gsm8k import GSM8KConfig
+from reasonrl.config.dataset.jsonl import JSONLConfig
 from reasonrl.config.dataset.stories import StoriesConfig
 from reasonrl.config.dataset.svamp import SVAMPConfig
 
@@ -11,4 +12,5 @@ DATASETS: dict[str, type[DatasetConfig]] = {
     "stories": StoriesConfig,
     "gsm8k": GSM8KConfig,
     "svamp": SVAMPConfig,
+    "jsonl": JSONLConfig,
 }

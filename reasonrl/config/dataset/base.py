@@ -37,6 +37,8 @@ class DatasetConfig:
 
     splits: ClassVar[tuple[str, ...]]  # those that may be evaluated on
     grader: ClassVar[str]  # what reads and compares its answers: a name in ``grading.GRADERS``
+    # Whether a plan shows what is read of it, as where fields are named by the user.
+    shows_examples: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -65,6 +67,11 @@ class DatasetConfig:
         """The same dataset with all problems of each split."""
         sizes: dict[str, Any] = {f.name: None for f in fields(self) if f.name.endswith("_size")}
         return replace(self, **sizes)
+
+    @property
+    def has_solutions(self) -> bool:
+        """Whether its problems have reference solutions, and not only gold answers."""
+        return True
 
     def size_of(self, split: str) -> int | None:
         """How many problems of a split are wanted; None: all. One without a key has test_size."""

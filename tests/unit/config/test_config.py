@@ -30,7 +30,10 @@ PARTS = {  # what the others include
 }
 OPTIONS = sorted(FILES - ENTRY_POINTS - PARTS)
 EVALUATE_GROUPS = {"model", "dataset", "sampler"}
-NEEDS = {"init/run": ["init.run=outputs/runs/any"]}
+NEEDS = {
+    "init/run": ["init.run=outputs/runs/any"],
+    "dataset/jsonl": ["dataset.path=any.jsonl", "init=pretrained"],
+}
 
 
 def composed(*overrides: str, name: str = "train") -> DictConfig:
@@ -67,7 +70,9 @@ def test_every_option_composes_and_validates(option: str):
     elif group != "experiment":
         assert getattr(config, group).name == name
     if group in EVALUATE_GROUPS:
-        assert getattr(evaluation(f"{group}={name}"), group) == getattr(config, group)
+        assert getattr(evaluation(f"{group}={name}", *NEEDS.get(option, [])[:1]), group) == getattr(
+            config, group
+        )
 
 
 def options(group: str) -> list[str]:
@@ -76,7 +81,7 @@ def options(group: str) -> list[str]:
 
 # Every two options of different groups are together in one of them.
 PAIRS = [
-    (algorithm, init, options("dataset")[(i + j) % 3])
+    (algorithm, init, f"dataset/{('gsm8k', 'stories', 'svamp')[(i + j) % 3]}")
     for i, algorithm in enumerate(options("algorithm"))
     for j, init in enumerate(options("init"))
 ]

@@ -1,0 +1,206 @@
+"""Problems of one's own: files, folders and datasets of any field names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import datasets
+import pytest
+
+from reasonrl.config.dataset.jsonl import FORMS, JSONLConfig
+from reasonrl.grading import GRADERS
+from reasonrl.problems import load_problems
+from reasonrl.types import Problem
+from reasonrl.util.errors import UserError
+
+FIELDS = {"question": "q", "answer": "a", "solution": "s", "id": None}
+SPLITS = ("train", "validation", "test")
+
+
+def own(path: Path | str | None, grader: str = "strict", **changes) -> JSONLConfig:
+    values = {
+        "train_size": None,
+        "validation_size": None,
+        "test_size": None,
+        "reward_train_size": None,
+        "num_references": None,
+        "prompt": "Q: {question}\nA:",
+        "stop": [],
+        "max_new_tokens": 64,
+        "num_exemplars": 0,
+        "subset": None,
+        "fields": FIELDS,
+        "files": dict.fromkeys(SPLITS),
+        "held_out": {"validation": 1, "test": 2},
+    }
+    path = None if path is None else str(path)
+    return JSONLConfig(name="jsonl", path=path, grader=grader, **(values | changes))
+
+
+def rows(number: int, name: str = "row") -> list[dict]:
+    return [{"q": f"{name} {i}?", "a": i, "s": f"It is {i}."} for i in range(number)]
+
+
+def lines(file: Path, values: list[dict]) -> Path:
+    file.write_text("".join(json.dumps(value) + "\n" for value in values))
+    return file
+
+
+def questions(config: JSONLConfig) -> dict[str, list[str]]:
+    return {split: [p.question for p in load_problems(config, split)] for split in SPLITS}
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet", "saved", "hub"])
+def test_each_form_has_the_same_problems(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    table = datasets.Dataset.from_list(rows(6))
+    path: Path | str = tmp_path / f"x.{kind}"
+    if kind == "jsonl":
+        lines(Path(path), rows(6))
+    elif kind == "json":
+        Path(path).write_text(json.dumps(rows(6)))
+    elif kind == "csv":
+        table.to_csv(path)
+    elif kind == "parquet":
+        table.to_parquet(path)
+    elif kind == "saved":
+        table.save_to_disk(path)
+    else:
+        path = "someone/sums"
+        served = {("someone/sums", None): datasets.DatasetDict(train=table)}
+        monkeypatch.setattr(datasets, "load_dataset", lambda *asked: served[asked])
+    # In the order of SHA-256 the first is row 2, then come rows 4 and 5.
+    assert questions(own(path)) == {
+        "train": ["row 0?", "row 1?", "row 3?"],
+        "validation": ["row 2?"],
+        "test": ["row 4?", "row 5?"],
+    }
+    assert load_problems(own(path), "test")[1] == Problem(
+        id="jsonl-train-5", question="row 5?", answer="5", solution="It is 5.\n#### 5"
+    )
+
+
+def test_splits_are_the_files_of_a_folder(tmp_path: Path) -> None:
+    for split, number in (("train", 5), ("test", 2)):
+        lines(tmp_path / f"{split}.jsonl", rows(number, split))
+    found = questions(own(tmp_path))
+    assert found["test"] == ["test 0?", "test 1?"]
+    assert len(found["validation"]) == 1
+    assert sorted(found["train"] + found["validation"]) == [f"train {i}?" for i in range(5)]
+
+
+def test_splits_are_files_beside_a_file(tmp_path: Path) -> None:
+    file = lines(tmp_path / "x.jsonl", rows(3))
+    lines(tmp_path / "dev.jsonl", rows(1, "dev"))
+    lines(tmp_path / "final.jsonl", rows(1, "final"))
+    files = {"train": None, "validation": "dev.jsonl", "test": "final.jsonl"}
+    assert questions(own(file, files=files)) == {
+        "train": ["row 0?", "row 1?", "row 2?"],
+        "validation": ["dev 0?"],
+        "test": ["final 0?"],
+    }
+
+
+def test_equal_questions_are_on_one_side(tmp_path: Path) -> None:
+    file = lines(tmp_path / "x.jsonl", [*rows(10), *rows(10)])
+    found = questions(own(file, held_out={"validation": 0.2, "test": 0.3}))
+    assert {split: len(of) for split, of in found.items()} == {
+        "train": 10,
+        "validation": 4,
+        "test": 6,
+    }
+    sides = [{*of} for of in found.values()]
+    assert len(sides[0] | sides[1] | sides[2]) == sum(map(len, sides)) == 10
+
+
+GOLDS = [
+    ("strict", "1,800", "some", "1800", "some\n#### 1800"),
+    ("strict", "3*6=18\n#### 18", "3*6=18\n#### 18", "18", "3*6=18\n#### 18"),
+    ("strict", 18.0, "18 it is\n#### 18", "18", "18 it is\n#### 18"),
+    ("boxed", "\\frac{1}{2}", "half", "\\frac{1}{2}", "half\n\\boxed{\\frac{1}{2}}"),
+    ("boxed", "so $\\boxed{\\frac12}$", "\\boxed{\\frac12}", "\\frac12", "\\boxed{\\frac12}"),
+    ("exact", "New  York", "a city", "new york", "a city\n#### new york"),
+    ("choice", "(B)", "not A", "B", "not A\n#### B"),
+]
+
+
+@pytest.mark.parametrize(("grader", "gold", "written", "answer", "solution"), GOLDS)
+def test_answers_and_solutions_are_as_the_grader_reads(
+    tmp_path: Path, grader: str, gold: str, written: str, answer: str, solution: str
+) -> None:
+    file = lines(tmp_path / "x.jsonl", [{"q": "one", "a": gold, "s": written}])
+    lines(tmp_path / "o.jsonl", [{"q": "other", "a": gold, "s": written}])
+    files = {"train": None, "validation": "o.jsonl", "test": "o.jsonl"}
+    problem = load_problems(own(file, grader, files=files), "train")[0]
+    assert (problem.answer, problem.solution) == (answer, solution)
+
+
+def test_without_solutions_the_reference_is_the_answer(tmp_path: Path) -> None:
+    file = lines(tmp_path / "x.jsonl", [{"q": f"{i}?", "a": i, "key": f"k{i}"} for i in range(5)])
+    config = own(file, fields={"question": "q", "answer": "a", "solution": None, "id": "key"})
+    assert not config.has_solutions
+    found = {p.id: p for split in SPLITS for p in load_problems(config, split)}
+    assert found["k3"] == Problem(id="k3", question="3?", answer="3", solution="#### 3")
+
+
+def bad(**changes) -> list[dict]:
+    return [*rows(4), {"q": "five?", "a": 5, "s": "5"} | changes]
+
+
+ERRORS = [
+    (bad(a="five"), {}, "x.jsonl:5: a must be an answer that dataset.grader=strict reads; got "),
+    (bad(s="#### 6"), {}, "x.jsonl:5: s must come to the gold answer 5; the grader reads 6"),
+    (bad(q=" "), {}, "x.jsonl:5: q must be there and not empty"),
+    (bad(a=None), {}, "x.jsonl:5: a must be there and not empty"),
+    (bad(), {"question": "riddle"}, "x.jsonl:1: dataset.fields.question=riddle must be one of its "
+     "fields q, a, s"),
+    (bad(q="row 1?", a=1), {"id": "q"}, "x.jsonl:5: q must differ from row to row; got 'row 1?', "),
+    (rows(2), {}, "must leave problems to train on; got 2 different questions in all"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("values", "fields", "message"), ERRORS)
+def test_bad_rows_are_named(tmp_path: Path, values: list[dict], fields: dict, message: str) -> None:
+    file = lines(tmp_path / "x.jsonl", values)
+    with pytest.raises(UserError) as error:
+        load_problems(own(file, fields=FIELDS | fields), "train")
+    assert message in str(error.value)
+
+
+def test_bad_places_are_named(tmp_path: Path) -> None:
+    lines(tmp_path / "test.jsonl", rows(2))
+    (tmp_path / "x.txt").write_text("")
+    (tmp_path / "x.parquet").write_text("no parquet")
+    files = {"train": None, "validation": None, "test": "none.jsonl"}
+    for config, message in (
+        (own(tmp_path), "must have training problems; there is no split train"),
+        (own(tmp_path / "none.jsonl"), "must be a file, a folder or a dataset's id"),
+        (own(tmp_path / "x.txt"), "must end in one of .jsonl, .json, .parquet, .csv"),
+        (own(tmp_path / "x.parquet"), "x.parquet: must be readable; got "),
+        (own(tmp_path, files=files), "dataset.files.test must be the name of a file"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_problems(config, "test" if config.files["test"] else "train")
+
+
+SETTINGS = [
+    ({"path": None}, "dataset.path must name the file or folder"),
+    ({"grader": "lenient"}, "dataset.grader must be one of strict, boxed, exact, choice"),
+    ({"fields": FIELDS | {"hint": "h"}}, "must be one of question, answer, solution, id; got "),
+    ({"fields": FIELDS | {"answer": None}}, "dataset.fields.answer must name a field"),
+    ({"held_out": {"validation": 1.5, "test": 1}}, "dataset.held_out.validation must be a share"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), SETTINGS)
+def test_bad_settings_are_named(changes: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        own(**{"path": "x.jsonl", **changes}).check()
+
+
+def test_every_form_is_read_by_its_grader() -> None:
+    for grader, form in FORMS.items():
+        assert GRADERS[grader]("").answer(form.format("B" if grader == "choice" else "7")), grader
