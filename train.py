@@ -9,11 +9,11 @@ from reasonrl.util.entry_point import one_line_errors, run_app
 
 
 @hydra.main(config_path="conf", config_name="train", version_base="1.3")
-def main(config: DictConfig) -> object:
+def main(config: DictConfig) -> None:
     with one_line_errors():
-        from reasonrl.cli.train import train  # torch is slow to import, and --help doesn't need it
+        from reasonrl.cli.train import train  # --help needs none of it
 
-        return train(config)
+        train(config)
 
 
 if __name__ == "__main__":

@@ -25,10 +25,9 @@ from reasonrl.grading import grader_of
 from reasonrl.grading.metrics import paired_difference
 from reasonrl.pipeline.contents import Contents, with_contents
 from reasonrl.pipeline.memory import EVALUATION, with_batch_size
+from reasonrl.pipeline.outcome import show_unparsed
 from reasonrl.pipeline.overrides import differing
 from reasonrl.pipeline.plan import base_model, with_sizes
-from reasonrl.pipeline.results import AFTER
-from reasonrl.pipeline.text import show_unparsed
 from reasonrl.policy.policy import shape_of
 from reasonrl.policy.source import content_of as content_of_model
 from reasonrl.problems import content_of, load_problems
@@ -38,7 +37,7 @@ from reasonrl.reward_models.model import RewardModel
 from reasonrl.runs import ranks
 from reasonrl.runs.folder import RunFolder, read_config
 from reasonrl.runs.process import Process, joined, usable_cores
-from reasonrl.runs.result import policy_of, reward_model_of
+from reasonrl.runs.result import AFTER, policy_of, reward_model_of
 from reasonrl.types import Problem, SavedPolicy
 from reasonrl.util.entry_point import set_up_logging
 from reasonrl.util.errors import UserError
@@ -203,7 +202,7 @@ def _show(asked: _Asked, evaluation: Evaluation, kind: str) -> None:
 def _show_unparsed(asked: _Asked, evaluation: Evaluation, kind: str) -> None:
     grader = grader_of(asked.config.dataset)
     if kind == "table":
-        show_unparsed(evaluation, grader)
+        show_unparsed(evaluation.statistics, grader)
     else:
         warn_of_unparsed(evaluation.statistics["sampled/unparsed"], grader)
 

@@ -18,9 +18,6 @@ from reasonrl.job import Job
 from reasonrl.pipeline.memory import is_judged, with_batch_size
 from reasonrl.pipeline.plan import Plan
 from reasonrl.pipeline.results import (
-    AFTER,
-    BEFORE,
-    WORST,
     evaluate_before,
     evaluate_policy,
     starting_policy,
@@ -30,7 +27,7 @@ from reasonrl.report.curve import draw_learning_curve
 from reasonrl.report.live import Live
 from reasonrl.report.reliability import draw_reliability_diagram
 from reasonrl.report.wandb_mirror import Mirror, mirrored
-from reasonrl.reward_models.learning import VALIDATION, VERDICTS
+from reasonrl.reward_models.learning import VERDICTS
 from reasonrl.reward_models.model import RewardModel
 from reasonrl.rewards.steps import STEPS_FILE
 from reasonrl.runs import ranks
@@ -39,7 +36,7 @@ from reasonrl.runs.metrics_log import MetricsLog, peak_memory
 from reasonrl.runs.preemption import boundary
 from reasonrl.runs.process import ALONE, Process, usable_cores
 from reasonrl.runs.provenance import complete_attempt
-from reasonrl.runs.result import CONDITIONING_GAP, read_result
+from reasonrl.runs.result import AFTER, BEFORE, CONDITIONING_GAP, VALIDATION, WORST, read_result
 from reasonrl.types import SavedPolicy
 from reasonrl.util.atomic import copy, remove_folder, write_json, writing
 from reasonrl.util.progress import Progress

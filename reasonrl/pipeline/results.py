@@ -10,11 +10,9 @@ from reasonrl.evaluation.summary import Evaluation
 from reasonrl.pipeline.plan import Plan
 from reasonrl.runs.folder import RunFolder
 from reasonrl.runs.process import ALONE, Process
-from reasonrl.runs.result import policy_of
+from reasonrl.runs.result import AFTER, BEFORE, WORST, policy_of
 from reasonrl.types import SavedPolicy
 from reasonrl.util.progress import Progress
-
-BEFORE, AFTER, WORST = "before", "after", "worst"
 
 
 @dataclass(frozen=True)

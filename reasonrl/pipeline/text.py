@@ -13,16 +13,10 @@ from rich.table import Table
 from reasonrl.config.learner import learners
 from reasonrl.config.model import ShapeConfig
 from reasonrl.config.schema import TrainConfig
-from reasonrl.evaluation.summary import METRICS, Evaluation, read_estimates, warn_of_unparsed
-from reasonrl.grading import Grader
 from reasonrl.pipeline import estimate
 from reasonrl.pipeline.memory import GB, Memory, memory_of
 from reasonrl.pipeline.plan import Plan
-from reasonrl.pipeline.results import Result, result_of
-from reasonrl.report.tables import estimates_table, gains_table
-from reasonrl.reward_models.learning import VALIDATION
 from reasonrl.runs.folder import read_status, run_folder, state_of
-from reasonrl.util.progress import Progress, console, output
 
 CHOICES_OF_VALUES = ("scale", "dataset", "experiment")  # those that win over the model's
 MAX_METHODS = 12
@@ -221,66 +215,3 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return _count(max(1, round(seconds)), "second")
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
-
-
-def show_unparsed(evaluation: Evaluation, grader: Grader) -> None:
-    """Prints how many samples had no answer that could be read, and what one is if they are many.
-
-    They count as wrong, and a low score can't be told from that of a policy that is always wrong.
-    """
-    unparsed = evaluation.statistics["sampled/unparsed"]
-    if unparsed:
-        output.print(f"samples without a readable answer: {unparsed:.1%}")
-    warn_of_unparsed(unparsed, grader)
-
-
-def show_result(planned: Plan, progress: Progress) -> Result | None:
-    """Prints the result of a run to stdout, and where to look further to stderr."""
-    makes = planned.config.algorithm.makes
-    if makes == "policy":
-        return _show_policy(planned, progress)
-    if makes == "reward model":
-        _show_reward_model(planned)
-    else:
-        console.print(f"completions: {planned.run.rollouts}", soft_wrap=True, markup=False)
-    return None
-
-
-def _show_reward_model(planned: Plan) -> None:
-    folder = planned.run.evaluation / VALIDATION
-    title = f"{planned.run.path.name}: completions of {len(planned.validation)} validation problems"
-    output.print(estimates_table(title, read_estimates(folder / METRICS)))
-    console.print(f"reward model: {planned.run.reward_model}", soft_wrap=True, markup=False)
-    console.print(
-        f"reliability diagram: {folder / 'calibration.png'}", soft_wrap=True, markup=False
-    )
-
-
-def _show_policy(planned: Plan, progress: Progress) -> Result:
-    """Prints the table of before and after, and that of the conditioning gap if there is one."""
-    result = result_of(planned, progress)
-    before, after, worst = result.before, result.after, result.worst
-    config = planned.config
-    started = f"{config.model.name}, init={config.init.name}"
-    title = (
-        f"{config.algorithm.name} on {config.dataset.name} ({started}): "
-        f"{len(after.problem_ids)} {config.evaluation.split} problems, "
-        f"T={config.evaluation.temperature:g}"
-    )
-    output.print(gains_table(title, before.estimates(), after.estimates(), after.gain_on(before)))
-    show_unparsed(after, planned.grader)
-    if worst is not None:
-        labels = list(result.policy.labels)
-        output.print(
-            gains_table(
-                "conditioning gap: asked for the worst, and for the best return",
-                worst.estimates(),
-                after.estimates(),
-                after.gain_on(worst),
-                columns=(labels[0], labels[-1]),
-            )
-        )
-    console.print(f"policy: {planned.run.policy}", soft_wrap=True, markup=False)
-    if config.algorithm.panels.charts:
-        console.print(f"learning curve: {planned.run.learning_curve}", soft_wrap=True, markup=False)
-    return result

@@ -44,6 +44,7 @@ from reasonrl.reward_models.network import (
 )
 from reasonrl.rewards.dense import first_wrong_step
 from reasonrl.runs.preemption import with_boundary
+from reasonrl.runs.result import VALIDATION
 from reasonrl.sampling.rollouts import write_table
 from reasonrl.types import Problem, Rollout
 from reasonrl.util.errors import UserError
@@ -54,7 +55,7 @@ logger = logging.getLogger(__name__)
 Target = float | None  # the label that is learnt at a token; None: nothing is learnt there
 Targets = tuple[Target, ...]
 
-VALIDATION, VERDICTS = "validation", "verdicts.parquet"
+VERDICTS = "verdicts.parquet"
 VERDICT = pa.schema(
     {
         "problem_id": pa.string(),

@@ -16,6 +16,10 @@ from reasonrl.util.errors import UserError
 CONDITIONING_GAP = "conditioning_gap.json"
 # The completions of an evaluation, in its folder.
 GREEDY, SAMPLES = "greedy.parquet", "samples.parquet"
+# The folders of the evaluations of a policy by a protocol: of the one that the run started from, of
+# its own, and of its own asked for the worst return. A reward model's is ``validation``.
+BEFORE, AFTER, WORST = "before", "after", "worst"
+VALIDATION = "validation"
 
 
 def policy_of(run: RunFolder) -> SavedPolicy:

@@ -59,8 +59,8 @@ def _make(run: RunFolder) -> None:
 
     set_up_logging()  # before transformers is imported
     from reasonrl.pipeline.execute import ensure_done
+    from reasonrl.pipeline.outcome import show_outcome
     from reasonrl.pipeline.plan import plan
-    from reasonrl.pipeline.text import show_result
     from reasonrl.util.progress import Progress
 
     planned = plan(_as_given(read_config(run)))
@@ -73,7 +73,7 @@ def _make(run: RunFolder) -> None:
     progress = Progress()
     ensure_done(planned, progress, wait=True)
     if Machine.here().is_first:
-        show_result(planned, progress)
+        show_outcome(planned)
 
 
 def _as_given(config: TrainConfig) -> TrainConfig:
