@@ -229,6 +229,12 @@ def test_light_modules_import_nothing_heavy() -> None:
     assert process.returncode == 0, process.stderr
 
 
+def test_mistakes_and_finished_runs_are_told_without_torch() -> None:
+    modules = "reasonrl.cli.train, reasonrl.pipeline.plan, reasonrl.pipeline.outcome"
+    code = f"import {modules}, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
 def test_help_needs_no_torch() -> None:
     """The entry points' files, and what they import before Hydra has read the arguments."""
     code = "import train, evaluate, sys; sys.exit('torch' in sys.modules)"
