@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Protocol
 
 from reasonrl.runs.folder import RunFolder
-from reasonrl.sweep.manifest import MANIFEST, Sweep, short_names
+from reasonrl.sweep.manifest import MANIFEST, Member, Sweep, short_names
+from reasonrl.sweep.overrides import readable_names, with_setting
 from reasonrl.util.errors import UserError
 
 Function = Callable[[argparse.Namespace], int]  # does what a command says; its exit status
@@ -69,8 +70,13 @@ def run(
 
 def takes_outputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--outputs", type=Path, default=Path("outputs"), help="folder of sweeps and runs"
+        "--outputs", type=folder_or_file, default=Path("outputs"), help="folder of sweeps and runs"
     )
+
+
+def folder_or_file(text: str) -> Path:
+    """The path; ``--outputs=~/runs`` reaches Python with its ``~``, unlike ``--outputs ~/runs``."""
+    return Path(text).expanduser()
 
 
 def takes_sweep(parser: argparse.ArgumentParser) -> None:
@@ -83,10 +89,16 @@ def takes_names(parser: argparse.ArgumentParser) -> None:
 
 def find_sweep(outputs: Path, name: str | None) -> Sweep:
     """The sweep in this folder, or of this name, or the newest. Raises UserError without one."""
-    if name is not None:
-        folder = _sweep_folder(outputs, name)
-        return Sweep.read(folder or outputs / "sweeps" / name)
     manifests = list((outputs / "sweeps").glob(f"*/{MANIFEST}"))
+    if name is not None:
+        folder = sweep_folder(outputs, name)
+        if folder is None:
+            known = ", ".join(sorted(file.parent.name for file in manifests)) or "none"
+            raise UserError(
+                f"sweep={name} must be a sweep's folder or its name in {outputs / 'sweeps'}, "
+                f"which has: {known}."
+            )
+        return Sweep.read(folder)
     if not manifests:
         raise UserError(
             f"outputs={outputs} must hold sweeps; there are none. Make one with "
@@ -96,38 +108,48 @@ def find_sweep(outputs: Path, name: str | None) -> Sweep:
 
 
 def find_run(outputs: Path, text: str) -> RunFolder:
-    """The run in this folder, or of this name or a part of it. Raises UserError without one."""
+    """The run in this folder, of this name or a part of it, or of a setting in the newest sweep.
+
+    Raises UserError without one.
+    """
     folder = Path(text)
     if not folder.is_dir():
         runs = outputs / "runs"
         known = sorted(f.name for f in runs.iterdir() if f.is_dir()) if runs.is_dir() else []
-        folder = runs / _match(text, known)
+        swept = [*(outputs / "sweeps").glob(f"*/{MANIFEST}")]
+        folder = runs / _match(text, known, find_sweep(outputs, None).runs if swept else ())
     return RunFolder(folder)
 
 
 def find_runs_of_sweep(outputs: Path, names: Sequence[str]) -> tuple[Sweep, list[str]]:
     """The sweep and the whole names of the runs that ``[SWEEP] [RUN ...]`` mean."""
-    if names and _sweep_folder(outputs, names[0]):
+    if names and sweep_folder(outputs, names[0]):
         sweep, names = find_sweep(outputs, names[0]), names[1:]
     else:
         sweep = find_sweep(outputs, None)
     known = [member.name for member in sweep.runs]
-    return sweep, [_match(name, known) for name in names]
+    return sweep, [_match(name, known, sweep.runs) for name in names]
 
 
-def _sweep_folder(outputs: Path, name: str) -> Path | None:
+def sweep_folder(outputs: Path, name: str) -> Path | None:
+    """The folder of this sweep, which may be its name; None if it is no sweep."""
     candidates = (Path(name), outputs / "sweeps" / name)
     return next((folder for folder in candidates if (folder / MANIFEST).exists()), None)
 
 
-def _match(text: str, names: Iterable[str]) -> str:
-    """The name that the text is, or is a part of. Raises UserError unless exactly one is."""
+def _match(text: str, names: Iterable[str], members: Sequence[Member]) -> str:
+    """The name that the text is, or is a part of. Raises UserError unless exactly one is.
+
+    members: of a sweep, whose runs may be named too by what differs: ``learning_rate=0.001``.
+    """
     part = Path(text).name
     names = list(names)
     matches = (
         [name for name in names if name == part]
         or [name for name, short in short_names(names).items() if short == part]
         or [name for name in names if part in name]
+        or with_setting(members, text)
+        or [name for name, said in readable_names(members).items() if text in said]
     )
     if len(matches) == 1:
         return matches[0]

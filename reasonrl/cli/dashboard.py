@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from reasonrl.cli import command
-from reasonrl.cli.command import AddCommand, find_run, find_sweep, takes_outputs, takes_sweep
+from reasonrl.cli.command import (
+    AddCommand,
+    find_run,
+    find_sweep,
+    folder_or_file,
+    takes_outputs,
+    takes_sweep,
+)
 from reasonrl.config.tracking.wandb import WandbConfig
 from reasonrl.runs.folder import RunFolder, is_done, read_config, run_folder
 from reasonrl.sweep.manifest import Member, Sweep
@@ -125,7 +132,9 @@ def add_commands(add: AddCommand, page: str = "page") -> None:
     text = "write a page of a sweep that any browser opens, also offline"
     html = add(page, what=text, function=_page)
     takes_sweep(html)
-    html.add_argument("--output", type=Path, metavar="FILE", help=f"instead of SWEEP/{PAGE}")
+    html.add_argument(
+        "--output", type=folder_or_file, metavar="FILE", help=f"instead of SWEEP/{PAGE}"
+    )
 
     text = "show finished runs in W&B that were made without it"
     mirroring = add("mirror", what=text, function=_mirror)

@@ -15,11 +15,13 @@ examples:
   reasonrl runs --where algorithm=ei         those runs, with what differs between them
   reasonrl runs --seeds --format latex       a table for a paper: means over seeds
   reasonrl compare 1a2b3c4d 5e6f7a8b         the second with the first, paired by problem
+  reasonrl compare SWEEP                     all of a sweep with its first run
   reasonrl diff 1a2b3c4d 5e6f7a8b            in what their settings differ
   reasonrl remove --where state=failed       what would be removed
   reasonrl status                            of the newest sweep; NAME: of another
   reasonrl status --watch                    until all its runs have ended
   reasonrl logs ppo-dense-7b                 what a run printed
+  reasonrl logs learning_rate=1e-3           the run of the newest sweep with it
   reasonrl resubmit                          what would be submitted again
   reasonrl resubmit --state out-of-memory --memory-gb 120 --yes
   reasonrl cancel NAME ppo-dense-7b --yes    a run of a sweep; without a run, all of it
@@ -29,7 +31,8 @@ examples:
   reasonrl push --entity TEAM                a workspace: algorithm x reward x size
 
 SWEEP is a sweep's folder or its name in outputs/sweeps; without it, it is the newest. RUN is a
-run's folder, its name or a part that only its name has. What submits, cancels or deletes only
+run's folder, its name or a part that only its name has, or a setting that only it has in the newest
+sweep. What submits, cancels or deletes only
 says what it would do, unless it gets --yes.
 
 exit status:

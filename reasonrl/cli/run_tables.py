@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from reasonrl.cli.command import find_run
+from reasonrl.cli.command import find_run, find_sweep, sweep_folder
 from reasonrl.config.identity import prerequisites
 from reasonrl.report.catalogue import (
     MAIN,
@@ -30,6 +30,7 @@ from reasonrl.report.comparison import Row, compared, results
 from reasonrl.report.export import Cell, export, is_bold
 from reasonrl.runs.folder import run_folder
 from reasonrl.runs.provenance import differences, hardware, software
+from reasonrl.sweep.manifest import Sweep
 from reasonrl.util.atomic import remove_folder
 from reasonrl.util.errors import UserError
 
@@ -66,6 +67,13 @@ def compare_runs(given: argparse.Namespace) -> int:
         if said := differences(machines):
             console.print(said, markup=False, soft_wrap=True)
     return 0
+
+
+def compare_sweep(sweep: Sweep, metrics: Sequence[str]) -> int:
+    """As ``reasonrl compare SWEEP`` without options."""
+    given = {"runs": [str(sweep.path)], "where": [], "outputs": sweep.outputs, "protocol": None}
+    shown = {"seeds": False, "metrics": metrics, "format": "table"}
+    return compare_runs(argparse.Namespace(**given, **shown))
 
 
 def diff_runs(given: argparse.Namespace) -> int:
@@ -128,8 +136,17 @@ def _entries(given: argparse.Namespace) -> list[Entry]:
 
 
 def _chosen(catalogue: Sequence[Entry], given: argparse.Namespace) -> list[Entry]:
-    entries = [_find(catalogue, given.outputs, text) for text in given.runs] or list(catalogue)
-    return chosen(entries, given.where)
+    named = [entry for text in given.runs for entry in _meant(catalogue, given.outputs, text)]
+    return chosen(named if given.runs else catalogue, given.where)
+
+
+def _meant(catalogue: Sequence[Entry], outputs: Path, text: str) -> list[Entry]:
+    """The run that the text names, or of a sweep those asked for that make a policy and began."""
+    if sweep_folder(outputs, text) is None:
+        return [_find(catalogue, outputs, text)]
+    asked = [one.name for one in find_sweep(outputs, text).runs if one.overrides is not None]
+    by_name = {entry.name: entry for entry in catalogue if entry.run.protocol is not None}
+    return [by_name[name] for name in asked if name in by_name]
 
 
 def _find(catalogue: Sequence[Entry], outputs: Path, text: str) -> Entry:

@@ -21,7 +21,7 @@ def add_commands(add: AddCommand) -> None:
     compare = add(
         "compare", what="compare runs with the first, problem by problem", function=_compare
     )
-    _takes_runs(compare, "the first is what the others are compared with")
+    _takes_runs(compare, "or SWEEP; the first is what the others are compared with")
     _takes_table(compare)
 
     diff = add("diff", what="show in what two runs differ", function=_diff)

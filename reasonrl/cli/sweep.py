@@ -31,8 +31,10 @@ from reasonrl.cli.command import (
     takes_outputs,
     takes_sweep,
 )
+from reasonrl.cli.runs import METRICS
 from reasonrl.sweep import slurm
-from reasonrl.sweep.manifest import Submission, Submitted, short_names
+from reasonrl.sweep.manifest import Submission, Submitted, Sweep
+from reasonrl.sweep.overrides import readable_names
 from reasonrl.sweep.said import tail
 from reasonrl.sweep.status import Finding, look
 from reasonrl.sweep.table import graph, status_table, summary, watch, width_of
@@ -173,6 +175,22 @@ def _resubmit(given: argparse.Namespace) -> int:
 
     submitted = resubmit(sweep, [r.member.name for r in shown], changes)
     print(f"submitted: {len(submitted)}")
+    if sweep.cluster == "local":  # they are made by now
+        return _compare_all(sweep)
+    return 0
+
+
+def _compare_all(sweep: Sweep) -> int:
+    """Shows the sweep's runs side by side if all are done, else what became of them."""
+    findings = look(sweep)
+    asked = [f for f in findings if f.member.overrides is not None and f.member.protocol]
+    if any(finding.verdict != "done" for finding in findings):
+        print(summary(findings))
+        return 1
+    if len(asked) > 1:
+        from reasonrl.cli.run_tables import compare_sweep  # slower to import
+
+        return compare_sweep(sweep, METRICS)
     return 0
 
 
@@ -206,7 +224,7 @@ def _cancel(given: argparse.Namespace) -> int:
     if not chosen:
         print("Nothing to cancel: none of them waits or runs.")
         return 0
-    short = short_names([member.name for member in sweep.runs])
+    short = readable_names(sweep.runs)
     for finding in chosen:
         where = f"job {finding.job}" if finding.job else "on this machine"
         print(f"{short[finding.member.name]}: {finding.verdict}, {where}")

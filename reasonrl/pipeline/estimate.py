@@ -13,8 +13,9 @@ computes and reads:
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from statistics import fmean
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
 
 import torch
 
@@ -39,6 +40,9 @@ from reasonrl.runs.process import ALONE, usable_cores
 # passes. Sampling a token in a batch costs about one forward pass.
 FORWARD_COST = 1 / 3
 TIMED_EXAMPLES = 16
+TIMED_STEPS = 5
+TIMED_SECONDS = 0.5  # no step is begun after so long, except for LEAST_STEPS
+LEAST_STEPS = 3
 MICRO_BATCH_TOKENS = 2048
 
 GPU = "an H100"
@@ -90,16 +94,34 @@ def undone(plans: Iterable[Plan]) -> list[Plan]:
     return [one for one in runs.values() if not is_done(one.run)]
 
 
-def seconds(runs: Iterable[Plan]) -> float:
-    """About how long these runs take, one after another and without what they need.
+@dataclass(frozen=True)
+class Range:
+    """The seconds that work takes: ``low`` by the fastest step timed, ``high`` by the median."""
 
-    The estimate is made from one timed learning step of each base model.
+    low: float
+    high: float
+
+
+def seconds(runs: Iterable[Plan], at_once: int = 1) -> Range:
+    """About how long these runs take, without what they need.
+
+    The estimate is made from a few timed learning steps of each base model, by the fastest and by
+    the median one: what else runs on the machine makes steps slower, never faster.
+
+    at_once: how many of them are made at a time, which share the cores; no more than there are
+        cores can be faster for it, and no run is done sooner than by itself.
     """
     alike: dict[tuple[str, str, str], list[Plan]] = {}
     for one in runs:
         model, dataset = one.config.model, one.config.dataset
         alike.setdefault((one.base, model.compute_dtype, dataset.name), []).append(one)
-    return sum(map(_seconds, alike.values()))
+    found = [each for some in alike.values() for each in _seconds(some, at_once)]
+    together = max(1, min(at_once, usable_cores()))
+
+    def of_all(each: Sequence[float]) -> float:
+        return max(sum(each) / together, *each)
+
+    return Range(of_all([one.low for one in found]), of_all([one.high for one in found]))
 
 
 def is_timed(planned: Plan) -> bool:
@@ -164,11 +186,11 @@ def learning_operations(shape: ShapeConfig, run: Footprint) -> float:
     return 2 * (read + passes * through + trained)
 
 
-def _seconds(alike: Sequence[Plan]) -> float:
-    """About how long runs of the same base model on the same dataset take."""
+def _seconds(alike: Sequence[Plan], at_once: int) -> list[Range]:
+    """About how long each of these runs takes, of the same base model on the same dataset."""
     planned, *_ = alike
     config = planned.config
-    torch.set_num_threads(config.runtime.threads or usable_cores())
+    torch.set_num_threads(config.runtime.threads or max(1, usable_cores() // at_once))
     policy = load_policy(planned.base, "float32", ALONE.device(config.model.device))
     completions = encode_completions(map(solution_text, planned.train), policy.tokenizer)
     prompts = policy.tokenizer([p.question for p in planned.train])["input_ids"]
@@ -176,13 +198,25 @@ def _seconds(alike: Sequence[Plan]) -> float:
     timed = examples[:TIMED_EXAMPLES]
     dtype = DTYPES[config.model.compute_dtype]
     reader = Reader(policy.model)
-    for _ in range(2):  # the first time warms up
+    took = step_seconds(lambda: accumulate_gradients(reader, timed, MICRO_BATCH_TOKENS, dtype))
+    learnt, answered = fmean(map(len, examples)), fmean(map(len, completions))
+
+    def of(todo: Work) -> Range:
+        forward = todo.completions * answered + todo.readings * learnt
+        steps = (todo.examples * learnt + FORWARD_COST * forward) / sum(map(len, timed))
+        return Range(steps * took.low, steps * took.high)
+
+    return [of(work(one)) for one in alike]
+
+
+def step_seconds(step: Callable[[], object]) -> Range:
+    """The seconds of the fastest and of the median step; the first one only warms up."""
+    took: list[float] = []
+    begun = time.perf_counter()
+    while len(took) <= LEAST_STEPS or (
+        len(took) <= TIMED_STEPS and time.perf_counter() - begun < TIMED_SECONDS
+    ):
         started = time.perf_counter()
-        accumulate_gradients(reader, timed, MICRO_BATCH_TOKENS, dtype)
-        elapsed = time.perf_counter() - started
-    per_token = elapsed / sum(map(len, timed))
-    remaining = sum(map(work, alike), start=Work())
-    learnt_tokens = remaining.examples * fmean(map(len, examples))
-    read_tokens = remaining.readings * fmean(map(len, examples))
-    sampled_tokens = remaining.completions * fmean(map(len, completions))
-    return per_token * (learnt_tokens + FORWARD_COST * (sampled_tokens + read_tokens))
+        step()
+        took.append(time.perf_counter() - started)
+    return Range(min(took[1:]), median(took[1:]))

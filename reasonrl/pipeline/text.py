@@ -187,15 +187,17 @@ def memory_table(configs: Sequence[TrainConfig], shape: ShapeConfig) -> Table:
     return table
 
 
-def how_long(plans: Sequence[Plan], *, here: bool = True) -> Iterator[str]:
-    """About how long the runs take, one after another, on this machine and on GPUs.
+def how_long(plans: Sequence[Plan], *, here: bool = True, at_once: int = 1) -> Iterator[str]:
+    """About how long the runs take on this machine, and one after another on GPUs.
 
     here: whether runs are made on this machine; else they are made on the GPUs that they ask for.
+    at_once: how many are made at a time on this machine.
     """
     todo = estimate.undone(plans)
     timed = [one for one in todo if here and estimate.is_timed(one)]
     if timed:
-        yield f"about {_duration(estimate.seconds(timed))} on this machine"
+        takes = estimate.seconds(timed, at_once)
+        yield f"about {_between(takes.low, takes.high)} on this machine"
     on_gpus = [one for one in todo if one not in timed and estimate.is_computed(one)]
     if on_gpus:
         seconds = {one.run: estimate.gpu_seconds(one) for one in on_gpus}
@@ -209,6 +211,16 @@ def how_long(plans: Sequence[Plan], *, here: bool = True) -> Iterator[str]:
 
 def _count(number: float, unit: str) -> str:
     return f"{number:g} {unit}{'' if number == 1 else 's'}"
+
+
+def _between(low: float, high: float) -> str:
+    """``3 to 6 minutes``, ``50 seconds to 2 minutes``; where both are the same, ``3 minutes``."""
+    least, most = _duration(low), _duration(high)
+    if least == most:
+        return least
+    number, _, unit = least.partition(" ")
+    same_unit = unit.rstrip("s") == most.partition(" ")[2].rstrip("s")
+    return f"{number if same_unit else least} to {most}"
 
 
 def _duration(seconds: float) -> str:

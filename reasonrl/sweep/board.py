@@ -14,7 +14,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from reasonrl.sweep.manifest import Sweep, short_names
+from reasonrl.sweep.manifest import Sweep
+from reasonrl.sweep.overrides import readable_names
 from reasonrl.sweep.said import end, last_metric
 from reasonrl.util.progress import console, duration
 
@@ -27,7 +28,7 @@ class Board:
     def __init__(self, sweep: Sweep, total: int) -> None:
         """total: the number of runs that are to be made."""
         self._sweep, self._total, self._ended = sweep, total, 0
-        self._names = short_names([member.name for member in sweep.runs])
+        self._names = readable_names(sweep.runs)
         self._began: dict[str, float] = {}  # of the runs at work
         self._bar = Progress(
             TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()

@@ -14,23 +14,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf, open_dict
-from rich import box
 from rich.console import RenderableType
-from rich.markup import escape
 from rich.progress import track
-from rich.table import Table
+from rich.text import Text
 
 from reasonrl.config.model import ModelConfig
 from reasonrl.config.resolve import resolve
 from reasonrl.config.schema import TrainConfig
 from reasonrl.runs.folder import RunFolder, is_done, read_status, state_of
 from reasonrl.runs.provenance import now
+from reasonrl.sweep import slurm
 from reasonrl.sweep.code import snapshot
-from reasonrl.sweep.manifest import Member, Sweep, short_names
+from reasonrl.sweep.manifest import MANIFEST, Member, Sweep
 from reasonrl.sweep.options import OF_SWEEPS, LauncherOptions, cluster_of, job_options, read_options
+from reasonrl.sweep.overrides import readable_names
 from reasonrl.sweep.slurm import SlurmError
 from reasonrl.sweep.submit import submit
-from reasonrl.sweep.table import status_table, watch, width_of
+from reasonrl.sweep.table import aligned, status_table, watch, width_of
 from reasonrl.util.errors import UserError
 from reasonrl.util.progress import console
 
@@ -87,6 +87,9 @@ def launch(
     for name in OF_SWEEPS:
         _same(f"hydra.launcher.{name}", [getattr(point.options, name) for point in points])
     cluster = cluster_of(options)
+    if cluster == "slurm" and not dry_run:
+        with _or_here():
+            slurm.queue()  # there may be an sbatch without a cluster behind it
     plans = _plans(points, Planner(fetch=not dry_run, here=cluster == "local"))
     runs = _runs(points, plans)
     folders = [Path(point.config.runtime.outputs).resolve() for point in points]
@@ -97,30 +100,30 @@ def launch(
             f"runs find their code by it; got {outputs}. Pass another folder."
         )
     name = sweep_name(points, [planned.run.path.name for planned in plans])
+    path = outputs / "sweeps" / name
     sweep = Sweep(
-        path=outputs / "sweeps" / name,
+        path=path,
         command=sys.argv,
         folder=os.getcwd(),
-        created=now(),
+        created=Sweep.read(path).created if (path / MANIFEST).exists() else now(),
         cluster=cluster,
         code="" if dry_run else str(snapshot(outputs)),
         at_once=options.processes if cluster == "local" else options.array_parallelism,
         runs=[member for member, _ in runs.values()],
     )
-    console.print(plan_table(sweep, asks=dry_run or cluster == "slurm"))
+    asks = dry_run or cluster == "slurm"
+    console.print(plan_table(sweep, asks=asks, width=width_of(console)), soft_wrap=True)
     for line in (*_values(points, plans), *_needs(plans)):
         console.print(line, soft_wrap=True)
-    for line in (*how_long(plans, here=cluster == "local"), *doubts(plans)):
+    times = how_long(plans, here=cluster == "local", at_once=options.processes)
+    for line in (*times, *doubts(plans)):
         console.print(line, soft_wrap=True)
     made = [planned.run for planned in plans]
     if dry_run:
         return made
     configs = {name: _in_sweep(config, sweep) for name, (_, config) in runs.items()}
-    try:
+    with _or_here():
         submitted = submit(sweep, configs)
-    except SlurmError as error:
-        here = "hydra.launcher.cluster=local makes the runs on this machine."
-        raise UserError(f"{error} {here}") from None
     if cluster == "slurm":
         console.print(f"submitted: {len(submitted)} of {len(runs)} runs", soft_wrap=True)
         console.print(f"reasonrl status {sweep.path}", soft_wrap=True, markup=False)
@@ -137,6 +140,16 @@ def launch(
             f"See reasonrl status {sweep.path}, and give the same command again."
         )
     return made
+
+
+@contextmanager
+def _or_here() -> Iterator[None]:
+    """Adds to Slurm's error where else the runs can be made."""
+    try:
+        yield
+    except SlurmError as error:
+        here = "hydra.launcher.cluster=local makes the runs on this machine."
+        raise UserError(f"{error} {here}") from None
 
 
 def _same(key: str, values: Iterable[T]) -> T:
@@ -193,23 +206,23 @@ def _in_sweep(config: TrainConfig, sweep: Sweep) -> TrainConfig:
     return replace(config, tracking=tracking, runtime=runtime)
 
 
-def plan_table(sweep: Sweep, *, asks: bool) -> Table:
-    """A table of the runs: whether they are done, what each needs first, what its job asks for."""
-    title = f"{escape(sweep.name)}: {len(sweep.runs):,} run{'s' if len(sweep.runs) > 1 else ''}"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE)
-    for column in ("run", "state", "needs", *(["asks for"] if asks else [])):
-        table.add_column(column, overflow="fold")
-    short = short_names([member.name for member in sweep.runs])
+def plan_table(sweep: Sweep, *, asks: bool, width: int | None = None) -> Text:
+    """The runs, a line each: whether they are done, what each needs first, what its job asks for.
+
+    width: of the terminal; see ``aligned``.
+    """
+    names = readable_names(sweep.runs)
+    rows = []
     for member in sweep.runs[:MAX_ROWS]:
         run = sweep.run(member.name)
-        state = state_of(run, read_status(run))
-        needs = "\n".join(short[need] for need in member.needs)
-        table.add_row(
-            escape(short[member.name]), state, escape(needs), *([_asks_for(member)] if asks else [])
-        )
+        needs = ", ".join(names[need] for need in member.needs)
+        asked = _asks_for(member) if asks else ""
+        rows.append((names[member.name], state_of(run, read_status(run)), needs, asked))
+    head, *lines = aligned(("run", "state", "needs", "asks for"), rows, width)
     if len(sweep.runs) > MAX_ROWS:
-        table.add_row(f"… and {len(sweep.runs) - MAX_ROWS:,} more")
-    return table
+        lines.append(f"… and {len(sweep.runs) - MAX_ROWS:,} more")
+    title = f"{sweep.name}: {len(sweep.runs):,} run{'s' if len(sweep.runs) > 1 else ''}"
+    return Text.assemble((f"{title}\n", "bold"), (f"{head}\n", "underline"), "\n".join(lines), "\n")
 
 
 def _values(points: Sequence[Point], plans: Sequence[Plan]) -> Iterator[str]:

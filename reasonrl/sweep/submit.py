@@ -224,6 +224,14 @@ def _submit_array(sweep: Sweep, batch: Submitted, wait_for: Sequence[str]) -> Su
     return batch
 
 
+def _job_name(sweep: Sweep, batch: Submitted) -> str:
+    """The run's name, or of several their algorithms with the hash of the sweep."""
+    if len(batch.runs) == 1:
+        return batch.runs[0]
+    algorithms = dict.fromkeys(name.partition("-")[0] for name in batch.runs)
+    return "-".join([*algorithms, sweep.name.rpartition("-")[2]])
+
+
 def _sbatch_parameters(sweep: Sweep, batch: Submitted, wait_for: Sequence[str]) -> dict[str, Any]:
     """The parameters of sbatch, under submitit's names.
 
@@ -245,7 +253,7 @@ def _sbatch_parameters(sweep: Sweep, batch: Submitted, wait_for: Sequence[str]) 
     # Where the site keeps the login node's variables from jobs, srun would keep ours from tasks.
     srun = "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK SLURM_EXPORT_ENV=ALL"
     parameters = {
-        "job_name": sweep.name,
+        "job_name": _job_name(sweep, batch),
         "comment": batch.comment,
         "dependency": f"afterok:{':'.join(wait_for)}" if wait_for else None,
         "array_parallelism": sweep.at_once,

@@ -14,7 +14,8 @@ from rich.markup import escape
 from rich.text import Text
 from rich.tree import Tree
 
-from reasonrl.sweep.manifest import Sweep, short_names
+from reasonrl.sweep.manifest import Sweep
+from reasonrl.sweep.overrides import readable_names
 from reasonrl.sweep.said import tail
 from reasonrl.sweep.slurm import SlurmError
 from reasonrl.sweep.status import Finding, look
@@ -65,16 +66,15 @@ def status_table(
 
     width: of the terminal; a row has as many lines as it needs, and no cell is parted.
     """
-    names = short_names([finding.member.name for finding in findings])
+    names = readable_names([finding.member for finding in findings])
     rows = [_row(finding, names) for finding in findings]
-    widths = [max(map(len, column), default=0) for column in zip(*rows, strict=True)]
-    widths = [max(w, len(head)) if w else 0 for w, head in zip(widths, HEADS, strict=True)]
-    text = Text(f"{title}\n", "bold")
-    text = Text.assemble(text, (_line(HEADS, widths, width) + "\n", "underline"))
+    head, *lines = aligned(HEADS, rows, width)
+    text = Text.assemble((f"{title}\n", "bold"), (head + "\n", "underline"))
+    first = max(map(len, ("run", *names.values())))
     colours = [_colour(finding.verdict) for finding in findings]
-    for row, colour in zip(rows, colours, strict=True):
-        start = len(text) + widths[0] + len(GAP)
-        text.append(_line(row, widths, width) + "\n")
+    for line, row, colour in zip(lines, rows, colours, strict=True):
+        start = len(text) + first + len(GAP)
+        text.append(line + "\n")
         text.stylize(colour, start, start + len(row[1]))
     text.append(f"\n{summary(findings)}\n", "bold")
     return text.append_text(_logs(findings, names)) if logs else text
@@ -120,8 +120,23 @@ def _row(finding: Finding, names: dict[str, str]) -> tuple[str, ...]:
     )
 
 
-def _line(cells: Sequence[str], widths: Sequence[int], width: int | None) -> str:
-    padded = zip(HEADS, cells, widths, strict=True)
+def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> list[str]:
+    """The heads and the rows as lines with their cells one below the other.
+
+    Columns with nothing in them are left out. A row has as many lines as it needs, and no cell is
+    parted, so that names can be copied.
+
+    width: of the terminal; None: a line has no end.
+    """
+    widths = [max(map(len, column), default=0) for column in zip(*rows, strict=True)]
+    widths = [max(w, len(head)) if w else 0 for w, head in zip(widths, heads, strict=True)]
+    return [_line(heads, cells, widths, width) for cells in (heads, *rows)]
+
+
+def _line(
+    heads: Sequence[str], cells: Sequence[str], widths: Sequence[int], width: int | None
+) -> str:
+    padded = zip(heads, cells, widths, strict=True)
     first, *shown = [c.rjust(w) if head in RIGHT else c.ljust(w) for head, c, w in padded if w]
     lines = [first]
     for cell in shown:
@@ -148,7 +163,7 @@ def summary(findings: Sequence[Finding]) -> str:
 
 def graph(findings: Sequence[Finding]) -> Tree:
     """A tree with each run below the last of those it needs; it names the others that it needs."""
-    names = short_names([finding.member.name for finding in findings])
+    names = readable_names([finding.member for finding in findings])
     root = Tree("needed first", hide_root=True)
     branches: dict[str, Tree] = {}
     for finding in findings:

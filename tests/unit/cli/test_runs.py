@@ -11,7 +11,10 @@ import pytest
 from filelock import FileLock
 
 from reasonrl.cli.main import main
+from reasonrl.cli.run_tables import compare_sweep
 from reasonrl.runs.folder import RunFolder
+from reasonrl.sweep.manifest import Member
+from tests.helpers.fake_sweep import make_sweep
 from tests.helpers.finished_runs import Answers, finished
 
 
@@ -100,6 +103,18 @@ def test_any_runs_are_compared_with_the_first(
     assert short["maj@1: against the first"]["value"] == 0.0
     table = said(capsys, "compare", *names, "--outputs", tmp_path)
     assert "Differences are paired by problem; bold: p < 0.05 after Holm's correction" in table
+
+
+def test_the_runs_of_a_sweep_are_compared_by_its_name(
+    made: dict[str, RunFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """But not those that only others need."""
+    asked = [Member(made[name].path.name, [name]) for name in ("short", "ei 0")]
+    sweep = make_sweep(tmp_path, [Member(made["sft 0"].path.name, None), *asked])
+    out = said(capsys, "compare", sweep.name, "--outputs", tmp_path, "--format", "json")
+    assert [row["run"] for row in json.loads(out)] == [end_of(made[n]) for n in ("short", "ei 0")]
+    assert compare_sweep(sweep, ["maj@1"]) == 0
+    assert "Differences are paired by problem" in capsys.readouterr().out
 
 
 def test_two_runs_differ_in_their_settings(

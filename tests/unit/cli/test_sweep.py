@@ -18,9 +18,9 @@ from filelock import FileLock
 from reasonrl.cli.sweep import main
 from reasonrl.runs.folder import Status, write_status
 from reasonrl.sweep import slurm, submit, table
-from reasonrl.sweep.manifest import Submitted, Sweep
+from reasonrl.sweep.manifest import Member, Submitted, Sweep, short_names
 from reasonrl.sweep.slurm import SlurmError, SlurmJob
-from reasonrl.sweep.table import duration, short_names
+from reasonrl.sweep.table import duration
 from tests.helpers.fake_sweep import made_up_sweep
 from tests.helpers.slurm_logs import SEGFAULT
 
@@ -124,6 +124,35 @@ def test_logs_of_a_run_by_a_part_of_its_name(
     for name in ("ppo", "ppo-tiny-s0", NAMES[2], str(outputs / "runs" / NAMES[2])):
         assert run(outputs, "logs", name, "--lines", "1") == 0
         assert capsys.readouterr().out == expected
+
+
+@pytest.mark.parametrize("named", ["algorithm.rate=2", "rate=2", "s0 rate=2"])
+def test_logs_of_a_run_by_what_differs(
+    outputs: Path, capsys: pytest.CaptureFixture[str], named: str
+) -> None:
+    sweep = Sweep.read(outputs / "sweeps" / "ei-1a2b3c4d")
+    alike = [Member(f"ei-s0-{rate}", [f"algorithm.rate={rate}"]) for rate in (1, 2)]
+    replace(sweep, runs=alike).write()
+    for member in alike:
+        sweep.run(member.name).path.mkdir(parents=True)
+        sweep.run(member.name).log.write_text(f"of {member.name}\n")
+    assert run(outputs, "logs", named) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "of ei-s0-2"
+    assert run(outputs, "status") == 1
+    rows = capsys.readouterr().out.splitlines()[2:4]
+    assert [row[:12] for row in rows] == ["ei-s0 rate=1", "ei-s0 rate=2"]
+
+
+def test_a_sweep_that_is_not_there_names_those_that_are(
+    outputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(outputs, "status", "absent") == 2
+    assert capsys.readouterr().err.endswith("sweeps, which has: ei-1a2b3c4d.\n")
+
+
+def test_outputs_may_be_in_the_home_folder(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(outputs))
+    assert main(["status", "--outputs=~", "--graph"]) == 1
 
 
 def test_of_a_job_of_several_nodes_the_first_ones_log_comes_first(

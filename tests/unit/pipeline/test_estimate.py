@@ -85,14 +85,15 @@ def test_the_time_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_needs_several_gpus_is_not_timed_here(monkeypatch: pytest.MonkeyPatch) -> None:
     timed: list[Plan] = []
-    monkeypatch.setattr(estimate, "seconds", lambda runs: timed.extend(runs) or 60.0)
+    takes = estimate.Range(60.0, 80.0)
+    monkeypatch.setattr(estimate, "seconds", lambda runs, _: timed.extend(runs) or takes)
     monkeypatch.setattr(estimate, "gpu_seconds", lambda _: 1800.0)
     monkeypatch.setattr(estimate, "undone", list)
     large = planned("algorithm=sft", has_model=True)
     small = planned("algorithm=sft", "model=qwen2.5-0.5b", has_model=True)
     absent = planned("algorithm=ei", "model=qwen2.5-0.5b")
     first, second = how_long([large, small, absent])
-    assert first == "about 60 seconds on this machine"
+    assert first == "about 60 to 80 seconds on this machine"
     assert second.startswith("about 60 minutes on the GPUs asked for, 2.5 GPU hours: computed")
     assert timed == [small]
     (only,) = how_long([large, small], here=False)
@@ -129,3 +130,53 @@ def test_more_completions_at_a_time_than_have_room_are_warned_of() -> None:
     assert str(warning).endswith("Pass sampler.batch_size=auto, or 382")
     for fitting in ("sampler.batch_size=433", "sampler.batch_size=auto"):
         assert len(list(needs([planned("algorithm=ei", fitting)]))) == 2
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [
+        (180.0, 360.0, "3 to 6 minutes"),
+        (1.0, 20.0, "1 to 20 seconds"),
+        (50.0, 120.0, "50 seconds to 2 minutes"),
+        (180.0, 181.0, "3 minutes"),
+    ],
+)
+def test_a_range_of_time(
+    low: float, high: float, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimate, "seconds", lambda *_: estimate.Range(low, high))
+    monkeypatch.setattr(estimate, "undone", list)
+    small = planned("algorithm=sft", "model=qwen2.5-0.5b", has_model=True)
+    assert list(how_long([small])) == [f"about {text} on this machine"]
+
+
+def test_the_fastest_and_the_median_step_are_taken_without_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = 0.0
+    steps = iter([9.0, 0.25, 0.125, 0.5, 0.25, 0.25, 0.25, 0.25, 100.0])
+
+    def step() -> None:
+        nonlocal clock
+        clock += next(steps)
+
+    monkeypatch.setattr(estimate.time, "perf_counter", lambda: clock)
+    monkeypatch.setattr(estimate, "TIMED_SECONDS", 60.0)
+    assert estimate.step_seconds(step) == estimate.Range(0.125, 0.25)
+    monkeypatch.setattr(estimate, "TIMED_SECONDS", 1.0)
+    steps = iter([9.0, 3.0, 5.0, 4.0, 100.0])  # a slow model has three
+    assert estimate.step_seconds(step) == estimate.Range(3.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("at_once", "takes"),
+    [(1, (60.0, 120.0)), (2, (30.0, 60.0)), (3, (30.0, 60.0)), (8, (30.0, 60.0))],
+)
+def test_runs_at_a_time_share_the_cores(
+    at_once: int, takes: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 10, 20 and 30 seconds on a quiet machine of four cores; the longest is the least."""
+    each = [estimate.Range(low, 2 * low) for low in (10.0, 20.0, 30.0)]
+    monkeypatch.setattr(estimate, "_seconds", lambda *_: each)
+    monkeypatch.setattr(estimate, "usable_cores", lambda: 4)
+    assert estimate.seconds([planned("algorithm=sft")], at_once) == estimate.Range(*takes)

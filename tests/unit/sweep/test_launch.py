@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +15,8 @@ from rich.console import Console
 
 from reasonrl.config.schema import TrainConfig
 from reasonrl.config.tracking.wandb import WandbConfig
+from reasonrl.pipeline.estimate import Range
+from reasonrl.pipeline.plan import Plan
 from reasonrl.runs.folder import GAIN, RunFolder, Status, read_config, read_status, write_status
 from reasonrl.sweep import launch as launching
 from reasonrl.sweep import local
@@ -22,10 +24,11 @@ from reasonrl.sweep.launch import Point, launch, point, sweep_name
 from reasonrl.sweep.manifest import Member, Submission, Submitted, Sweep
 from reasonrl.sweep.options import LauncherOptions, cluster_of, job_options, read_options
 from reasonrl.sweep.slurm import SlurmError
-from reasonrl.sweep.submit import submit
+from reasonrl.sweep.submit import _job_name, submit
 from reasonrl.util.atomic import write_json
 from reasonrl.util.errors import UserError
 from tests.helpers.configs import ROOT, SMALL
+from tests.helpers.fake_sweep import made_up_sweep
 
 
 @pytest.fixture
@@ -168,12 +171,16 @@ def test_a_plan_says_how_long_it_takes_here(
     points: Callable[..., list[Point]], shown: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timed = []
-    monkeypatch.setattr(
-        "reasonrl.pipeline.estimate.seconds", lambda runs: timed.extend(runs) or 600.0
-    )
-    some = points("algorithm=ei", "algorithm=ppo")
+
+    def seconds(runs: Iterable[Plan], at_once: int) -> Range:
+        timed.extend(runs)
+        return Range(600.0 / at_once, 1200.0 / at_once)
+
+    monkeypatch.setattr("reasonrl.pipeline.estimate.seconds", seconds)
+    several = "hydra.launcher.processes=2"
+    some = points(f"algorithm=ei {several}", f"algorithm=ppo {several}")
     launch(some, dry_run=True)
-    assert "about 10 minutes on this machine" in shown.export_text()
+    assert "about 5 to 10 minutes on this machine" in shown.export_text()
     assert sorted(one.run.path.name.partition("-")[0] for one in timed) == ["ei", "ppo", "sft"]
     monkeypatch.setattr("reasonrl.sweep.launch.cluster_of", lambda _: "slurm")
     launch(some, dry_run=True)
@@ -315,6 +322,35 @@ def test_where_slurm_does_not_answer_the_error_says_what_else_there_is(
     monkeypatch.setattr(launching, "submit", submit)
     with pytest.raises(UserError, match=r"got nothing. hydra.launcher.cluster=local makes"):
         launch(points("algorithm=sft"))
+
+
+def test_a_cluster_that_does_not_answer_is_noticed_before_anything_is_planned(
+    points: Callable[..., list[Point]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def queue() -> None:
+        raise SlurmError("squeue must answer; got nothing.")
+
+    monkeypatch.setattr(launching, "cluster_of", lambda _: "slurm")
+    monkeypatch.setattr("reasonrl.sweep.slurm.queue", queue)
+    monkeypatch.setattr(launching, "_plans", lambda *_: pytest.fail("it has planned"))
+    with pytest.raises(UserError, match=r"got nothing. hydra.launcher.cluster=local makes"):
+        launch(points("algorithm=sft"))
+
+
+def test_a_sweep_was_begun_when_its_command_was_first_given(
+    points: Callable[..., list[Point]], submitted: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for time in ("2026-01-02T03:04:05+00:00", "2026-01-03T03:04:05+00:00"):
+        monkeypatch.setattr(launching, "now", lambda time=time: time)
+        launch(points("algorithm=sft"))
+        submitted[-1][0].write()
+    assert [sweep.created for sweep, _ in submitted] == ["2026-01-02T03:04:05+00:00"] * 2
+
+
+def test_jobs_have_telling_names(tmp_path: Path) -> None:
+    sweep, batch = made_up_sweep(tmp_path, ["ei-tiny-s0-1", "ei-tiny-s1-2", "ppo-tiny-s0-3"])
+    assert _job_name(sweep, batch) == "ei-ppo-1a2b3c4d"
+    assert _job_name(sweep, replace(batch, runs=["sft-tiny-s0-4"])) == "sft-tiny-s0-4"
 
 
 LONG = "x" * 300
