@@ -22,6 +22,7 @@ from reasonrl.config.schema import TrainConfig
 from reasonrl.evaluation.summary import read_estimates
 from reasonrl.pipeline.estimate import work
 from reasonrl.pipeline.execute import ensure_done
+from reasonrl.pipeline.outcome import show_outcome
 from reasonrl.pipeline.plan import Plan, plan
 from reasonrl.pipeline.results import result_of
 from reasonrl.pipeline.text import plan_table
@@ -30,7 +31,7 @@ from reasonrl.runs.metrics_log import read_metrics
 from reasonrl.runs.result import read_result
 from reasonrl.sampling import ENGINES, transformers
 from reasonrl.util.errors import UserError
-from reasonrl.util.progress import Progress
+from reasonrl.util.progress import Progress, output
 from tests.helpers.configs import ROOT, TINY, small_config
 from tests.helpers.jobs import refuse
 from tests.helpers.kill_and_resume import differences, snapshot
@@ -159,6 +160,18 @@ def test_the_prerequisite_is_a_run_of_its_own(finished: Finished) -> None:
     before, after = result.before, result.after
     assert before.problem_ids == after.problem_ids
     assert len(before.problem_ids) == 10
+
+
+@pytest.mark.usefixtures("no_sampling")
+def test_what_it_came_to_is_read_from_its_folder(finished: Finished) -> None:
+    with output.capture() as captured:
+        show_outcome(finished.planned)
+    said, result = captured.get(), result_of(finished.planned, Progress())
+    assert "ei on stories (tiny, init=sft): 10 test problems, T=0.7" in said
+    for name, gain in result.after.gain_on(result.before).items():
+        (row,) = [line for line in said.splitlines() if f" {name} " in line]
+        for estimate in (result.before.estimates()[name], result.after.estimates()[name], gain):
+            assert str(estimate) in row
 
 
 def test_what_it_gained_is_kept(finished: Finished) -> None:
