@@ -10,7 +10,11 @@ from reasonrl.types import Problem
 from reasonrl.util.errors import UserError
 
 GOLD = Strict(next_question="")  # the grader that reads the files' own solutions
-SOURCES = {"train": "train", "validation": "train", "test": "test"}  # the file of each split
+# The file of each split.
+SOURCES = {"train": "train", "validation": "train", "test": "test", "platinum": "platinum"}
+# The test problems without the ambiguous ones, answers checked anew (Vendrow et al., 2025). They
+# have a place of their own on the hub, where they are the only split.
+PLATINUM = "madrylab/gsm8k-platinum"
 VALIDATION_SIZE = 256  # the last of the training file, as in the code of the paper's first author
 
 
@@ -22,17 +26,19 @@ def read(dataset: GSM8KConfig, split: str, size: int | None) -> list[Problem]:  
 def load(split: str, *, path: str | None, hub: str, annotations: bool) -> list[Problem]:
     """The problems of a split.
 
-    split: train (all but the last 256 of the training file), validation (those 256) or test
-        (1,319).
-    path: a folder with train.jsonl and test.jsonl; None reads ``hub``.
+    split: train (all but the last 256 of the training file), validation (those 256), test (1,319)
+        or platinum (1,209 of these, with answers that were checked anew).
+    path: a folder with train.jsonl, test.jsonl and, for its split, platinum.jsonl; None reads
+        ``hub``, and `PLATINUM` for the latter.
     annotations: whether the reference solutions keep the calculator annotations ``<<48/2=24>>``.
     """
     source = SOURCES[split]
-    rows = (
-        hub_rows(hub, source, config="main")
-        if path is None
-        else list(json_lines(local_file(path, f"{source}.jsonl")))
-    )
+    if path is not None:
+        rows = list(json_lines(local_file(path, f"{source}.jsonl")))
+    elif split == "platinum":
+        rows = hub_rows(PLATINUM, "test", config="main")
+    else:
+        rows = hub_rows(hub, source, config="main")
     problems = [_problem(row, f"gsm8k-{source}-{i}", annotations) for i, row in enumerate(rows)]
     if split == "train":
         return problems[:-VALIDATION_SIZE]

@@ -14,7 +14,7 @@ class GSM8KConfig(DatasetConfig):
     annotations: bool  # whether the reference solutions keep <<48/2=24>>
     hub: str  # the dataset's id on the Hugging Face hub
 
-    splits = ("train", "validation", "test")
+    splits = ("train", "validation", "test", "platinum")
     grader = "strict"
 
     @property

@@ -96,7 +96,9 @@ def test_what_cannot_be_applied_is_refused(
 
 def test_a_split_must_be_one_of_the_run_s_own_dataset(asked: Callable[..., _Asked]):
     """Stories, the command's dataset, would have it."""
-    with pytest.raises(UserError, match=r"split=ood must be one of train, validation, test; got"):
+    with pytest.raises(
+        UserError, match=r"split=ood must be one of train, validation, test, platinum; got"
+    ):
         asked("evaluation.split=ood")
 
 

@@ -13,8 +13,9 @@ import pytest
 
 from reasonrl.config.dataset.gsm8k import GSM8KConfig
 from reasonrl.config.dataset.svamp import SVAMPConfig
+from reasonrl.problems import gsm8k as gsm8k_module
 from reasonrl.problems import load_problems
-from reasonrl.problems.sources import json_lines
+from reasonrl.problems.sources import Row, json_lines
 from reasonrl.problems.svamp import written_out
 from reasonrl.types import Problem
 from reasonrl.util.errors import UserError
@@ -117,6 +118,28 @@ def test_gsm8k_validation_is_the_end_of_the_training_file(gsm8k_folder: Path):
     assert ids["train"] == [f"gsm8k-train-{i}" for i in range(44)]
     assert ids["validation"] == [f"gsm8k-train-{i}" for i in range(44, 300)]
     assert ids["test"] == [f"gsm8k-test-{i}" for i in range(5)]
+
+
+def test_gsm8k_platinum_is_a_split_with_a_place_of_its_own(
+    gsm8k_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rows = [{**row, "cleaning_status": "revised"} for row in gsm8k_rows("test", 2)]
+    write_lines(gsm8k_folder, "platinum.jsonl", rows)
+    read = load_problems(gsm8k(gsm8k_folder), "platinum")
+    assert [(p.id, p.answer) for p in read] == [
+        ("gsm8k-platinum-0", "1"),
+        ("gsm8k-platinum-1", "3"),
+    ]
+    asked: list[tuple[object, ...]] = []
+
+    def from_the_hub(hub: str, split: str, config: str) -> list[Row]:
+        asked.append((hub, split, config))
+        return [Row(row, "row") for row in rows]
+
+    monkeypatch.setattr(gsm8k_module, "hub_rows", from_the_hub)
+    assert load_problems(gsm8k(None), "platinum") == read
+    assert len(load_problems(gsm8k(None), "test")) == 2
+    assert asked == [("madrylab/gsm8k-platinum", "test", "main"), ("openai/gsm8k", "test", "main")]
 
 
 def test_gsm8k_problem(gsm8k_folder: Path):
