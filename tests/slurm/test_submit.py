@@ -169,7 +169,7 @@ def test_what_jobs_ask_for_is_what_the_options_say_whatever_the_shell_does(
     submit(replace(sweep, runs=[Member(name, [], [], asks) for name in "ab"]), configs)
     job = slurm.job(f"{look(sweep)[0].job}")
     shown = {
-        "JobName": "five",
+        "JobName": "a-b-five",
         "Partition": "high",
         "TimeLimit": "00:05:00",
         "MinMemoryNode": "1G",
