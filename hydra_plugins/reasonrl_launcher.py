@@ -96,43 +96,38 @@ class SweepLauncher(Launcher):
         job_overrides: Sequence[Sequence[str]],
         initial_job_idx: int,  # noqa: ARG002 (Hydra's)
     ) -> Sequence[JobReturn]:
-        from reasonrl.sweep.launch import launch, point
         from reasonrl.util.entry_point import one_line_errors
 
         with one_line_errors():
-            points = [point(tuple(o), self._compose(o)) for o in job_overrides]
-            launch(points, dry_run=self._config.dry_run)
+            self._carry_out(job_overrides)
         return []
 
-    def make(self, overrides: Sequence[Sequence[str]]) -> list[RunFolder]:
-        """Makes the runs of a search's next points; returns their folders once they are done."""
+    def _carry_out(self, overrides: Sequence[Sequence[str]]) -> None:
+        self.make(overrides, of_search=False)
+
+    def make(
+        self, overrides: Sequence[Sequence[str]], *, of_search: bool = True
+    ) -> list[RunFolder]:
+        """Submits the runs of these points; returns their folders, once done if of a search."""
         from reasonrl.sweep.launch import launch, point
 
         points = [point(tuple(o), self._compose(o)) for o in overrides]
-        return launch(points, dry_run=self._config.dry_run, of_search=True)
+        return launch(points, dry_run=self._config.dry_run, of_search=of_search)
 
 
 class EvaluationLauncher(SweepLauncher):
     """Evaluates all points of `python evaluate.py -m …`, one after another."""
 
-    def launch(
-        self,
-        job_overrides: Sequence[Sequence[str]],
-        initial_job_idx: int,  # noqa: ARG002 (Hydra's)
-    ) -> Sequence[JobReturn]:
-        from reasonrl.util.entry_point import one_line_errors
+    def _carry_out(self, overrides: Sequence[Sequence[str]]) -> None:
+        from reasonrl.cli.evaluate import evaluate_all_and_show
 
-        with one_line_errors():
-            from reasonrl.cli.evaluate import evaluate_all_and_show
-
-            points = {}
-            for overrides in map(tuple, job_overrides):
-                composed = self._compose(overrides)
-                with open_dict(composed):
-                    del composed["hydra"]
-                points[overrides] = composed
-            evaluate_all_and_show(points)
-        return []
+        points = {}
+        for said in map(tuple, overrides):
+            composed = self._compose(said)
+            with open_dict(composed):
+                del composed["hydra"]
+            points[said] = composed
+        evaluate_all_and_show(points)
 
 
 class Composer:

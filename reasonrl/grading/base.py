@@ -84,6 +84,10 @@ class Grader:
         """Whether each answer is the gold answer beside it."""
         return [self.equal(a, g) for a, g in zip(answers, golds, strict=True)]
 
+    def line_trace(self, text: str) -> tuple[str, ...]:
+        """The text's lines, without space around them: solutions of other words are others."""
+        return tuple(line.strip() for _, line in self.own_lines(text) if line.strip())
+
     def line_ends(self, text: str) -> list[int]:
         """The offset just after each step, where a step is a line.
 

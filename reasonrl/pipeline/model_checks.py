@@ -20,7 +20,6 @@ from reasonrl.policy.policy import (
     context_of,
     load_tokenizer,
     num_layers_of,
-    shape_of,
 )
 from reasonrl.policy.twin import try_twin
 from reasonrl.problems.prompts import build_prompts, check_lengths, label_ids
@@ -31,8 +30,6 @@ from reasonrl.sampling.agreement import not_by_segments, other_layers, why_not_b
 
 if TYPE_CHECKING:
     from reasonrl.pipeline.plan import Plan
-
-__all__ = ["check_model", "shape_of"]
 
 Cached = Callable[[tuple[object, ...], Callable[[], Any]], Any]
 

@@ -13,7 +13,6 @@ from reasonrl.report.tables import estimates_table, gains_table
 from reasonrl.runs.folder import GAIN
 from reasonrl.runs.result import (
     AFTER,
-    BEFORE,
     CONDITIONING_GAP,
     VALIDATION,
     WORST,
@@ -59,7 +58,8 @@ def _show_policy(planned: Plan) -> None:
         f"T={config.evaluation.temperature:g}"
     )
     after = read_estimates(folder / AFTER / METRICS)
-    before = read_estimates(_before(planned) / METRICS)
+    one, when = planned.evaluated_before
+    before = read_estimates(one.run.evaluated(one.config.protocol) / when / METRICS)
     output.print(gains_table(title, before, after, read_estimates(folder / GAIN)))
     show_unparsed(json.loads((folder / AFTER / METRICS).read_text())["statistics"], planned.grader)
     if labels := list(policy_of(run).labels):
@@ -75,17 +75,6 @@ def _show_policy(planned: Plan) -> None:
     _tell("policy", run.policy)
     if config.algorithm.panels.charts:
         _tell("learning curve", run.learning_curve)
-
-
-def _before(planned: Plan) -> Path:
-    """The folder of the evaluation of the policy that a run starts from.
-
-    If another run made that policy, it is that run's evaluation after.
-    """
-    first = planned.prerequisites.get("init")
-    if first is None:
-        return planned.run.evaluated(planned.config.protocol) / BEFORE
-    return first.run.evaluated(first.config.protocol) / AFTER
 
 
 def _tell(what: str, path: Path) -> None:

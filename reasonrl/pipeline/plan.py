@@ -1,6 +1,6 @@
 """The way from a configuration to a plan: all runs it takes, checked before any of them is made.
 
-What is checked of a model is in ``model_checks``, which imports torch. A finished run is planned
+What is checked of a model is in ``model_checks`` and imports torch. A finished run is planned
 without it.
 """
 
@@ -35,7 +35,7 @@ from reasonrl.problems import content_of, load_problems
 from reasonrl.runs import ranks
 from reasonrl.runs.folder import RunFolder, is_done, read_config, run_folder
 from reasonrl.runs.process import ALONE
-from reasonrl.runs.result import policy_of
+from reasonrl.runs.result import AFTER, BEFORE, policy_of
 from reasonrl.types import Problem
 from reasonrl.util.errors import UserError
 
@@ -52,9 +52,11 @@ def base_model(config: EvaluateConfig) -> str:
 
 def with_sizes(model: ModelConfig, base: str) -> ModelConfig:
     """The model with the sizes of its folder's config.json, where its settings don't say them."""
-    from reasonrl.pipeline.model_checks import shape_of
+    if model.num_parameters is not None:
+        return model
+    from reasonrl.policy.policy import shape_of
 
-    shape = None if model.num_parameters is not None else shape_of(base)
+    shape = shape_of(base)
     return (
         model if shape is None else replace(model, num_parameters=shape.num_parameters, shape=shape)
     )
@@ -92,6 +94,15 @@ class Plan:
         if self.shorter is None or not self.shorter.algorithm.keeps:
             return None
         return run_folder(self.shorter)
+
+    @property
+    def evaluated_before(self) -> tuple[Plan, str]:
+        """The run with the evaluation of the policy that this one starts from, and its folder.
+
+        If another run made that policy, it is that run's evaluation after.
+        """
+        first = self.prerequisites.get("init")
+        return (self, BEFORE) if first is None else (first, AFTER)
 
     def in_order(self) -> Iterator[Plan]:
         """This run and all that it needs, each once, none before what it needs itself."""
@@ -154,8 +165,8 @@ class Planner:
         base = self._cached_base(config)
         if base is not None:
             found.model = self._cached(("content", base), lambda: content_of_model(model, base))
-            if model.num_parameters is None:
-                sized = self._cached(("sizes", model, base), lambda: with_sizes(model, base))
+            sized = self._cached(("sizes", model, base), lambda: with_sizes(model, base))
+            if sized != model:
                 config = replace(config, model=sized)
                 validate(config)
         return with_contents(config, found)
@@ -232,7 +243,7 @@ class Planner:
         return base_model(config) if self._fetch else find_folder(config.model, _models(config))
 
     def _shape(self, base: str) -> ShapeConfig | None:
-        from reasonrl.pipeline.model_checks import shape_of
+        from reasonrl.policy.policy import shape_of
 
         return self._cached(("shape", base), lambda: shape_of(base))
 

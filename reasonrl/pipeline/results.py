@@ -10,7 +10,7 @@ from reasonrl.evaluation.summary import Evaluation
 from reasonrl.pipeline.plan import Plan
 from reasonrl.runs.folder import RunFolder
 from reasonrl.runs.process import ALONE, Process
-from reasonrl.runs.result import AFTER, BEFORE, WORST, policy_of
+from reasonrl.runs.result import AFTER, WORST, policy_of
 from reasonrl.types import SavedPolicy
 from reasonrl.util.progress import Progress
 
@@ -72,11 +72,6 @@ def evaluate_policy(
 
 
 def evaluate_before(planned: Plan, progress: Progress, process: Process = ALONE) -> Evaluation:
-    """The evaluation of the policy that a run starts from.
-
-    If another run made that policy, it is that run's evaluation after.
-    """
-    start = starting_policy(planned)
-    if "init" in planned.prerequisites:
-        return evaluate_policy(planned.prerequisites["init"], start, AFTER, progress, process)
-    return evaluate_policy(planned, start, BEFORE, progress, process)
+    """The evaluation of the policy that a run starts from, see ``Plan.evaluated_before``."""
+    one, when = planned.evaluated_before
+    return evaluate_policy(one, starting_policy(planned), when, progress, process)
