@@ -3,12 +3,14 @@
     python -m benchmarks.ranks
     python -m benchmarks.ranks --model tiny --completions 64 --repeats 3
 
+The work is as large as a run's: PPO's iteration of 1,024 completions, and a shard for each process.
+
 A team of one process and a team of several do the same work in turn, so that whatever else the
 machine does slows both. The one holds its model whole; the several hold it in shards, and sample
 with a copy each. Weights are random (``benchmarks.gpu``), and completions have their full length.
 
     learning             an optimizer step of masked cross-entropy, as of SFT, EI and RCRL
-    sampling             completions of one shard, as of EI: drawn, graded and written
+    sampling             a round of EI, in whole shards: drawn, graded and written
     PPO's sampling       an iteration's completions
     PPO's advantages     reading them with the policy, the reference and the value function
     PPO's learning       the optimizer steps of an epoch
@@ -43,10 +45,11 @@ from reasonrl.learning.optimization import Group
 from reasonrl.learning.supervised import Reader, accumulate_gradients
 from reasonrl.policy.policy import DTYPES, Policy
 from reasonrl.runs.process import Process, joined
+from reasonrl.sampling.rollouts import SHARD_SIZE
 from reasonrl.util.atomic import write_json
 
 SUPERVISED = ["algorithm.batch_size=16", "dataset.max_new_tokens=64"]
-SAMPLES = 8  # of a question of the shard
+SAMPLES = 8  # of a question of the round
 ITERATION = [
     "algorithm.trainable=all",
     "algorithm.value_layers=2",
@@ -68,14 +71,14 @@ def main() -> None:
     parser.add_argument(
         "--completions",
         type=int,
-        default=256,
-        help="of the shard, and of PPO's iteration, which are two optimizer steps",
+        default=SHARD_SIZE,
+        help="of PPO's iteration, in four optimizer steps; EI's round has so many a process",
     )
     parser.add_argument("--repeats", type=int, default=5, help="counted, after one that warms up")
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks"))
     args = parser.parse_args()
     load = [round(os.getloadavg()[0], 2)]
-    asked = args.model, args.completions
+    asked = args.model, args.completions, args.processes
     with team(1, *asked) as one, team(args.processes, *asked) as several:
         turns = []
         for number in range(1 + args.repeats):
@@ -114,7 +117,7 @@ def compared(name: str, turns: list[tuple[Any, Any]]) -> dict[str, float]:
 
 @contextmanager
 def team(
-    size: int, model: str, completions: int
+    size: int, model: str, completions: int, shards: int
 ) -> Iterator[Callable[[], dict[str, tuple[float, float]]]]:
     """A team of so many processes, as a function that has it do all work once.
 
@@ -127,7 +130,7 @@ def team(
     members, ends = [], []
     for rank in range(size):
         mine, theirs = SPAWN.Pipe()
-        given = theirs, rank, size, port, model, completions
+        given = theirs, rank, size, port, model, completions, shards
         member = SPAWN.Process(target=_member, args=given, daemon=True)
         member.start()
         theirs.close()  # so that a member's death is the end of the pipe
@@ -155,7 +158,9 @@ def team(
             member.kill()
 
 
-def _member(end: Connection, rank: int, size: int, port: int, model: str, completions: int) -> None:
+def _member(
+    end: Connection, rank: int, size: int, port: int, model: str, completions: int, shards: int
+) -> None:
     if size > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
         os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
@@ -163,7 +168,7 @@ def _member(end: Connection, rank: int, size: int, port: int, model: str, comple
     with joined() as process, ExitStack() as stack:
         torch.set_num_threads(1)
         works = {
-            **supervised(stack, model, completions, process),
+            **supervised(stack, model, shards * completions, process),
             **ppo(stack, model, completions, process),
         }
         end.send("ready")
@@ -218,7 +223,7 @@ def supervised(stack: ExitStack, model: str, completions: int, process: Process)
 
 def ppo(stack: ExitStack, model: str, completions: int, process: Process) -> dict[str, Work]:
     """PPO's three phases, of one iteration after another."""
-    sizes = {"rollouts_per_iteration": completions, "batch_size": completions // 2}
+    sizes = {"rollouts_per_iteration": completions, "batch_size": completions // 4}
     settings = [*ITERATION, *(f"algorithm.{name}={size}" for name, size in sizes.items())]
     bench = Bench.of("ppo", model, settings, process)
     job = stack.enter_context(job_of(bench))

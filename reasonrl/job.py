@@ -14,6 +14,7 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from reasonrl.config.learner import FineTuningConfig, LearnerConfig
+from reasonrl.config.model import LARGE
 from reasonrl.config.schema import TrainConfig
 from reasonrl.grading.base import Grader
 from reasonrl.learning.checkpoint import Checkpoints, weights_hash
@@ -38,7 +39,6 @@ from reasonrl.rewards.sparse import Outcome
 from reasonrl.runs.folder import RunFolder
 from reasonrl.runs.metrics_log import MetricsLog
 from reasonrl.runs.process import ALONE, Process
-from reasonrl.runs.ranks import LARGE
 from reasonrl.sampling import Engine, Sampler, SamplingParams, open_engine
 from reasonrl.sampling.rollouts import collect_rollouts, read_rollouts
 from reasonrl.sampling.transcript import transcript

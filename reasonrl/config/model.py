@@ -9,6 +9,9 @@ from dataclasses import dataclass, field, fields
 from reasonrl.config.base import CONTENT, IMMATERIAL, require, unless
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
+# Parameters, from which on a model is large. Then ``runtime.processes=auto`` takes all GPUs, layers
+# are gathered one by one and computed anew, and a small model's learning rate destroys it.
+LARGE = 10**9
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from reasonrl.config.base import require
 from reasonrl.config.identity import prerequisites
 from reasonrl.config.learner import learners
+from reasonrl.config.model import LARGE
 from reasonrl.config.schema import EvaluateConfig, TrainConfig
 
-LARGE = 10**9  # parameters, from which on a small model's learning rate destroys what is there
-SMALL_MODELS_RATE = 1e-4  # and this is one, unless adapters or a head are all that it trains
+SMALL_MODELS_RATE = (
+    1e-4  # the least that a small model learns with, unless adapters or a head train
+)
 
 
 def validate_evaluation(config: EvaluateConfig) -> None:

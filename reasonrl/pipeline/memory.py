@@ -16,7 +16,9 @@ LoRA's adapters, the top layers, or none. C are the bytes of a number that is co
     policy to sample with     C P; PPO holds it beside all that its learner keeps between steps
     row                       keys and values of a completion that is as long as it may be
 
-A model below 10⁹ parameters on one GPU isn't in shards. Its frozen weights and its reference are in
+Of a model below 10⁹ parameters all layers are gathered at once: 2 C (P + B), for what is gathered
+is copied, and then gradients take the copy's place. Once activations are gone, these are reduced:
+(C + 4 + 8 / N) (K + B). On one GPU it isn't in shards at all. Its frozen weights and its reference are in
 float32, a copy of all weights in C takes the place of gathered layers, nothing is checkpointed, and
 all tokens of a micro-batch are scored at once.
 
@@ -33,10 +35,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from reasonrl.config.algorithm.base import Algorithm, Footprint
-from reasonrl.config.model import ShapeConfig
+from reasonrl.config.model import LARGE, ShapeConfig
 from reasonrl.config.sampler.base import MOST_ROWS
 from reasonrl.config.schema import EvaluateConfig, TrainConfig
-from reasonrl.runs.ranks import LARGE
 from reasonrl.util.errors import UserError
 
 C = TypeVar("C", bound=EvaluateConfig)
@@ -152,15 +153,22 @@ def memory(
         "value function": 4 * FLOAT32 * branch / gpus,
         "reference": run.reference * frozen_bytes * whole / gpus,
     }
-    gathered = compute * (2 * layer + outer) + _gathered_gradients(shape, run, compute)
     cast = copy if compute < FLOAT32 else 0
     scored = LOGPROB_TOKENS if sharded else run.micro_batch_tokens
+    activations = run.micro_batch_tokens * _activations(shape, run, compute)
+    logprobs = scored * shape.vocab_size * (compute + 3 * FLOAT32)
+    if whole >= LARGE:
+        gathered = compute * (2 * layer + outer) + _gathered_gradients(shape, run, compute)
+    else:
+        reduced = (compute + FLOAT32 + 2 * FLOAT32 / gpus) * (trained + branch)
+        read = 2 * compute * (whole + branch)
+        gathered = max(read, reduced - activations - logprobs)
     learning = {
         **state,
         "gathered layers": gathered if sharded else 0,
         "weights as computed with": 0 if sharded else cast,
-        "activations": run.micro_batch_tokens * _activations(shape, run, compute),
-        "log-probabilities": scored * shape.vocab_size * (compute + 3 * FLOAT32),
+        "activations": activations,
+        "log-probabilities": logprobs,
         **judge,
     }
     gradients = FLOAT32 * (trained + branch) / gpus  # which no optimizer step leaves behind

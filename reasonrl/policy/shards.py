@@ -9,6 +9,9 @@ computes in, when it is read, and the gradients are reduced in float32.
       ├ each head of the root   a group of its own, which computes in float32
       └ all the rest            the root's group: embeddings, norms, the language modelling head
 
+The layers of a model below 10⁹ parameters belong to the root's group: gathered whole it takes
+little memory, and one exchange takes less time than one for each layer.
+
 Everything goes through the root's ``forward``: a layer that is read from outside of it would become
 a root itself.
 """
@@ -27,6 +30,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
+from reasonrl.config.model import LARGE
 from reasonrl.runs.process import Process
 
 
@@ -61,8 +65,9 @@ def divide(module: nn.Module, mesh: DeviceMesh, compute_dtype: torch.dtype) -> N
     """Makes the module's parameters DTensors, in the groups in which they are gathered."""
     how: dict[str, Any] = {"mesh": mesh, "reshard_after_forward": True}
     precision = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)
-    for layer in decoder_layers(module):
-        fully_shard(layer, **how, mp_policy=precision)
+    if max(model.num_parameters() for model in _models(module)) >= LARGE:
+        for layer in decoder_layers(module):
+            fully_shard(layer, **how, mp_policy=precision)
     for head in _heads(module):
         fully_shard(head, **how)
     fully_shard(module, **how, mp_policy=precision)

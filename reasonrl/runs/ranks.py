@@ -40,6 +40,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reasonrl.config.model import LARGE
 from reasonrl.config.schema import EvaluateConfig
 from reasonrl.runs.preemption import SIGNALS, STOPPED, Preempted, boundary, listening, received
 from reasonrl.runs.process import Process, joined, usable_cores
@@ -56,7 +57,6 @@ PARTING_SECONDS = 7.0  # how long the first machine waits for the others to have
 # machine is gone (SlurmdTimeout, 300 s by default), and puts the job back into the queue.
 SILENCE_SECONDS = 600.0
 KNOCK_SECONDS = 5.0  # how long a machine tries to reach the store before it looks around again
-LARGE = 1_000_000_000  # parameters; from here on ``runtime.processes=auto`` takes all GPUs
 
 PARENT = "REASONRL_PARENT"  # the variable with the parent's process id
 FIRST_PORT, NUM_PORTS = 20_000, 12_000  # of stores that other machines find by their Slurm job

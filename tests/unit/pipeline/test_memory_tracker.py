@@ -20,7 +20,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from reasonrl.config.algorithm.base import Footprint
-from reasonrl.config.model import ShapeConfig
+from reasonrl.config.model import LARGE, ShapeConfig
 from reasonrl.learning.packed import PromptGroup
 from reasonrl.learning.recompute import recompute_layers
 from reasonrl.learning.supervised import Example, Reader, collate
@@ -32,6 +32,7 @@ from reasonrl.policy_gradient.actor_critic import ActorCritic
 pytestmark = pytest.mark.slow
 
 SHAPES = {
+    "0.5b": ShapeConfig(896, 4864, 24, 14, 2, 32000, tie_word_embeddings=True),
     "7b": ShapeConfig(4096, 11008, 32, 32, 32, 32000, tie_word_embeddings=False),
     "13b": ShapeConfig(5120, 13824, 40, 40, 40, 32000, tie_word_embeddings=False),
 }
@@ -40,17 +41,18 @@ GROUPS = [PromptGroup((1,) * 100, ((1,) * 151,) * 4)] * 11
 
 
 @pytest.mark.parametrize(
-    ("name", "gpus", "rank"), [("7b", 8, 0), ("7b", 1, 0), ("7b", 8, 128), ("13b", 8, 0)]
+    ("name", "gpus", "rank"),
+    [("7b", 8, 0), ("7b", 1, 0), ("7b", 8, 128), ("13b", 8, 0), ("0.5b", 8, 0), ("0.5b", 2, 32)],
 )
 def test_a_supervised_learner(name: str, gpus: int, rank: int) -> None:
-    run = Footprint("lora" if rank else "all", "apart", 8192, rank)
+    run = Footprint("lora" if rank else "all", "apart", 8192, rank, checkpoint_layers=True)
     reader = Reader(llama(SHAPES[name], rank))
     examples = [Example((1,) * 100, (1,) * 156)] * (8192 // 256)
 
     def read() -> Tensor:
         return reader(collate(examples), torch.bfloat16)
 
-    assert_at_most_a_tenth_above(SHAPES[name], run, gpus, tracked(reader, gpus, read))
+    assert_a_little_above(SHAPES[name], run, gpus, tracked(reader, gpus, read))
 
 
 @pytest.mark.parametrize(("gpus", "rank"), [(8, 128), (8, 0)])
@@ -68,17 +70,16 @@ def test_ppo(gpus: int, rank: int) -> None:
         out = model(GROUPS, torch.bfloat16, 0.7)
         return out.logprobs + out.values
 
-    assert_at_most_a_tenth_above(SHAPES["7b"], run, gpus, tracked(model, gpus, read))
+    assert_a_little_above(SHAPES["7b"], run, gpus, tracked(model, gpus, read))
 
 
-def assert_at_most_a_tenth_above(
-    shape: ShapeConfig, run: Footprint, gpus: int, found: float
-) -> None:
+def assert_a_little_above(shape: ShapeConfig, run: Footprint, gpus: int, found: float) -> None:
     """``found``: the bytes without Adam's moments."""
     held = memory(shape, run, gpus, 80, 2, max_new_tokens=256).learning
     plan = sum(held.values())
     track = found + held["Adam"] + held["value function"] / 2
-    assert track <= plan <= 1.1 * track, f"planned {plan / GB:.2f} GB, tracked {track / GB:.2f}"
+    most = 1.1 if shape.num_parameters >= LARGE else 1.15  # of GPUs that are nearly empty
+    assert track <= plan <= most * track, f"planned {plan / GB:.2f} GB, tracked {track / GB:.2f}"
 
 
 def llama(shape: ShapeConfig, rank: int) -> LlamaForCausalLM:

@@ -15,6 +15,7 @@ import torch
 
 from reasonrl.algorithms.ppo import PPO
 from reasonrl.learning.checkpoint import weights_hash
+from reasonrl.policy import shards
 from reasonrl.policy_gradient.experience import token_data
 from reasonrl.runs.metrics_log import reproducible
 from reasonrl.runs.process import ALONE, Process
@@ -80,9 +81,15 @@ Results = dict[tuple[str, str], Learnt]  # of each of CELLS
 
 
 def learn(process: Process, folder: str) -> Results:
-    """In each of CELLS two epochs on the rollouts, from models/tiny on."""
+    """In each of CELLS two epochs on the rollouts, from models/tiny on.
+
+    Three processes gather it layer by layer, as a large model.
+    """
     torch.set_num_threads(1)  # earlier runs of this process may have had more
-    return {cell: learn_cell(process, Path(folder) / "-".join(cell), *cell) for cell in CELLS}
+    with pytest.MonkeyPatch.context() as patch:
+        if process.size == 3:
+            patch.setattr(shards, "LARGE", 1)
+        return {cell: learn_cell(process, Path(folder) / "-".join(cell), *cell) for cell in CELLS}
 
 
 def learn_cell(process: Process, folder: Path, trainable: str, dtype: str) -> Learnt:
