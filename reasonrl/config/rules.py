@@ -8,9 +8,7 @@ from reasonrl.config.learner import learners
 from reasonrl.config.model import LARGE
 from reasonrl.config.schema import EvaluateConfig, TrainConfig
 
-SMALL_MODELS_RATE = (
-    1e-4  # the least that a small model learns with, unless adapters or a head train
-)
+SMALL_MODELS_RATE = 1e-4  # too high for all weights of a large model, if not for adapters
 
 
 def validate_evaluation(config: EvaluateConfig) -> None:

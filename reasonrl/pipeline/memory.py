@@ -18,9 +18,9 @@ LoRA's adapters, the top layers, or none. C are the bytes of a number that is co
 
 Of a model below 10⁹ parameters all layers are gathered at once: 2 C (P + B), for what is gathered
 is copied, and then gradients take the copy's place. Once activations are gone, these are reduced:
-(C + 4 + 8 / N) (K + B). On one GPU it isn't in shards at all. Its frozen weights and its reference are in
-float32, a copy of all weights in C takes the place of gathered layers, nothing is checkpointed, and
-all tokens of a micro-batch are scored at once.
+(C + 4 + 8 / N) (K + B). On one GPU it isn't in shards at all: its frozen weights and its reference
+are in float32, a copy of all weights in C takes the place of gathered layers, and all tokens of a
+micro-batch are scored at once. Nothing is checkpointed.
 
 A layer keeps what its backward pass reads, and its attention is a fused kernel, which keeps no
 scores. What kernels need meanwhile, and what the allocator loses, isn't counted: a share of each
