@@ -228,7 +228,8 @@ class PPO:
         process = self.job.process
         num_tokens = sum(one.num_tokens for one in minibatch)
         mine = []
-        for batch, weight in shares(minibatch, self.config.micro_batch_tokens, process):
+        rows = self.trainer.model.layout.rows(minibatch)
+        for batch, weight in shares(rows, self.config.micro_batch_tokens, process):
             loss, token_metrics = self.loss(batch)
             (weight * loss / num_tokens).backward()
             if weight:

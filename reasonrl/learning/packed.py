@@ -1,8 +1,12 @@
-"""Several completions of a prompt in one pass: the prompt is read once, whatever their number.
+"""How a learner lays out prompts and completions for a model to read.
 
-A packed row holds a prompt and, one after another, completions of it. An attention mask lets each
-completion see only the prompt and itself, and its positions continue the prompt's, so a model reads
-each completion as if it stood there alone.
+PACKED: a prompt is read once for all of its completions. A row holds a prompt and, one after
+another, completions of it. An attention mask lets each completion see only the prompt and itself,
+and its positions continue the prompt's, so a model reads each completion as if it were alone there.
+
+PADDED: a row holds a prompt and one completion, and padding on the right, which no real token sees.
+So a prompt is read with each of its completions. It serves models that read packed rows otherwise:
+windows count the tokens of a row, and a recurrent state goes on from one completion to the next.
 
 Legend: B rows, L tokens of the longest row, H hidden size, V vocabulary, n completion tokens of all
 rows, one completion after another.
@@ -10,17 +14,25 @@ rows, one completion after another.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from reasonrl.learning.functional import entropy, token_logprobs
+from reasonrl.learning.functional import entropy, padded, token_logprobs
 from reasonrl.learning.recompute import in_chunks
 from reasonrl.policy.head import check_head, head_logits
+from reasonrl.policy.probe import (
+    PROMPT_OF_ROW,
+    disagreement,
+    evaluating,
+    plain_logits,
+    probe,
+    short_windows,
+)
 from reasonrl.util.errors import UserError
 
 
@@ -34,6 +46,10 @@ class PromptGroup:
     def __len__(self) -> int:
         """The number of tokens that are read in a pass."""
         return len(self.prompt_ids) + sum(len(ids) - 1 for ids in self.completion_ids)
+
+    def apart(self) -> list[PromptGroup]:
+        """A group for each of the completions."""
+        return [PromptGroup(self.prompt_ids, (ids,)) for ids in self.completion_ids]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,30 +100,91 @@ def pack(batch: Sequence[PromptGroup], device: torch.device) -> Packed:
     return Packed(inputs, torch.cat(places).to(device), torch.tensor(token_ids, device=device))
 
 
-@torch.no_grad()
-def check_packing(model: PreTrainedModel) -> None:
-    """Raises UserError for a model that ignores the masks or positions of a packed row.
+def pad(batch: Sequence[PromptGroup], device: torch.device) -> Packed:
+    """Puts each completion into a row with its prompt."""
+    rows = [(group.prompt_ids, ids) for group in batch for ids in group.completion_ids]
+    token_ids = padded(prompt + completion[:-1] for prompt, completion in rows)
+    starts = [row * token_ids.shape[1] + len(prompt) - 1 for row, (prompt, _) in enumerate(rows)]
+    places = [
+        torch.arange(start, start + len(completion))
+        for start, (_, completion) in zip(starts, rows, strict=True)
+    ]
+    targets = [i for _, completion in rows for i in completion]
+    return Packed(
+        {"input_ids": token_ids.to(device), "use_cache": False},
+        torch.cat(places).to(device),
+        torch.tensor(targets, device=device),
+    )
 
-    The same goes for one whose head can't be read by itself, see ``check_head``.
+
+class Separable(Protocol):
+    """Something about a prompt's completions that can be taken apart into that about each."""
+
+    def __len__(self) -> int: ...
+
+    def apart(self) -> Sequence[Self]: ...
+
+
+AnySeparable = TypeVar("AnySeparable", bound=Separable)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """One of the two ways in which a learner lays out what a model reads."""
+
+    lay_out: Callable[[Sequence[PromptGroup], torch.device], Packed]
+    shares_prompts: bool  # whether a row holds all completions of its prompt
+
+    def rows(self, items: Sequence[AnySeparable]) -> Sequence[AnySeparable]:
+        """The items as they are cut into micro-batches: one for each row."""
+        return items if self.shares_prompts else [part for item in items for part in item.apart()]
+
+
+PACKED, PADDED = Layout(pack, shares_prompts=True), Layout(pad, shares_prompts=False)
+
+
+def find_layout(model: PreTrainedModel) -> Layout:
+    """The first layout in which a model gives what it gives for each completion alone.
+
+    It is shown on a few tokens, see ``policy.probe``. Raises UserError if there is none, or if the
+    model's head can't be read by itself, see ``check_head``.
     """
     check_head(model)
-    prompt, completions = (0, 1, 2, 3), ((4, 5, 6), (5, 4))
-    packed = completion_logits(model, [PromptGroup(prompt, completions)])
-    for completion in completions:
-        ids = torch.tensor([prompt + completion[:-1]], device=model.device)
-        plain = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 :]
-        together, packed = packed.split([len(completion), len(packed) - len(completion)])
-        if not torch.allclose(together, plain, atol=1e-3):
-            raise UserError(
-                "model must read several completions of a prompt in one pass as it reads each "
-                f"alone; got model_type={model.config.model_type}, which doesn't. Take a model "
-                "with plain causal attention, such as Llama or Qwen."
-            )
+    with torch.no_grad(), short_windows(model.config), evaluating(model):
+        plain = torch.cat([logits[:-1] for logits in plain_logits(model)])
+        for layout in (PACKED, PADDED):
+            if _agrees(model, layout, plain):
+                return layout
+    raise UserError(
+        "model must read completions in a batch as it reads each alone; got "
+        f"model_type={model.config.model_type}, which doesn't. Take another model, such as Llama "
+        "or Qwen."
+    )
 
 
-def completion_logits(model: PreTrainedModel, batch: Sequence[PromptGroup]) -> Tensor:
+def _agrees(model: PreTrainedModel, layout: Layout, plain: Tensor) -> bool:
+    prompts, completions = probe(model)
+    groups = [
+        PromptGroup(
+            prompt,
+            tuple(ids for i, ids in zip(PROMPT_OF_ROW, completions, strict=True) if i == number),
+        )
+        for number, prompt in enumerate(prompts)
+    ]
+    try:
+        found = completion_logits(model, groups, layout).float()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # models that don't know masks of this kind raise anything
+        return False
+    return disagreement(found, plain, model.dtype) is None
+
+
+def completion_logits(
+    model: PreTrainedModel, batch: Sequence[PromptGroup], layout: Layout
+) -> Tensor:
     """The logits, (n, V), of the distributions that the completion tokens were drawn from."""
-    packed = pack(batch, model.device)
+    packed = layout.lay_out(batch, model.device)
     states = model.base_model(**packed.inputs).last_hidden_state
     return head_logits(model, packed.at_tokens(states))
 

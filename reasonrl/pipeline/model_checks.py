@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
 from reasonrl.config.algorithm.base import Algorithm
 from reasonrl.config.identity import training_set
 from reasonrl.config.schema import TrainConfig
-from reasonrl.learning.packed import check_packing
+from reasonrl.learning.packed import find_layout
 from reasonrl.pipeline.problems import learns_from_solutions, long_solutions
 from reasonrl.policy.head import check_head
 from reasonrl.policy.policy import (
@@ -26,7 +26,7 @@ from reasonrl.problems.prompts import build_prompts, check_lengths, label_ids
 from reasonrl.reward_models.model import Description
 from reasonrl.runs.folder import RunFolder
 from reasonrl.runs.result import reward_model_of
-from reasonrl.sampling.agreement import not_by_segments, other_layers, why_not_by_segments
+from reasonrl.sampling.agreement import find_decoding
 
 if TYPE_CHECKING:
     from reasonrl.pipeline.plan import Plan
@@ -34,17 +34,26 @@ if TYPE_CHECKING:
 Cached = Callable[[tuple[object, ...], Callable[[], Any]], Any]
 
 
-def check_model(planned: Plan, cached: Cached) -> list[str]:
+class Checked(NamedTuple):
+    """What a plan should say of its model."""
+
+    warnings: list[str]
+    reading: str  # how the model is read where that costs more than it might, else empty
+
+
+def check_model(planned: Plan, cached: Cached) -> Checked:
     """Checks what depends on the model: layers, lengths, and a reward model's tokenizer.
 
-    Returns warnings. Raises UserError.
+    Raises UserError.
 
     cached: returns what a function returns, which it calls only once for each key.
     """
     config, base = planned.config, planned.base
     algorithm = config.algorithm
     data = (training_set(config), config.evaluation.split)
-    cached(("architecture", base, algorithm.name), lambda: _check_architecture(base, algorithm))
+    reading: str = cached(
+        ("architecture", base, algorithm.name), lambda: _check_architecture(base, algorithm)
+    )
     tokenizer = cached(("tokenizer", base), lambda: load_tokenizer(base))
     few_shot, longest = config.init.name == "pretrained", _longest(config, tokenizer)
     cached(
@@ -65,7 +74,7 @@ def check_model(planned: Plan, cached: Cached) -> list[str]:
     if algorithm.reads_reward != "nothing" and reward_run is not None:
         run = RunFolder(Path(reward_run))
         cached(("reward", base, *data, run), lambda: _check_reward_run(planned, tokenizer, run))
-    return said
+    return Checked(said, reading)
 
 
 def _check_reward_run(planned: Plan, tokenizer: PreTrainedTokenizerBase, run: RunFolder) -> None:
@@ -75,20 +84,24 @@ def _check_reward_run(planned: Plan, tokenizer: PreTrainedTokenizerBase, run: Ru
     model.check_not_trained_on([*planned.validation, *planned.test])
 
 
-def _check_architecture(base: str, algorithm: Algorithm) -> None:
+def _check_architecture(base: str, algorithm: Algorithm) -> str:
     """Raises UserError if models of this architecture can't be read as the run reads its model.
 
-    It is tried on a small twin; where there can be none, the model itself will show it.
+    It is tried on a small twin; where there can be none, the model itself will show it. Returns how
+    the model is read where that costs more than it might.
     """
-    config = config_of(base)
-    twin = try_twin(config)
-    why = other_layers(config) or (None if twin is None else why_not_by_segments(twin))
-    if why:
-        raise not_by_segments(config.model_type, why)
-    if twin is not None and algorithm.footprint().samples == "while it learns":
-        check_packing(twin)
-    elif twin is not None and algorithm.makes == "reward model":
+    twin = try_twin(config_of(base))
+    if twin is None:
+        return ""
+    said = []
+    if why := find_decoding(twin).why_not_segments:
+        said.append(f"each completion sampled holds its own copy of its prompt: {why}")
+    if algorithm.footprint().samples == "while it learns":
+        if not find_layout(twin).shares_prompts:
+            said.append("in learning each completion is read with its own prompt")
+    elif algorithm.makes == "reward model":
         check_head(twin)
+    return "; ".join(said)
 
 
 def _longest(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> int:

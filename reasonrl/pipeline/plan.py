@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from reasonrl.config.dataset.base import DatasetConfig
 from reasonrl.config.identity import prerequisites, shorter, training_set
@@ -38,6 +38,9 @@ from reasonrl.runs.process import ALONE
 from reasonrl.runs.result import AFTER, BEFORE, policy_of
 from reasonrl.types import Problem
 from reasonrl.util.errors import UserError
+
+if TYPE_CHECKING:
+    from reasonrl.pipeline.model_checks import Checked
 
 T = TypeVar("T")
 
@@ -82,6 +85,7 @@ class Plan:
     test: list[Problem]  # of ``evaluation.split``
     shorter: TrainConfig | None = None  # of a finished run, where this one hasn't begun
     warnings: tuple[str, ...] = ()  # what makes its numbers mean less than they seem to
+    reading: str = ""  # how its model is read where that costs more than it might
 
     @property
     def grader(self) -> Grader:
@@ -220,9 +224,11 @@ class Planner:
         if learns_from_solutions(config):
             key = ("stops", training_set(config))
             said += self._cached(key, lambda: list(stopped_solutions(planned)))
+        reading = ""
         if planned.has_model and not done:
-            said += self._check_model(planned)
-        return replace(planned, warnings=tuple(said))
+            checked = self._check_model(planned)
+            said, reading = said + checked.warnings, checked.reading
+        return replace(planned, warnings=tuple(said), reading=reading)
 
     def _problems(self, dataset: DatasetConfig, split: str) -> list[Problem]:
         if not dataset.is_generated:
@@ -268,7 +274,7 @@ class Planner:
         key = ("shared", training_set(planned.config), split)
         return self._cached(key, lambda: list(shared_questions(planned)))
 
-    def _check_model(self, planned: Plan) -> list[str]:
+    def _check_model(self, planned: Plan) -> Checked:
         from reasonrl.pipeline.model_checks import check_model
 
         return check_model(planned, self._cached)

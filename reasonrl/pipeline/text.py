@@ -47,6 +47,8 @@ def plan_table(planned: Plan) -> Table:
             f"  about {work.completions:,} completions to sample, {work.examples:,} to learn from"
             f"{_learning(one.config)}"
         )
+        if one.reading:
+            table.add_row(f"  {escape(one.reading)}")
     return table
 
 

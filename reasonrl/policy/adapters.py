@@ -12,6 +12,10 @@ from transformers import PreTrainedModel
 
 from reasonrl.policy.policy import Policy
 
+# Layers whose kernels read these weights by themselves, past any adapter: peft refuses them there.
+MAMBA = {"falcon_h1", "nemotron_h", "mamba", "mamba2", "falcon_mamba"}
+READ_BY_KERNELS = ["out_proj", "conv1d"]
+
 
 def add_lora(model: PreTrainedModel, rank: int, seed: int) -> Any:
     """Puts LoRA adapters on the model's linear layers, in place, and freezes all the rest.
@@ -24,7 +28,11 @@ def add_lora(model: PreTrainedModel, rank: int, seed: int) -> Any:
 
     torch.manual_seed(seed)
     config = LoraConfig(
-        task_type=TaskType.CAUSAL_LM, r=rank, lora_alpha=2 * rank, target_modules="all-linear"
+        task_type=TaskType.CAUSAL_LM,
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules="all-linear",
+        exclude_modules=READ_BY_KERNELS if model.config.model_type in MAMBA else None,
     )
     return get_peft_model(model, config)
 

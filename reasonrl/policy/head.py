@@ -1,7 +1,8 @@
 """A model's head by itself, for those who read a model's last states and want the logits of a few.
 
-Some models scale the logits after the last matrix: Granite divides them, Cohere multiplies them.
-Others do more to them, which only their own forward pass knows; ``check_head`` refuses these.
+Some models do a little after the last matrix: Granite divides the logits, Cohere and Falcon-H1
+multiply them, Gemma 2 and 4 bend them towards a bound. Others do more to them, which only their own
+forward pass knows; ``check_head`` refuses these.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ def head_logits(model: PreTrainedModel, states: Tensor) -> Tensor:
     """The logits (…, V) that a model gives for these of its last states (…, hidden size)."""
     head: Any = model.get_output_embeddings()
     logits: Tensor = head(states)
-    factor = getattr(model.config, "logit_scale", None)
-    divisor = getattr(model.config, "logits_scaling", None)
-    if factor is not None:
-        logits = logits * factor
-    if divisor is not None:
+    for name in ("logit_scale", "lm_head_multiplier"):
+        if (factor := getattr(model.config, name, None)) is not None:
+            logits = logits * factor
+    if (divisor := getattr(model.config, "logits_scaling", None)) is not None:
         logits = logits / divisor
+    if (bound := getattr(model.config, "final_logit_softcapping", None)) is not None:
+        logits = bound * torch.tanh(logits / bound)
     return logits
 
 
@@ -39,7 +41,8 @@ def check_head(model: PreTrainedModel) -> None:
     mask = torch.ones_like(ids)
     own = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
     out = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
-    gap = (head_logits(model, out.last_hidden_state).float() - own).abs().max()
+    states = getattr(out, "last_hidden_state", None)  # None: the model isn't apart from its head
+    gap = torch.inf if states is None else (head_logits(model, states).float() - own).abs().max()
     if gap > TOLERANCES[model.dtype] * own.abs().max():
         raise UserError(
             "model must give as its logits what its output embeddings make of its last states, "

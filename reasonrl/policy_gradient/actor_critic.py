@@ -9,7 +9,8 @@ branch, and h' = h. V is 0 at first. detach_value=true stops V's gradient at h',
 weights never feel it.
 
 A question's completions are read in one pass over the question and all of them, and each sees only
-the question and itself: the question costs once, whatever the number of completions.
+the question and itself: the question costs once, whatever the number of completions. Models that
+can't read them so read each with its question (``learning.packed``).
 
 The reference policy needs no second full copy where the policy trains LoRA adapters, for then it is
 the policy without them; a process alone shares with it all weights that don't train. There is no
@@ -34,15 +35,17 @@ from transformers import PreTrainedModel
 from reasonrl.config.algorithm.ppo import PPOConfig
 from reasonrl.learning.optimization import Group
 from reasonrl.learning.packed import (
+    PACKED,
+    Layout,
     PromptGroup,
-    check_packing,
-    pack,
+    find_layout,
     token_statistics,
 )
 from reasonrl.policy.adapters import adapters_off, add_lora
 from reasonrl.policy.policy import DTYPES, autocast, check_num_layers
+from reasonrl.policy.probe import short_windows
 from reasonrl.policy.shards import empty_copy, is_sharded, refresh
-from reasonrl.policy.twin import small_twin
+from reasonrl.policy.twin import try_twin
 from reasonrl.runs.process import ALONE, Process
 from reasonrl.util.errors import UserError
 
@@ -66,15 +69,16 @@ ReadReference = Callable[[Sequence[PromptGroup], torch.dtype, float], Tensor]
 class Reference(nn.Module):
     """A policy as it was when a run began, in a model of its own: its weights don't train."""
 
-    def __init__(self, policy: PreTrainedModel) -> None:
+    def __init__(self, policy: PreTrainedModel, layout: Layout = PACKED) -> None:
         super().__init__()
         self.policy = policy.eval().requires_grad_(False)
+        self.layout = layout
 
     def forward(
         self, batch: Sequence[PromptGroup], compute_dtype: torch.dtype, temperature: float
     ) -> Tensor:
         """The log-probabilities (n,) of the batch's completion tokens."""
-        packed = pack(batch, self.policy.device)
+        packed = self.layout.lay_out(batch, self.policy.device)
         with _computing(self, compute_dtype):
             states = packed.at_tokens(self.policy.base_model(**packed.inputs).last_hidden_state)
             return token_statistics(
@@ -98,6 +102,7 @@ class ActorCritic(nn.Module):
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
         self.value_layers, self.detach_value = value_layers, detach_value
+        self.layout = PACKED
         self.to(policy.device)
         self._adapters: list[Any] = []  # LoRA's; a list hides them from PyTorch
 
@@ -111,25 +116,25 @@ class ActorCritic(nn.Module):
         seed: decides LoRA's random half.
 
         Raises UserError if the model has too few layers, or layers that can't be copied, and if
-        several completions of a prompt can't be read in one pass.
+        it doesn't read completions in a batch as it reads each alone.
         """
         built = cls(policy, config.value_layers, detach_value=config.detach_value)
-        process.first(lambda: built._check(process))
+        built.layout = process.first(lambda: built._find_layout(process))
         if config.trainable == "lora":
             built._adapters = [add_lora(policy, config.lora_rank, seed)]
         elif config.trainable == "top":
             freeze_below(policy, config.trainable_layers)
         return built
 
-    def _check(self, process: Process) -> None:
-        """Raises UserError if models of this architecture can't be read as they have to be here."""
+    def _find_layout(self, process: Process) -> Layout:
+        """How models of this architecture are read. Raises UserError if they can't be."""
         model, top = self.policy, self.branch
-        if process.size > 1:  # the policy can't be read before it lies in shards
-            model = small_twin(model.config)
-            top = None if top is None else top_layers(model, 1)
+        twin = try_twin(model.config) if process.size > 1 else None  # else large, on the CPU
+        if twin is not None:
+            model, top = twin, None if top is None else top_layers(twin, 1)
         if top is not None:
             check_top_layers(model, top)
-        check_packing(model)
+        return find_layout(model)
 
     def groups(self, config: PPOConfig) -> dict[str, Group]:
         """The parameters that train, by a name for their metrics."""
@@ -192,7 +197,7 @@ class ActorCritic(nn.Module):
         temperature: that of log-probabilities and entropy.
         with_entropy, with_values: whether to compute these too.
         """
-        packed = pack(batch, self.policy.device)
+        packed = self.layout.lay_out(batch, self.policy.device)
         with _computing(self, compute_dtype):
             out = self.policy.base_model(
                 **packed.inputs, output_hidden_states=with_values and self.branch is not None
@@ -235,8 +240,8 @@ def top_layers(model: PreTrainedModel, num_layers: int) -> nn.Module:
     top = copy.deepcopy(base, {id(module): nn.Identity() for module in left_out})
     top.layers = top.layers[-num_layers:]
     top.config.num_hidden_layers = num_layers
-    if getattr(top.config, "layer_types", None):
-        top.config.layer_types = top.config.layer_types[-num_layers:]
+    if len(kinds := getattr(top.config, "layer_types", None) or ()) > num_layers:
+        top.config.layer_types = kinds[-num_layers:]
     return top.requires_grad_(True)
 
 
@@ -245,10 +250,16 @@ def check_top_layers(model: PreTrainedModel, top: Any) -> None:
     """Raises UserError unless the copy ``top`` gives what the model's own top layers give."""
     base: Any = model.base_model
     ids = torch.arange(min(8, base.config.vocab_size), device=model.device)[None]
-    whole = base(input_ids=ids, use_cache=False, output_hidden_states=True)
-    below = whole.hidden_states[-1 - len(top.layers)]
-    copied = top(inputs_embeds=below, use_cache=False)
-    if not torch.allclose(copied.last_hidden_state, whole.last_hidden_state, atol=1e-4):
+    with short_windows(base.config), short_windows(top.config):
+        whole = base(input_ids=ids, use_cache=False, output_hidden_states=True)
+        below = whole.hidden_states[-1 - len(top.layers)]
+        try:
+            copied = top(inputs_embeds=below, use_cache=False).last_hidden_state
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # layers that read more than what is below them raise anything
+            raise _not_copied(model) from None
+    if not torch.allclose(copied, whole.last_hidden_state, atol=1e-4):
         raise _not_copied(model)
 
 

@@ -32,6 +32,9 @@ class TokenData:
     returns: Tensor  # the targets of the value function
 
 
+FIELDS = TokenData.__slots__
+
+
 @dataclass(frozen=True, slots=True)
 class Experience:
     """A question's completions to learn from, and the numbers of their tokens in the same order."""
@@ -47,16 +50,23 @@ class Experience:
     def __len__(self) -> int:
         return len(self.group)
 
+    def apart(self) -> list[Experience]:
+        """Each completion's part."""
+        groups = self.group.apart()
+        return _experiences(groups, {name: getattr(self.tokens, name) for name in FIELDS})
+
 
 def token_data(batch: Sequence[Experience]) -> dict[str, Tensor]:
     """The fields of TokenData for all tokens of the batch, one completion after another."""
-    names = TokenData.__slots__
-    return {name: torch.cat([getattr(one.tokens, name) for one in batch]) for name in names}
+    return {name: torch.cat([getattr(one.tokens, name) for one in batch]) for name in FIELDS}
 
 
 def experiences(rollouts: Sequence[Rollout], tokens: Mapping[str, Tensor]) -> list[Experience]:
     """The inverse of ``token_data``: cuts the tensor of each field into the rollouts' questions."""
-    groups = by_question(rollouts)
+    return _experiences(by_question(rollouts), tokens)
+
+
+def _experiences(groups: Sequence[PromptGroup], tokens: Mapping[str, Tensor]) -> list[Experience]:
     lengths = [sum(map(len, group.completion_ids)) for group in groups]
     cut = {name: values.split(lengths) for name, values in tokens.items()}
     return [
@@ -161,7 +171,7 @@ def annotate(
     max_tokens: the most tokens of a micro-batch, see ``supervised.micro_batches``.
     process: one of the processes that each read a share, and then all have the same annotations.
     """
-    groups = by_question(rollouts)
+    groups = model.layout.rows(by_question(rollouts))
     numbered = [_Numbered(a.prompt_ids, a.completion_ids, i) for i, a in enumerate(groups)]
     mine: list[tuple[list[int], Tensor]] = []  # questions by number, and columns of their tokens
     for batch, weight in shares(numbered, max_tokens, process):

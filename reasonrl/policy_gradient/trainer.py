@@ -73,8 +73,8 @@ class Trainer:
         if self.config.trainable == "lora":
             return self.model.without_adapters
         if self.job.process.mesh is None:
-            return Reference(self.model.frozen_policy())
-        reference = Reference(self.job.learner(self.job.init).model)
+            return Reference(self.model.frozen_policy(), self.model.layout)
+        reference = Reference(self.job.learner(self.job.init).model, self.model.layout)
         self.job.shard(reference)
         return reference
 

@@ -1,4 +1,7 @@
-"""A reward model on disk and at work: it gives completions probabilities, reading a prompt once.
+"""A reward model on disk and at work: it gives completions probabilities.
+
+A prompt is read once for all of its completions, or with each of them by models that can't be read
+by segments (``sampling.shared_prompt``).
 
 network = build(policy.model, "all", likelihood=True, lora_rank=16, seed=0)
 job.fit(network, labelled, ..., label_gradients)
@@ -12,8 +15,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -32,10 +36,13 @@ from reasonrl.problems.prompts import build_prompts
 from reasonrl.reward_models.network import RewardNetwork
 from reasonrl.runs.preemption import at_own_pace
 from reasonrl.runs.process import ALONE, Process
+from reasonrl.sampling.agreement import why_not_by_segments
 from reasonrl.sampling.shared_prompt import continue_from, prefill, shared_prompt_attention
 from reasonrl.types import Completion, Problem
 from reasonrl.util.atomic import atomic_folder, json_text
 from reasonrl.util.errors import UserError
+
+TokenIds = tuple[int, ...]
 
 DESCRIPTION, HEAD = "reward_model.json", "head.safetensors"
 SCALE = "scale.factor"  # the network's name of what is "scale" in the head's file
@@ -160,15 +167,47 @@ class RewardModel(Description):
         for i, (completion, problem) in enumerate(zip(completions, problems, strict=True)):
             if completion.token_ids:
                 completions_of[prompt_of[problem.question]].append(i)
+        read = self._read_shared if self._shares_prompts else self._read_each
+        mine: dict[int, np.ndarray] = {}
+        with at_own_pace(process), torch.inference_mode():
+            for indices, scored in read(completions_of, completions, process):
+                if not np.isfinite(scored).all():
+                    raise UserError(
+                        f"reward_model={self.folder} must give finite numbers; got NaN or ∞. "
+                        "Train it again with a lower learning rate."
+                    )
+                for index, of_tokens in zip(indices, scored, strict=True):
+                    mine[index] = of_tokens[: len(completions[index].token_ids)].copy()
+                if on_progress:
+                    on_progress(len(indices))
+            empty = sum(not c.token_ids for c in completions)
+            if on_progress and empty and process.is_main:
+                on_progress(empty)
+        logits = [np.zeros(0, dtype=np.float32)] * len(completions)
+        for of_process in process.gather(mine):
+            for i, of_tokens in of_process.items():
+                logits[i] = of_tokens
+        return logits
+
+    @cached_property
+    def _shares_prompts(self) -> bool:
+        """Whether the trunk is read right where completions share a prompt."""
+        return why_not_by_segments(self.network.policy) is None
+
+    def _read_shared(
+        self,
+        completions_of: Mapping[TokenIds, Sequence[int]],
+        completions: Sequence[Completion],
+        process: Process,
+    ) -> Iterator[tuple[list[int], np.ndarray]]:
+        """Yields this process's completions by index, with their tokens' logits, pass by pass."""
+        policy, device = self.network.policy, self.network.device
         passes = [
             (group, batch)
             for group in micro_batches(list(completions_of), TOKENS_IN_FLIGHT)
             for batch in micro_batches(_rows(group, completions_of, completions), TOKENS_IN_FLIGHT)
         ]
-
-        policy, device = self.network.policy, self.network.device
-        mine: dict[int, np.ndarray] = {}
-        with at_own_pace(process), torch.inference_mode(), shared_prompt_attention(policy):
+        with shared_prompt_attention(policy):
             for group, of_group in groupby(process.piece(passes), key=itemgetter(0)):
                 # The last token of each prompt is left to the rows, as its prediction is read too.
                 segment = prefill(policy, [prompt[:-1] for prompt in group])
@@ -179,23 +218,23 @@ class RewardModel(Description):
                     ).to(device)
                     hidden = continue_from(policy, segment, places, ids)
                     scored = self.network.read(hidden, ids[:, 1:]).cpu().numpy()
-                    if not np.isfinite(scored).all():
-                        raise UserError(
-                            f"reward_model={self.folder} must give finite numbers; got NaN or ∞. "
-                            "Train it again with a lower learning rate."
-                        )
-                    for row, of_tokens in zip(batch, scored, strict=True):
-                        mine[row.index] = of_tokens[: len(completions[row.index].token_ids)].copy()
-                    if on_progress:
-                        on_progress(len(batch))
-            empty = sum(not c.token_ids for c in completions)
-            if on_progress and empty and process.is_main:
-                on_progress(empty)
-        logits = [np.zeros(0, dtype=np.float32)] * len(completions)
-        for of_process in process.gather(mine):
-            for i, of_tokens in of_process.items():
-                logits[i] = of_tokens
-        return logits
+                    yield [row.index for row in batch], scored
+
+    def _read_each(
+        self,
+        completions_of: Mapping[TokenIds, Sequence[int]],
+        completions: Sequence[Completion],
+        process: Process,
+    ) -> Iterator[tuple[list[int], np.ndarray]]:
+        """The same, where each completion is read with its own prompt."""
+        rows = [
+            _Whole(i, prompt, tuple(completions[i].token_ids))
+            for prompt, its in completions_of.items()
+            for i in its
+        ]
+        for batch in process.piece(list(micro_batches(rows, TOKENS_IN_FLIGHT))):
+            scored = self.network(batch, torch.float32)  # it computes in the dtype of its weights
+            yield [row.index for row in batch], scored.cpu().numpy()
 
     def token_probabilities(
         self,
@@ -232,6 +271,18 @@ class _Row:
 
     def __len__(self) -> int:
         return self.length
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """A prompt and a completion to score."""
+
+    index: int  # the completion's, among all that are scored
+    prompt_ids: TokenIds
+    completion_ids: TokenIds
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.completion_ids)
 
 
 def _rows(

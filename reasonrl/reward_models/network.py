@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -68,6 +68,16 @@ class Labelled:
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.completion_ids)
+
+
+class Readable(Protocol):
+    """A prompt and a completion of it."""
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]: ...
+
+    @property
+    def completion_ids(self) -> tuple[int, ...]: ...
 
 
 class Scale(nn.Module):
@@ -121,7 +131,7 @@ class RewardNetwork(nn.Module):
         # Autocast may have left another dtype.
         return token_logprobs(head_logits(self.policy, before.to(head.weight.dtype)), token_ids)
 
-    def forward(self, batch: Sequence[Labelled], compute_dtype: torch.dtype) -> Tensor:
+    def forward(self, batch: Sequence[Readable], compute_dtype: torch.dtype) -> Tensor:
         """The logits (B, T) at the completions' tokens; at the padding they mean nothing."""
         device = self.device
         # The padding is on the right, where with causal attention no real token sees it.

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -22,9 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, PreTrainedModel
 
+from reasonrl.policy.probe import evaluating
+from reasonrl.sampling.decoding import PREFILL_TOKENS, Begin, Begun, TokenIds, num_shared
+
 NAME = "reasonrl_shared_prompt"
 BLOCK = 16  # own tokens a buffer grows by: matrix products want it whole, never a slice of a larger
-PREFILL_TOKENS = 8192  # in one forward pass: bounds its activations, which K = 1 would swell
+# A common beginning shorter than this costs more as a segment of its own than it saves.
+SHORTEST_PREFIX = 16
 
 
 class Memory(Protocol):
@@ -73,15 +78,21 @@ def shared_prompt_attention(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """In the block the model is in eval mode; then each of its modules is as before."""
-    training = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, was_training in training:
-            module.training = was_training
+def by_segments(model: PreTrainedModel, prompts: Sequence[TokenIds]) -> Iterator[Begin]:
+    """In the block what all prompts begin with is read once, and the rest of each once."""
+    with shared_prompt_attention(model):
+        shared = num_shared(prompts)
+        prefix = prefill(model, [prompts[0][:shared]]) if shared >= SHORTEST_PREFIX else None
+        yield partial(_begin, model, prefix)
+
+
+def _begin(model: PreTrainedModel, prefix: Segment | None, prompts: Sequence[TokenIds]) -> Begun:
+    seen = 0 if prefix is None else int(prefix.lengths)
+    unseen = [prompt[seen:-1] for prompt in prompts]
+    segment = prefill(model, unseen, prefix) if any(unseen) else None
+    decoder = SharedPrompt(model, prefix, segment, len(prompts))
+    logits = decoder.step(torch.tensor([prompt[-1] for prompt in prompts], device=model.device))
+    return Begun(decoder, logits, [()] * len(prompts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,10 +218,8 @@ class _Prefill(_Causal):
         return super().attend(layer, query, key, value, scaling)
 
 
-class Decoder:
-    """Memory of rows that grow token by token after prompts they share.
-
-    At first there is one row per prompt; ``select`` repeats and drops rows.
+class SharedPrompt:
+    """A ``Decoder``, and the memory of its rows, which grow after prompts that they share.
 
     prefix: one sequence, before all prompts.
     prompts: one sequence per prompt.
@@ -222,31 +231,38 @@ class Decoder:
         self.model = model
         self.prefix, self.prompts = prefix, prompts
         self.prompt_of_row = torch.arange(rows, device=model.device)
+        self.positions = torch.zeros_like(self.prompt_of_row)  # of each row's next token
+        for segment in (prefix, prompts):
+            if segment is not None:
+                self.positions = self.positions + segment.lengths
         self.keys: list[Tensor] = []  # of the rows' own tokens, per layer (R, J, capacity, D)
         self.values: list[Tensor] = []
         self.length = 0
         self.capacity = 0
         self._share()
 
-    def step(self, token_ids: Tensor, positions: Tensor) -> Tensor:
-        """Append a token to each row: (R,), (R,) -> logits of the next, (R, V)."""
+    def step(self, token_ids: Tensor) -> Tensor:
+        """See ``Decoder.step``. Tokens beyond the model's context share its last place."""
         if self.length == self.capacity:
             self.capacity += BLOCK
             self.keys = [F.pad(key, (0, 0, 0, BLOCK)) for key in self.keys]
             self.values = [F.pad(value, (0, 0, 0, BLOCK)) for value in self.values]
         unused = torch.arange(self.capacity, device=token_ids.device) > self.length
         self._own_bias = _bias(unused, self.model.dtype)[None, None]
+        last_place = self.model.config.max_position_embeddings - 1
         out = self.model(
             input_ids=token_ids[:, None],
-            position_ids=positions[:, None],
+            position_ids=self.positions.clamp(max=last_place)[:, None],
             use_cache=False,
             memory=self,
         )
+        self.positions = self.positions + 1
         self.length += 1
         return out.logits[:, -1]
 
     def select(self, rows: Tensor) -> None:
-        """Keep these rows, (R',) ascending, in this order; a row named twice becomes two."""
+        """See ``Decoder.select``."""
+        self.positions = self.positions[rows]
         self.keys = [key.index_select(0, rows) for key in self.keys]
         self.values = [value.index_select(0, rows) for value in self.values]
         kept, self.prompt_of_row = self.prompt_of_row[rows].unique(return_inverse=True)

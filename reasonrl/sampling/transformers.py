@@ -6,7 +6,6 @@ import math
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from itertools import takewhile
 from typing import Self
 
 import numpy as np
@@ -18,15 +17,14 @@ from reasonrl.config.sampler.base import SamplerConfig
 from reasonrl.grading.steps import ends_step
 from reasonrl.grading.stops import Stops, decode
 from reasonrl.policy.policy import Policy, load_policy
-from reasonrl.sampling.agreement import not_by_segments, why_not_by_segments
+from reasonrl.sampling.agreement import find_decoding
 from reasonrl.sampling.base import Engine, SamplingParams
+from reasonrl.sampling.decoding import Begin, Decoding, TokenIds
 from reasonrl.sampling.draw import argmax, draw, uniforms
-from reasonrl.sampling.shared_prompt import Decoder, Segment, prefill, shared_prompt_attention
+from reasonrl.sampling.shared_prompt import by_segments
 from reasonrl.types import Completion, FinishReason, Prompt
 from reasonrl.util.errors import UserError
 
-# A common beginning shorter than this costs more as a segment of its own than it saves.
-SHORTEST_PREFIX = 16
 # Finished rows are dropped once they are this share of all: dropping copies what is kept.
 DROP_SHARE = 1 / 16
 
@@ -70,35 +68,65 @@ class _Drafts:
         self._step_starts[row] = self.lengths[row]
 
 
-class TransformersEngine(Engine):
-    """An engine for the causal language models of transformers with plain causal attention.
+class _Unread:
+    """What rows have yet to read before they act: a prompt's last tokens, or a step's label."""
 
-    Every prompt is prefilled once and its keys and values are stored once; so is the beginning that
-    all prompts of a call share. Finished rows are dropped. Draws depend on (seed, prompt index,
+    def __init__(self, unread: Sequence[TokenIds], longest: int) -> None:
+        """Makes it of each row's tokens. longest: the most tokens that are put there later."""
+        self.counts = np.zeros(len(unread), dtype=np.int64)
+        width = max(longest, *map(len, unread))
+        self._token_ids = np.zeros((len(unread), width), dtype=np.int64)  # on the right
+        for row, token_ids in enumerate(unread):
+            self.put(row, token_ids)
+
+    def put(self, row: int, token_ids: TokenIds) -> None:
+        """The row reads these before it acts again."""
+        self.counts[row] = len(token_ids)
+        self._token_ids[row, self._token_ids.shape[1] - len(token_ids) :] = token_ids
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """The next token of each of ``rows``, which all have one."""
+        token_ids: np.ndarray = self._token_ids[rows, -self.counts[rows]]
+        self.counts[rows] -= 1
+        return token_ids
+
+
+class TransformersEngine(Engine):
+    """An engine for the causal language models of transformers.
+
+    Every prompt is read once for all of its samples: where the model allows it by segments, whose
+    keys and values are stored once, else with the model's own cache (``agreement`` finds it out).
+    Finished rows are dropped. Draws depend on (seed, prompt index,
     sample index, step) alone, hence completions don't depend on ``batch_size``, up to rounding: in
     bfloat16 the shapes of a batch move logits enough to change some.
 
     EOS is any of ``model.generation_config.eos_token_id`` and ``tokenizer.eos_token_id``; ids in
     ``model.generation_config.suppress_tokens`` are never sampled: their probability is 0.
 
-    batch_size: the most rows (prompts × samples) in flight.
+    batch_size: the most rows (prompts × samples) in flight, of ``max_new_tokens`` each. With its
+        own cache a model holds a prompt in each row, and has fewer.
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int = 512
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_size: int = 512,
+        decoding: Decoding = by_segments,
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size} must be at least 1. Raise it.")
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        self.decoding = decoding
 
     @classmethod
     def open(
         cls, source: str | Policy, settings: SamplerConfig, *, dtype: str, device: torch.device
     ) -> Self:
         policy = load_policy(source, dtype, device) if isinstance(source, str) else source
-        if why := why_not_by_segments(policy.model):
-            raise not_by_segments(policy.model.config.model_type, why)
-        return cls(policy.model, policy.tokenizer, batch_size=settings.num_rows)
+        decoding = find_decoding(policy.model).decoding
+        return cls(policy.model, policy.tokenizer, batch_size=settings.num_rows, decoding=decoding)
 
     def refresh(self, model: PreTrainedModel) -> None:
         self.model = model
@@ -127,14 +155,18 @@ class TransformersEngine(Engine):
         # The longest prompts come first, so that a batch too large for the memory fails at once.
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i].token_ids))
         rows = [(i, k) for i in order for k in range(samples)]
-        size = self.batch_size // samples * samples or self.batch_size
+        most = self.batch_size
+        if self.decoding is not by_segments and order:  # then each row holds its prompt, too
+            longest = len(prompts[order[0]].token_ids)
+            most = max(1, most * params.max_new_tokens // (longest + params.max_new_tokens))
+        size = most // samples * samples or most
 
         completions: dict[Row, Completion] = {}
-        with torch.inference_mode(), shared_prompt_attention(self.model):
-            prefix = self._prefix(prompts)
+        every = [prompt.token_ids for prompt in prompts]
+        with torch.inference_mode(), self.decoding(self.model, every) as begin:
             for start in range(0, len(rows), size):
                 batch = rows[start : start + size]
-                for finished in self._sample_batch(prompts, batch, prefix, params, seed, first):
+                for finished in self._sample_batch(prompts, batch, begin, params, seed, first):
                     completions.update(finished)
                     if on_progress is not None:
                         on_progress(len(finished))
@@ -158,18 +190,11 @@ class TransformersEngine(Engine):
                     + f"; got max_position_embeddings={context}. Lower it or shorten the prompt."
                 )
 
-    def _prefix(self, prompts: Sequence[Prompt]) -> Segment | None:
-        """What all prompts begin with; last tokens are left out, for decoding starts from them."""
-        columns = zip(*(prompt.token_ids[:-1] for prompt in prompts), strict=False)
-        shared = takewhile(lambda column: len(set(column)) == 1, columns)
-        common = [column[0] for column in shared]
-        return prefill(self.model, [common]) if len(common) >= SHORTEST_PREFIX else None
-
     def _sample_batch(
         self,
         prompts: Sequence[Prompt],
         rows: list[Row],
-        prefix: Segment | None,
+        begin: Begin,
         params: SamplingParams,
         seed: int,
         first: int,
@@ -177,25 +202,19 @@ class TransformersEngine(Engine):
         """Yields the rows that finished, after each step in which some did."""
         device, steps = self.model.device, params.max_new_tokens
         indices = list(dict.fromkeys(i for i, _ in rows))
-        seen = 0 if prefix is None else int(prefix.lengths)
-        unseen = [prompts[i].token_ids[seen:-1] for i in indices]
-        segment = prefill(self.model, unseen, prefix) if any(unseen) else None
-        decoder = Decoder(self.model, prefix, segment, len(indices))
-
-        last = torch.tensor([prompts[i].token_ids[-1] for i in indices], device=device)
-        positions = torch.tensor([len(prompts[i].token_ids) - 1 for i in indices], device=device)
-        logits = decoder.step(last, positions)
+        decoder, logits, rests = begin([prompts[i].token_ids for i in indices])
         place = {i: place for place, i in enumerate(indices)}
         copies = torch.tensor([place[i] for i, _ in rows], device=device)
         decoder.select(copies)
-        logits, positions = logits[copies], positions[copies]
+        logits = logits[copies]
 
         uniform = uniforms([(first + i, k) for i, k in rows], steps, seed=seed).to(device)
         drafts = _Drafts(len(rows), steps)
-        unread = np.zeros(len(rows), dtype=np.int64)  # tokens of a label a row reads before it acts
+        unread = _Unread([rests[place[i]] for i, _ in rows], len(params.step_label))
+        num_read = np.array([len(prompts[i].token_ids) for i, _ in rows]) - unread.counts
         flying = np.arange(len(rows))  # the row at each place of the decoder
         alive = np.ones(len(rows), dtype=bool)
-        label = torch.tensor(params.step_label, dtype=torch.long, device=device)
+        label = params.step_label
         last_place = self.model.config.max_position_embeddings - 1
         worth_a_look = self._worth_a_look(params)
 
@@ -203,18 +222,18 @@ class TransformersEngine(Engine):
             number = torch.from_numpy(drafts.lengths[flying].clip(max=steps - 1)).to(device)
             chances = uniform.gather(1, number[:, None])[:, 0]
             drawn, drawn_logprobs = self._draw(logits, chances, params.temperature)
-            reading = unread[flying] > 0
+            reading = unread.counts[flying] > 0
             acting = np.flatnonzero(alive & ~reading)
             newest = drawn.cpu().numpy()[acting]
             drafts.append(flying[acting], newest, drawn_logprobs.cpu().numpy()[acting])
 
             finished = {}
-            reached = positions.cpu().numpy()[acting] + 1  # the place of the newest token
+            reached = num_read[flying[acting]]  # the place of the newest token
             full = (drafts.lengths[flying[acting]] == steps) | (reached >= last_place)
             for i in np.flatnonzero(full | worth_a_look[newest]):
                 row = flying[acting[i]]
                 prompt_index, sample_index = rows[row]
-                ended = bool(label.numel()) and ends_step(
+                ended = bool(label) and ends_step(
                     self.tokenizer, drafts.step(row), params.step_delimiter
                 )
                 completion = self._completion(
@@ -229,7 +248,7 @@ class TransformersEngine(Engine):
                     alive[acting[i]] = False
                 elif ended:
                     drafts.begin_step(row)
-                    unread[row] = len(label)
+                    unread.put(row, label)
             if finished:
                 yield finished
             if not alive.any():
@@ -237,16 +256,14 @@ class TransformersEngine(Engine):
 
             if reading.any():
                 places = torch.from_numpy(np.flatnonzero(reading)).to(device)
-                drawn[places] = label[-torch.from_numpy(unread[flying[reading]]).to(device)]
-                unread[flying[reading]] -= 1
+                drawn[places] = torch.from_numpy(unread.take(flying[reading])).to(device)
             if (~alive).mean() >= DROP_SHARE:
                 kept = torch.from_numpy(np.flatnonzero(alive)).to(device)
                 decoder.select(kept)
-                drawn, positions, uniform = drawn[kept], positions[kept], uniform[kept]
+                drawn, uniform = drawn[kept], uniform[kept]
                 flying, alive = flying[alive], alive[alive]
-            # Rows that are finished and not dropped yet have nowhere to go.
-            positions = (positions + 1).clamp(max=last_place)
-            logits = decoder.step(drawn, positions)
+            num_read[flying] += 1
+            logits = decoder.step(drawn)
 
     def _draw(self, logits: Tensor, chances: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """A token for each row that the policy doesn't suppress, and the token's logprob."""

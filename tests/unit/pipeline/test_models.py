@@ -10,6 +10,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
 from transformers import CONFIG_MAPPING, PreTrainedModel
 
 from reasonrl.cli.train import train
@@ -20,6 +21,7 @@ from reasonrl.config.schema import TrainConfig
 from reasonrl.pipeline import model_checks
 from reasonrl.pipeline import plan as planning
 from reasonrl.pipeline.plan import Planner, plan
+from reasonrl.pipeline.text import plan_table
 from reasonrl.policy.policy import load_policy, load_tokenizer
 from reasonrl.problems import load_problems
 from reasonrl.problems.prompts import build_prompts
@@ -157,26 +159,46 @@ def test_a_run_without_the_weights_is_refused(tmp_path: Path, monkeypatch: pytes
     assert time.monotonic() - started < 20
 
 
+def of_kind(tmp_path: Path, kind: str, *overrides: str) -> TrainConfig:
+    """A run of a model that is there by its config alone: there are no weights in the folder."""
+    config = CONFIG_MAPPING[kind](vocab_size=268, hidden_size=32, num_attention_heads=2)
+    config.save_pretrained(tmp_path / kind)
+    load_tokenizer("models/tiny").save_pretrained(tmp_path / kind)
+    return configured(tmp_path / "outputs", f"model.path={tmp_path / kind}", *overrides)
+
+
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
-        ("diffllama", "its logits are then off by"),
-        ("stablelm", "it raises TypeError"),
-        ("bloom", "it raises IndexError"),  # its config has no max_position_embeddings
+        ("llama", ""),
+        ("diffllama", "its logits are then off by "),
+        ("stablelm", "it raises TypeError: "),
         ("falcon_h1", "it has layers of hybrid"),
         ("gemma2", "it has layers of sliding_attention"),
     ],
 )
-def test_an_architecture_that_is_not_read_right_is_refused_in_the_plan(
-    tmp_path: Path, kind: str, why: str
-):
-    """By its config alone: there are no weights in the folder."""
-    config = CONFIG_MAPPING[kind](vocab_size=268, hidden_size=32, num_attention_heads=2)
-    config.save_pretrained(tmp_path / kind)
-    load_tokenizer("models/tiny").save_pretrained(tmp_path / kind)
-    run = configured(tmp_path / "outputs", f"model.path={tmp_path / kind}", "dataset=stories")
-    with pytest.raises(UserError, match=f"got model_type={kind}, which isn't: {why}"):
-        plan(run)
+def test_what_is_read_otherwise_is_said_in_the_plan(tmp_path: Path, kind: str, why: str):
+    own_copy = "each completion sampled holds its own copy of its prompt: " if why else ""
+    with_prompt = "in learning each completion is read with its own prompt"
+    sft = plan(of_kind(tmp_path, kind, "algorithm=sft"))
+    assert sft.reading.startswith(own_copy + why)
+    assert with_prompt not in sft.reading
+    ppo = plan(of_kind(tmp_path, kind, "algorithm=ppo", "algorithm.value_layers=0"))
+    is_packed = kind in ("llama", "diffllama", "stablelm")
+    assert ppo.reading == sft.reading + ("" if is_packed else f"; {with_prompt}")
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(plan_table(sft))
+    assert ("holds its own copy of its prompt" in captured.get()) == bool(why)
+
+
+def test_an_architecture_that_is_not_read_right_is_refused_in_the_plan(tmp_path: Path):
+    with pytest.raises(
+        UserError,
+        match=r"got model_type=minimax, which doesn't\. By segments: it has layers of linear_att.* "
+        r"With its own cache: it raises .*\. Take another model, such as Llama or Qwen",
+    ):
+        plan(of_kind(tmp_path, "minimax"))
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "orm"])

@@ -12,7 +12,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from reasonrl.learning.packed import PromptGroup, check_packing, completion_logits
+from reasonrl.learning.packed import PACKED, PromptGroup, completion_logits, find_layout
 from reasonrl.learning.supervised import Reader
 from reasonrl.policy.head import check_head, head_logits
 from reasonrl.reward_models.network import Labelled, build
@@ -70,10 +70,10 @@ def test_packed_completions_and_shards_have_the_model_s_logits(
     kind: str, settings: dict[str, Any]
 ) -> None:
     model = random_model(kind, settings)
-    check_packing(model)
+    assert find_layout(model) is PACKED
     own = own_logprobs(model)
     with torch.no_grad():
-        packed = completion_logits(model, [PromptGroup(PROMPT, (COMPLETION,))])
+        packed = completion_logits(model, [PromptGroup(PROMPT, (COMPLETION,))], PACKED)
         states = model.base_model(torch.tensor([PROMPT + COMPLETION])).last_hidden_state[0]
         in_shards = Reader(model)._logprobs(states[3:-1], torch.tensor(COMPLETION))
     every = packed.log_softmax(dim=-1).gather(1, torch.tensor(COMPLETION)[:, None])[:, 0]
@@ -82,9 +82,10 @@ def test_packed_completions_and_shards_have_the_model_s_logits(
 
 
 def test_a_head_that_does_something_else_to_its_logits_is_refused() -> None:
-    capped = random_model("gemma2", {"final_logit_softcapping": 0.5, "head_dim": 8})
-    with pytest.raises(UserError, match="got model_type=gemma2, which does something else to them"):
-        check_head(capped)
+    model = random_model("llama", {})
+    model.register_forward_hook(lambda *args: setattr(args[-1], "logits", 2 * args[-1].logits))
+    with pytest.raises(UserError, match="got model_type=llama, which does something else to them"):
+        check_head(model)
 
 
 def test_a_head_without_a_scale_is_left_as_it_is() -> None:

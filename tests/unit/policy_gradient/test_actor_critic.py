@@ -22,7 +22,7 @@ from transformers import (
 from reasonrl.config.algorithm.ppo import PPOConfig
 from reasonrl.config.schema import TrainConfig
 from reasonrl.learning.checkpoint import weights_hash
-from reasonrl.learning.packed import PromptGroup
+from reasonrl.learning.packed import PADDED, PromptGroup
 from reasonrl.learning.supervised import micro_batches
 from reasonrl.policy_gradient.actor_critic import (
     ActorCritic,
@@ -633,13 +633,31 @@ def test_layers_whose_copy_gives_something_else_are_refused(make_model: Make) ->
         check_top_layers(model, top_layers(model, 1))
 
 
-def test_a_model_that_reads_packed_completions_otherwise_is_refused(
-    build: Build, make_model: Make
+@pytest.mark.parametrize("value_layers", [0, 1])
+def test_a_model_that_reads_packed_completions_otherwise_reads_each_with_its_prompt(
+    build: Build, make_model: Make, value_layers: int
 ) -> None:
     """It doesn't read masks of True and False."""
     eager = make_model(initializer_range=0.2, attn_implementation="eager")
-    with pytest.raises(UserError, match="must read several completions of a prompt in one pass"):
-        build("value_layers=0", model=eager)
+    model = build(f"value_layers={value_layers}", model=eager)
+    randomise_head(model)
+    assert model.layout is PADDED
+    with torch.no_grad():
+        close_to_plain(read(model, BATCH), model.policy, BATCH)
+        close(read(model, BATCH).values, plain_values(model, BATCH))
+    reference = Reference(model.frozen_policy(), model.layout)
+    close(refer(reference), read(model, BATCH).logprobs)
+
+
+def test_a_model_whose_rows_see_each_other_is_refused(build: Build, make_model: Make) -> None:
+    model = make_model(initializer_range=0.2)
+
+    def mix(_: nn.Module, __: object, out: Any) -> None:
+        out.last_hidden_state = out.last_hidden_state + out.last_hidden_state.mean(dim=0)
+
+    model.base_model.register_forward_hook(mix)
+    with pytest.raises(UserError, match="must read completions in a batch as it reads each alone"):
+        build("value_layers=0", model=model)
 
 
 @pytest.mark.parametrize("value_layers", [0, 1])

@@ -10,17 +10,19 @@ import torch
 from transformers import (
     CONFIG_MAPPING,
     AutoModelForCausalLM,
+    DynamicCache,
     LlamaForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
 from reasonrl.config.schema import TrainConfig
+from reasonrl.learning.packed import PACKED, PADDED, find_layout
 from reasonrl.policy.policy import Policy
 from reasonrl.policy.twin import small_twin, try_twin
 from reasonrl.sampling import open_engine
-from reasonrl.sampling.agreement import why_not_by_segments
+from reasonrl.sampling.agreement import find_decoding, why_not_by_segments
+from reasonrl.sampling.own_cache import by_own_cache
 from reasonrl.util.errors import UserError
 
 CPU = torch.device("cpu")
@@ -131,20 +133,56 @@ def test_the_model_is_left_as_it_was(make_model: Callable[..., LlamaForCausalLM]
     assert {name for name, m in model.named_modules() if not m.training} == {"lm_head"}
 
 
-@pytest.mark.parametrize("kind", ["diffllama", "stablelm"])
-def test_an_engine_of_such_a_policy_is_refused(
-    configure: Callable[..., TrainConfig], tokenizer: PreTrainedTokenizerBase, kind: str
+@pytest.mark.parametrize(("kind", "settings", "why"), READ_WRONGLY)
+def test_most_of_what_is_read_wrongly_is_read_right_with_its_own_cache(
+    kind: str, settings: dict[str, Any], why: str
 ) -> None:
-    policy = Policy(random_model(kind, {}), tokenizer)
-    with pytest.raises(UserError, match=f"model_type={kind}, which isn't: it.* Take a model whose"):
-        open_engine(policy, configure(), CPU)
+    if kind == "mamba":  # its cache has another name
+        with pytest.raises(
+            UserError, match=r"it has layers of linear_attention\. With its own cache"
+        ):
+            find_decoding(random_model(kind, settings))
+        return
+    found = find_decoding(random_model(kind, settings))
+    assert found.decoding is by_own_cache
+    assert str(found.why_not_segments).startswith(why)
+
+
+def test_a_cache_that_loses_a_row_is_found_out(
+    monkeypatch: pytest.MonkeyPatch, configure: Callable[..., TrainConfig], tokenizer: Any
+) -> None:
+    """Beside one that can't be copied at all."""
+    model = random_model("gemma2", {"head_dim": 16})
+    assert find_decoding(model).decoding is by_own_cache
+    reorder = DynamicCache.reorder_cache
+    monkeypatch.setattr(
+        DynamicCache, "reorder_cache", lambda self, rows: reorder(self, rows.flip(0))
+    )
+    with pytest.raises(UserError, match="With its own cache: its logits are then off by"):
+        open_engine(Policy(model, tokenizer), configure(), CPU)
+
+
+def test_windows_show_however_long_they_are() -> None:
+    """They are shortened for the while of the check."""
+    model = random_model("mistral", {"sliding_window": 50, "initializer_range": 0.2})
+    assert find_layout(model) is PADDED
+    assert model.config.sliding_window == 50
+    assert find_layout(random_model("mistral", {"sliding_window": None})) is PACKED
 
 
 def test_a_twin_of_a_config_that_cannot_be_made_small() -> None:
-    config: PreTrainedConfig = random_model("falcon_h1", READ_WRONGLY[-1][1]).config
+    config: PreTrainedConfig = CONFIG_MAPPING["mamba"]()
     with pytest.raises(AttributeError):
         small_twin(config)
     assert try_twin(config) is None
+
+
+def test_a_twin_has_a_layer_of_each_kind() -> None:
+    config = CONFIG_MAPPING["gemma3_text"](num_hidden_layers=11)  # 6, 5 and 11 layers
+    twin = try_twin(config)
+    assert twin is not None
+    assert twin.config.layer_types == ["full_attention", "sliding_attention"]
+    assert len(twin.base_model.layers) == 2
 
 
 def test_a_twin_is_small_and_leaves_its_config_alone() -> None:
