@@ -1,21 +1,33 @@
-"""GSM8K: 8.8K grade-school word problems (Cobbe et al., 2021)."""
+"""GSM8K: 8.8K grade-school word problems (Cobbe et al., 2021), and what others made of its test."""
 
 from __future__ import annotations
 
+import logging
+
 from reasonrl.config.dataset.gsm8k import GSM8KConfig
-from reasonrl.grading.answers import strip_annotations
+from reasonrl.grading.answers import canonical_number, strip_annotations
 from reasonrl.grading.strict import Strict
 from reasonrl.problems.sources import Row, hub_rows, json_lines, local_file
 from reasonrl.types import Problem
 from reasonrl.util.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 GOLD = Strict(next_question="")  # the grader that reads the files' own solutions
-# The file of each split.
-SOURCES = {"train": "train", "validation": "train", "test": "test", "platinum": "platinum"}
-# The test problems without the ambiguous ones, answers checked anew (Vendrow et al., 2025). They
-# have a place of their own on the hub, where they are the only split.
-PLATINUM = "madrylab/gsm8k-platinum"
 VALIDATION_SIZE = 256  # the last of the training file, as in the code of the paper's first author
+
+# The hub id and configuration of each split that is evaluated only. All have a split test there.
+PERTURBED = {
+    # The test problems without the ambiguous ones, answers checked anew (Vendrow et al., 2025).
+    "platinum": ("madrylab/gsm8k-platinum", "main"),
+    # Eight perturbations of each test problem (Li et al., 2024).
+    "plus": ("qintongli/GSM-Plus", None),
+    # Fifty instances of each of a hundred templates (Mirzadeh et al., 2024); of p1 and p2 each has
+    # one and two clauses more.
+    "symbolic": ("apple/GSM-Symbolic", "main"),
+    "symbolic_p1": ("apple/GSM-Symbolic", "p1"),
+    "symbolic_p2": ("apple/GSM-Symbolic", "p2"),
+}
 
 
 def read(dataset: GSM8KConfig, split: str, size: int | None) -> list[Problem]:  # noqa: ARG001
@@ -27,19 +39,23 @@ def load(split: str, *, path: str | None, hub: str, annotations: bool) -> list[P
     """The problems of a split.
 
     split: train (all but the last 256 of the training file), validation (those 256), test (1,319)
-        or platinum (1,209 of these, with answers that were checked anew).
-    path: a folder with train.jsonl, test.jsonl and, for its split, platinum.jsonl; None reads
-        ``hub``, and `PLATINUM` for the latter.
+        or one of `PERTURBED`.
+    path: a folder with train.jsonl, test.jsonl and, for each of `PERTURBED` that is asked for, a
+        file of that name; None reads ``hub``, and their own places for the latter.
     annotations: whether the reference solutions keep the calculator annotations ``<<48/2=24>>``.
     """
-    source = SOURCES[split]
+    source = "train" if split == "validation" else split
     if path is not None:
         rows = list(json_lines(local_file(path, f"{source}.jsonl")))
-    elif split == "platinum":
-        rows = hub_rows(PLATINUM, "test", config="main")
+    elif split in PERTURBED:
+        place, config = PERTURBED[split]
+        rows = hub_rows(place, "test", config=config)
     else:
         rows = hub_rows(hub, source, config="main")
-    problems = [_problem(row, f"gsm8k-{source}-{i}", annotations) for i, row in enumerate(rows)]
+    numbered = [(row, f"gsm8k-{source}-{i}") for i, row in enumerate(rows)]
+    if split == "plus":
+        return _plus(numbered)
+    problems = [_problem(row, problem_id, annotations) for row, problem_id in numbered]
     if split == "train":
         return problems[:-VALIDATION_SIZE]
     return problems[-VALIDATION_SIZE:] if split == "validation" else problems
@@ -56,3 +72,23 @@ def _problem(row: Row, problem_id: str, annotations: bool) -> Problem:
         answer=answer,
         solution=(solution if annotations else strip_annotations(solution)).strip(),
     )
+
+
+def _plus(rows: list[tuple[Row, str]]) -> list[Problem]:
+    """The problems of GSM-Plus that have a number as their answer; the log says how many haven't.
+
+    Where a perturbation took away what the answer depends on, the answer is None.
+    """
+    problems = []
+    for row, problem_id in rows:
+        answer = canonical_number(str(row.values.get("answer")))
+        if answer is not None:
+            solution = f"{row.text('solution').strip()}\n#### {answer}"
+            problems.append(Problem(problem_id, row.text("question").strip(), answer, solution))
+    if left_out := len(rows) - len(problems):
+        logger.info(
+            "%d of %d problems of GSM-Plus have no number as their answer and are left out",
+            left_out,
+            len(rows),
+        )
+    return problems

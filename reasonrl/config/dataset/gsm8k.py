@@ -14,7 +14,16 @@ class GSM8KConfig(DatasetConfig):
     annotations: bool  # whether the reference solutions keep <<48/2=24>>
     hub: str  # the dataset's id on the Hugging Face hub
 
-    splits = ("train", "validation", "test", "platinum")
+    splits = (
+        "train",
+        "validation",
+        "test",
+        "platinum",
+        "plus",
+        "symbolic",
+        "symbolic_p1",
+        "symbolic_p2",
+    )
     grader = "strict"
 
     @property

@@ -13,7 +13,7 @@ class SVAMPConfig(DatasetConfig):
 
     hub: str  # the dataset's id on the Hugging Face hub
 
-    splits = ("train", "validation", "test")
+    splits = ("train", "validation", "test", "platinum")
     grader = "strict"
 
     @property

@@ -97,7 +97,7 @@ def test_what_cannot_be_applied_is_refused(
 def test_a_split_must_be_one_of_the_run_s_own_dataset(asked: Callable[..., _Asked]):
     """Stories, the command's dataset, would have it."""
     with pytest.raises(
-        UserError, match=r"split=ood must be one of train, validation, test, platinum; got"
+        UserError, match=r"split=ood must be one of train, validation, test, platinum, plus, "
     ):
         asked("evaluation.split=ood")
 

@@ -286,7 +286,7 @@ RULES = [
     ("model.compute_dtype=float16", [], "model.compute_dtype must be one of float32, bfloat16; "
      "got float16."),
     (f"{SPLIT}=ood", ["dataset=gsm8k"], f"{SPLIT}=ood must be one of train, validation, test, "
-     "platinum; got dataset=gsm8k."),
+     "platinum, plus, symbolic, symbolic_p1, symbolic_p2; got dataset=gsm8k."),
     (f"{SPLIT}=validation", [], f"{SPLIT}=validation must leave out the exemplars, which come "
      "from it; got dataset.num_exemplars=2. Pass dataset.num_exemplars=0."),
     ("evaluation.num_samples_per_prompt=0", [], "evaluation.num_samples_per_prompt must be 1 or "

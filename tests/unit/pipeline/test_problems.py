@@ -119,6 +119,6 @@ def test_an_unknown_split_is_refused():
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         dataset = resolve(compose("train", ["dataset=gsm8k", "dataset.path=none"])).dataset
     with pytest.raises(
-        UserError, match="split=ood must be one of train, validation, test, platinum; got"
+        UserError, match="split=ood must be one of train, validation, test, platinum, plus, "
     ):
         load_problems(dataset, "ood")

@@ -1,6 +1,7 @@
 """GSM8K and SVAMP, from local files and through the `datasets` library."""
 
 import json
+import logging
 import os
 from collections.abc import Callable
 from fractions import Fraction
@@ -15,6 +16,7 @@ from reasonrl.config.dataset.gsm8k import GSM8KConfig
 from reasonrl.config.dataset.svamp import SVAMPConfig
 from reasonrl.problems import gsm8k as gsm8k_module
 from reasonrl.problems import load_problems
+from reasonrl.problems import svamp as svamp_module
 from reasonrl.problems.sources import Row, json_lines
 from reasonrl.problems.svamp import written_out
 from reasonrl.types import Problem
@@ -142,6 +144,71 @@ def test_gsm8k_platinum_is_a_split_with_a_place_of_its_own(
     assert asked == [("madrylab/gsm8k-platinum", "test", "main"), ("openai/gsm8k", "test", "main")]
 
 
+@pytest.mark.parametrize(
+    ("split", "place"),
+    [
+        ("symbolic", ("apple/GSM-Symbolic", "test", "main")),
+        ("symbolic_p1", ("apple/GSM-Symbolic", "test", "p1")),
+        ("symbolic_p2", ("apple/GSM-Symbolic", "test", "p2")),
+    ],
+)
+def test_gsm_symbolic_has_a_split_for_each_of_its_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: str, place: tuple[str, str, str]
+):
+    row = {
+        "id": 7,
+        "instance": 3,
+        "question": "Ann has 4 fish. Ben has 2 more. How many has Ben?",
+        "answer": "Ben has 4 + 2 = 6 fish.\n#### 6",
+        "original_id": 93,
+        "original_question": "Ann has 2 fish. Ben has 3 more. How many has Ben?",
+        "original_answer": "#### 5",
+    }
+    write_lines(tmp_path, f"{split}.jsonl", [row])
+    read = load_problems(gsm8k(tmp_path), split)
+    assert read == [
+        Problem(
+            id=f"gsm8k-{split}-0",
+            question="Ann has 4 fish. Ben has 2 more. How many has Ben?",
+            answer="6",
+            solution="Ben has 4 + 2 = 6 fish.\n#### 6",
+        )
+    ]
+
+    def from_the_hub(hub: str, split: str, config: str) -> list[Row]:
+        assert (hub, split, config) == place
+        return [Row(row, "row")]
+
+    monkeypatch.setattr(gsm8k_module, "hub_rows", from_the_hub)
+    assert load_problems(gsm8k(None), split) == read
+
+
+def test_gsm_plus_leaves_out_what_has_no_number_as_its_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    rows = [
+        {"question": f"{answer}?", "solution": "It is so.", "answer": answer, "seed_answer": "1"}
+        for answer in ("1,800", None, "None", "about 3", "4.50")
+    ]
+    write_lines(tmp_path, "plus.jsonl", rows)
+    with caplog.at_level(logging.INFO):
+        read = load_problems(gsm8k(tmp_path), "plus")
+    assert read == [
+        Problem("gsm8k-plus-0", "1,800?", "1800", "It is so.\n#### 1800"),
+        Problem("gsm8k-plus-4", "4.50?", "4.5", "It is so.\n#### 4.5"),
+    ]
+    assert caplog.messages == [
+        "3 of 5 problems of GSM-Plus have no number as their answer and are left out"
+    ]
+
+    def from_the_hub(hub: str, split: str, config: None) -> list[Row]:
+        assert (hub, split, config) == ("qintongli/GSM-Plus", "test", None)
+        return [Row(row, "row") for row in rows]
+
+    monkeypatch.setattr(gsm8k_module, "hub_rows", from_the_hub)
+    assert load_problems(gsm8k(None), "plus") == read
+
+
 def test_gsm8k_problem(gsm8k_folder: Path):
     problems = load_problems(gsm8k(gsm8k_folder), "train")
     assert problems[3] == Problem(
@@ -195,6 +262,49 @@ def test_svamp_through_the_datasets_library(svamp_folder: Path, hub_folder: Call
     for split in ("train", "validation", "test"):
         from_hub = load_problems(svamp(None, hub), split)
         assert from_hub == load_problems(svamp(svamp_folder), split)
+
+
+def svamp_platinum_rows() -> list[dict]:
+    targets = {700: ["1"], 701: ["699.0", "699"], 702: None, 1000: ["998"]}  # 1000's own is 999
+    return [
+        row | {"platinum_target": targets[i], "cleaning_status": "verified"}
+        for i, row in enumerate(svamp_rows(), 1)
+        if i in targets
+    ]
+
+
+def test_svamp_platinum_has_test_problems_that_were_not_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    write_lines(tmp_path, "platinum.jsonl", svamp_platinum_rows())
+    with caplog.at_level(logging.INFO):
+        read = load_problems(svamp(tmp_path), "platinum")
+    ask = "Ann had {} pens and lost one. How many are left?".format
+    assert read == [
+        Problem("svamp-chal-701", ask(701), "699", "#### 699"),
+        Problem("svamp-chal-1000", ask(1000), "998", "#### 998"),
+    ]
+    assert caplog.messages == [
+        "2 of 4 problems of SVAMP-Platinum are left out: 1 rejected ones, and 1 of the training "
+        "and validation problems"
+    ]
+
+    def from_the_hub(hub: str, split: str, config: str) -> list[Row]:
+        assert (hub, split, config) == ("madrylab/platinum-bench", "test", "svamp")
+        return [Row(row, "row") for row in svamp_platinum_rows()]
+
+    monkeypatch.setattr(svamp_module, "hub_rows", from_the_hub)
+    assert load_problems(svamp(None), "platinum") == read
+
+
+@pytest.mark.parametrize("target", [["1", "2"], ["many"], []])
+def test_svamp_platinum_needs_one_number(tmp_path: Path, target: list[str]):
+    write_lines(tmp_path, "platinum.jsonl", [svamp_rows()[800] | {"platinum_target": target}])
+    with pytest.raises(UserError) as refused:
+        load_problems(svamp(tmp_path), "platinum")
+    assert str(refused.value) == (
+        f"{tmp_path}/platinum.jsonl:1: platinum_target must be one number; got {target}."
+    )
 
 
 @pytest.mark.parametrize(
