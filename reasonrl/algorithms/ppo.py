@@ -43,6 +43,7 @@ from reasonrl.learning.functional import (
     kl_k3,
     masked_mean,
     masked_sum,
+    off_policy_weights,
     padded,
     policy_loss,
     value_loss,
@@ -180,6 +181,10 @@ class PPO:
         padding_too = torch.ones_like(mask)
         whitened = whiten(advantages, padding_too if config.compat.unmasked_whitening else mask)
 
+        weights = off_policy_weights(
+            annotations.logprobs, sampled, config.off_policy_correction, config.off_policy_cap
+        )
+
         record = {
             "ppo/iteration": state.iteration,
             "ppo/rollouts": state.iteration * config.rollouts_per_iteration,
@@ -192,6 +197,8 @@ class PPO:
                 rollouts, config.num_samples_per_prompt, annotations, advantages, returns, "ppo"
             ),
         }
+        if config.off_policy_correction != "none":
+            record["ppo/off_policy_weight"] = masked_mean(weights, mask).item()
         self.job.log.log(self.trainer.steps, record)
         for warning in self.diagnosis.check(record):
             logger.warning("iteration %d: %s", state.iteration, warning)
@@ -199,7 +206,7 @@ class PPO:
             "old_logprobs": old_logprobs,
             "ref_logprobs": annotations.ref_logprobs,
             "old_values": annotations.values,
-            "advantages": whitened,
+            "advantages": weights * whitened,  # as much as weighing the loss
             "returns": returns,
         }
         return experiences(learnt, {name: x[mask] for name, x in tokens.items()})

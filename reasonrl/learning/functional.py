@@ -129,6 +129,32 @@ def generalized_advantages(
     return advantages, advantages + values
 
 
+def off_policy_weights(
+    logprobs: Tensor, sampled_logprobs: Tensor, correction: str, cap: float
+) -> Tensor:
+    """What each token's loss is multiplied by, as another engine than the learner's sampled it.
+
+        w = exp(logprobs − sampled_logprobs)     none: 1     tis: min(w, C)
+                                                 mask: w where 1/C ≤ w ≤ C, else 0
+
+    It is no part of the graph, and the tensors may have any shape. Source: truncated importance
+    sampling of Ionides 2008 for rollouts of an engine of its own (Yao et al. 2025, "Your efficient
+    RL framework secretly brings you off-policy RL training").
+
+    logprobs: of the learner as it was when the tokens were sampled.
+    correction: none, tis or mask; raises ValueError for another.
+    cap: C, 1 or more.
+    """
+    if correction == "none":
+        return torch.ones_like(logprobs)
+    weights = (logprobs - sampled_logprobs).detach().exp()
+    if correction == "tis":
+        return weights.clamp(max=cap)
+    if correction == "mask":
+        return weights * ((weights >= 1 / cap) & (weights <= cap))
+    raise ValueError(f"correction={correction} must be none, tis or mask")
+
+
 def policy_loss(
     logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip_range: float
 ) -> Tensor:

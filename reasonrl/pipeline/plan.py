@@ -200,6 +200,7 @@ class Planner:
         model, dataset, done = config.model, config.dataset, is_done(run)
         if self._here and not done:
             self._cached(("device", model), lambda: ALONE.device(model.device))
+            self._cached(("sampler", config.sampler), config.sampler.check_installed)
             self._cached(("ranks", model, config.runtime), lambda: ranks.check(config))
         exemplars, validation = self._validation(dataset)
         first = {gives: self.plan(one) for gives, one in prerequisites(config).items()}

@@ -11,10 +11,14 @@ from reasonrl.policy.policy import Policy
 from reasonrl.policy.speed import warn_where_slow
 from reasonrl.sampling.base import Engine, Sampler, SamplingParams
 from reasonrl.sampling.transformers import TransformersEngine
+from reasonrl.sampling.vllm import VLLMEngine
 
 __all__ = ["ENGINES", "Engine", "Sampler", "SamplingParams", "TransformersEngine", "open_engine"]
 
-ENGINES: dict[str, type[Engine]] = {"transformers": TransformersEngine}  # by the option's name
+ENGINES: dict[str, type[Engine]] = {  # by the option's name
+    "transformers": TransformersEngine,
+    "vllm": VLLMEngine,
+}
 check_listed("engine", declared.SAMPLERS, ENGINES)
 
 
@@ -23,6 +27,7 @@ def open_engine(source: str | Policy, config: EvaluateConfig, device: torch.devi
 
     It warns of a dtype that is slow here, see ``warn_where_slow``.
     """
+    config.sampler.check_installed()
     warn_where_slow(config.model.compute_dtype, device)
     engine = ENGINES[config.sampler.name]
     return engine.open(source, config.sampler, dtype=config.model.compute_dtype, device=device)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 TRAINABLE = ("all", "top", "lora")
 KL_PENALTIES = ("reward", "loss")
 OLD_LOGPROBS = ("recomputed", "sampler")
+OFF_POLICY_CORRECTIONS = ("none", "tis", "mask")
 
 
 def validates_after(settings: PPOConfig, iteration: int) -> bool:
@@ -82,6 +83,10 @@ class PPOConfig(LearnerConfig, Algorithm):
     compat: CompatConfig
     # Stop after so many validations without a better maj@1.
     patience: int | None = field(default=None, kw_only=True, metadata=LATER)
+    # How a token weighs that another engine than the learner's sampled, by the quotient of both
+    # probabilities (``functional.off_policy_weights``), and what the quotient is cut or masked at.
+    off_policy_correction: str = field(default="none", kw_only=True, metadata=LATER)
+    off_policy_cap: float = field(default=2.0, kw_only=True, metadata=LATER)
 
     makes = "policy"
     reads_reward = "scores"
@@ -155,6 +160,19 @@ class PPOConfig(LearnerConfig, Algorithm):
         LearnerConfig.check(self, key)
         require_one_of(f"{key}.kl_penalty", self.kl_penalty, KL_PENALTIES)
         require_one_of(f"{key}.old_logprobs", self.old_logprobs, OLD_LOGPROBS)
+        require_one_of(
+            f"{key}.off_policy_correction", self.off_policy_correction, OFF_POLICY_CORRECTIONS
+        )
+        require(
+            1 <= self.off_policy_cap < math.inf,
+            f"{key}.off_policy_cap must be 1 or more; got {self.off_policy_cap}.",
+        )
+        require(
+            self.off_policy_correction == "none" or self.old_logprobs == "recomputed",
+            f"{key}.off_policy_correction={self.off_policy_correction} must have the learner's own "
+            f"log-probabilities; got {key}.old_logprobs={self.old_logprobs}, whose ratio corrects "
+            f"already. Pass {key}.old_logprobs=recomputed.",
+        )
         require_one_of(f"{key}.trainable", self.trainable, TRAINABLE)
         for name in (
             "iterations",

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from reasonrl.config.sampler.base import SamplerConfig
 from reasonrl.config.sampler.transformers import TransformersConfig
+from reasonrl.config.sampler.vllm import VLLMConfig
 
-SAMPLERS: dict[str, type[SamplerConfig]] = {"transformers": TransformersConfig}
+SAMPLERS: dict[str, type[SamplerConfig]] = {"transformers": TransformersConfig, "vllm": VLLMConfig}

@@ -404,6 +404,21 @@ def test_old_logprobs_are_the_sampler_s_or_recomputed(lab: Lab) -> None:
     assert lab.metrics("ppo/sampler_logprob_gap") == [pytest.approx(gap, abs=1e-5)] * 2
 
 
+def test_off_policy_correction_weighs_the_advantages(lab: Lab) -> None:
+    ppo = lab.ppo("algorithm.off_policy_cap=1.5")
+    plain = of_tokens(ppo.compute_advantages(ROLLOUTS), "advantages")
+    own = [logprobs(ppo.trainer.model.policy, one) for one in ROLLOUTS]
+    ppo.config = replace(ppo.config, off_policy_correction="tis")
+    corrected = of_tokens(ppo.compute_advantages(ROLLOUTS), "advantages")
+    weights = [[min(math.exp(x + 0.5), 1.5) for x in of_one] for of_one in own]
+    assert corrected == [
+        [pytest.approx(w * a, abs=1e-4) for w, a in zip(*both, strict=True)]
+        for both in zip(weights, plain, strict=True)
+    ]
+    flat = [w for of_one in weights for w in of_one]
+    assert lab.metrics("ppo/off_policy_weight") == [pytest.approx(sum(flat) / len(flat), abs=1e-5)]
+
+
 def test_temperature_one_logprobs(lab: Lab) -> None:
     options = ("algorithm.kl_coef=0", "algorithm.entropy_coef=1")
     ppo = lab.ppo("algorithm.compat.temperature_one_logprobs=true", *options)

@@ -250,6 +250,19 @@ RULES = [
      "loss; got algorithm.kl_penalty=both."),
     ("algorithm.old_logprobs=new", ["algorithm=ppo"], "algorithm.old_logprobs must be one of "
      "recomputed, sampler; got algorithm.old_logprobs=new."),
+    ("algorithm.off_policy_correction=is", ["algorithm=ppo"], "algorithm.off_policy_correction "
+     "must be one of none, tis, mask; got algorithm.off_policy_correction=is."),
+    ("algorithm.off_policy_cap=0.5", ["algorithm=ppo"], "algorithm.off_policy_cap must be 1 or "
+     "more; got 0.5."),
+    ("algorithm.off_policy_correction=tis", ["algorithm=ppo", "algorithm.old_logprobs=sampler"],
+     "algorithm.off_policy_correction=tis must have the learner's own log-probabilities; got "
+     "algorithm.old_logprobs=sampler, whose ratio corrects already."),
+    ("sampler.max_model_len=1", ["sampler=vllm"], "sampler.max_model_len must be 2 or more; got "
+     "1."),
+    ("sampler.gpu_memory_utilization=1", ["sampler=vllm"], "sampler.gpu_memory_utilization must be "
+     "above 0 and below 1; got 1.0."),
+    ("sampler.logprob_gap=0", ["sampler=vllm"], "sampler.logprob_gap must be null or above 0; got "
+     "0.0."),
     ("algorithm.trainable=head", ["algorithm=ppo"], "algorithm.trainable must be one of all, top, "
      "lora; got algorithm.trainable=head."),
     ("algorithm.rollouts_per_iteration=1023", ["algorithm=ppo"],

@@ -14,6 +14,7 @@ from reasonrl.learning.functional import (
     explained_variance,
     generalized_advantages,
     masked_sum,
+    off_policy_weights,
     policy_loss,
     token_logprobs,
     value_loss,
@@ -28,6 +29,23 @@ VALUES = torch.tensor([[0.5, 0.6, 0.8], [0.5, 0.6, math.nan]], dtype=torch.float
 
 def rows(*expected: list[float]) -> list:
     return [pytest.approx(row, abs=1e-9) for row in expected]
+
+
+def test_off_policy_weights_by_hand() -> None:
+    # quotients 1, 1.5, 3, 1/2 and 1/3 of the learner's probability by the sampler's
+    own = torch.tensor([0.1, 0.3, 0.3, 0.2, 0.1]).log().requires_grad_()
+    sampled = torch.tensor([0.1, 0.2, 0.1, 0.4, 0.3]).log()
+    expected = {
+        "none": [1, 1, 1, 1, 1],
+        "tis": [1, 1.5, 2, 0.5, 1 / 3],
+        "mask": [1, 1.5, 0, 0.5, 0],
+    }
+    for correction, wanted in expected.items():
+        weights = off_policy_weights(own, sampled, correction, 2.00001)
+        assert weights.tolist() == pytest.approx(wanted, abs=1e-4)
+        assert not weights.requires_grad
+    with pytest.raises(ValueError, match="none, tis or mask"):
+        off_policy_weights(own, sampled, "both", 2.0)
 
 
 def test_advantages_by_hand() -> None:

@@ -9,10 +9,12 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from reasonrl.config.sampler import SAMPLERS
 from reasonrl.config.schema import TrainConfig
+from reasonrl.pipeline.plan import plan
 from reasonrl.policy.policy import Policy
 from reasonrl.sampling import ENGINES, Engine, SamplingParams, TransformersEngine, open_engine
 from reasonrl.sampling.base import DECLARATIONS
 from reasonrl.types import Prompt
+from reasonrl.util.errors import UserError
 
 CPU = torch.device("cpu")
 
@@ -46,6 +48,16 @@ def test_a_folder_and_its_policy_in_memory_are_sampled_alike(
     assert folder.model.dtype == torch.float32
     alive = open_engine(Policy(make_model(), tokenizer), config, CPU)
     assert sampled(folder) == sampled(alive)
+
+
+def test_an_engine_whose_package_is_missing_is_an_error_in_the_plan(
+    configure: Callable[..., TrainConfig], random_policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure("sampler=vllm", f"model.path={random_policy}")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    for use in (plan, lambda config: open_engine(random_policy, config, CPU)):
+        with pytest.raises(UserError, match="must find the package vllm, .*docs/vllm"):
+            use(config)
 
 
 def test_a_refreshed_engine_is_one_of_the_new_weights(
