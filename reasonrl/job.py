@@ -265,7 +265,7 @@ class Job:
             groups,
             settings,
             total_steps,
-            name=self.config.algorithm.name,
+            name=self.config.algorithm.kind,
             checkpoints=Checkpoints(self.work / checkpoints, process=self.process),
             checkpoint_seconds=self.config.runtime.checkpoint_seconds,
             log=self.log,

@@ -113,12 +113,13 @@ def _section(key: str, values: str) -> Any:
     schema = ANY_NAME.get(key)
     if schema is None:
         options = OPTIONS[key]
-        name = node.get("name")
-        if name not in options:
+        named = "variant_of" if node.get("variant_of") else "name"
+        if node.get(named) not in options:
             raise UserError(
-                f"{key}.name must be one of {', '.join(options)}; got {key}.name={name}."
+                f"{key}.{named} must be one of {', '.join(options)}; got "
+                f"{key}.{named}={node.get(named)}."
             )
-        schema = options[name]
+        schema = options[node[named]]
     return _typed(schema, node, key)
 
 

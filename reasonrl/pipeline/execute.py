@@ -181,7 +181,7 @@ def _carry_out(
             reward_model=_reward_model(planned),
             process=process,
         )
-        return ALGORITHMS[config.algorithm.name](job, config.algorithm)
+        return ALGORITHMS[config.algorithm.kind](job, config.algorithm)
 
 
 def _reward_model(planned: Plan) -> Callable[[str, torch.device], RewardModel] | None:

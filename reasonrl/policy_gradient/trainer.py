@@ -52,7 +52,7 @@ class Trainer:
         model: the policy with its value function, which several processes now share out.
         """
         self.job, self.config, self.model = job, config, model
-        self.name = job.config.algorithm.name
+        self.name = job.config.algorithm.kind
         self._reference_hash = job.weights_hash(model.policy)
         job.shard(model)
         self.reference = self._make_reference()

@@ -84,6 +84,7 @@ class RunData:
     attempt: int = 0
     heartbeat: str | None = None  # the last sign of life
     algorithm: str | None = None
+    kind: str | None = None  # ``Algorithm.kind``
     reward: str | None = None  # None: the algorithm reads no reward
     model: str | None = None
     init: str | None = None
@@ -105,7 +106,7 @@ class RunData:
 
     @property
     def makes_policy(self) -> bool:
-        return self.algorithm in MAKE_POLICIES
+        return (self.kind or self.algorithm) in MAKE_POLICIES
 
 
 def read_run(
@@ -121,7 +122,9 @@ def read_run(
         run may have had no time to write.
     """
     config, files = _config(run), evaluation_files(run)
-    data = RunData(run.path.name, overrides, protocol=run.protocol, **_parts(config))
+    data = RunData(
+        run.path.name, overrides, protocol=run.protocol, kind=_kind(config), **_parts(config)
+    )
     if (status := read_status(run)) is not None:
         verdict = verdict or (status.state, status.error or "")
         data = replace(data, attempt=status.attempt, heartbeat=status.heartbeat)
@@ -179,10 +182,15 @@ def _config(run: RunFolder) -> dict[str, Any]:
 def _parts(config: dict[str, Any]) -> dict[str, Any]:
     groups = ("algorithm", "reward", "model", "init", "dataset")
     parts = {group: _text(config, group, "name") for group in groups}
-    if parts["algorithm"] not in READ_REWARD:
+    if _kind(config) not in READ_REWARD:
         parts["reward"] = None
     seed = config.get("seed")
     return {**parts, "seed": seed if isinstance(seed, int) else None}
+
+
+def _kind(config: dict[str, Any]) -> str | None:
+    """See ``Algorithm.kind``."""
+    return _text(config, "algorithm", "variant_of") or _text(config, "algorithm", "name")
 
 
 def _text(config: dict[str, Any], group: str, key: str) -> str | None:
@@ -199,7 +207,7 @@ def _evaluated_elsewhere(
     earlier = (_text(config, "init", "run"), *needs)
     for name in filter(None, earlier):
         other = RunFolder(run.path.parent / Path(name).name, run.protocol)
-        if _parts(_config(other))["algorithm"] in MAKE_POLICIES:
+        if _kind(_config(other)) in MAKE_POLICIES:
             return evaluation_files(other).get("after")
     return None
 

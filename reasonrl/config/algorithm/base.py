@@ -190,6 +190,11 @@ class Algorithm:
     # folder, the last one its journal. Empty: a longer run starts anew.
     keeps: ClassVar[tuple[str, ...]]
 
+    @property
+    def kind(self) -> str:
+        """The option whose settings and work these are: another's, of which this is a variant."""
+        return getattr(self, "variant_of", None) or self.name
+
     def __init_subclass__(cls, *, abstract: bool = False, **options: Any) -> None:
         super().__init_subclass__(**options)
         missing = [] if abstract else undeclared(cls, Algorithm, DECLARATIONS)
@@ -243,5 +248,5 @@ class Algorithm:
 DECLARATIONS = tuple(
     name
     for name in (*Algorithm.__annotations__, *vars(Algorithm))
-    if not name.startswith("_") and name != "name"
+    if not name.startswith("_") and name not in ("name", "kind")
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from reasonrl.config.algorithm.base import (
@@ -21,7 +21,7 @@ from reasonrl.config.algorithm.base import (
     shorter_by,
     validation_panel,
 )
-from reasonrl.config.base import counted, require
+from reasonrl.config.base import LATER, counted, require
 from reasonrl.config.learner import FineTuningConfig
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class EIConfig(FineTuningConfig, Algorithm):
     max_per_problem: int | None  # the most solutions of a problem to learn from; None: all
     restart: bool  # whether a round starts from the base weights; false: from the last policy
     patience: int | None  # stop after so many rounds without a better validation maj@1
+    # ei, for an option that is a file of other values for the same rounds.
+    variant_of: str | None = field(default=None, kw_only=True, metadata=LATER)
 
     makes = "policy"
     reads_reward = "scores and threshold"

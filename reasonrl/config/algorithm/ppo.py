@@ -81,6 +81,8 @@ class PPOConfig(LearnerConfig, Algorithm):
     lora_rank: int  # the adapters' rank, with trainable=lora
     validate_every: int  # iterations between validations
     compat: CompatConfig
+    # ppo, for an option that is a file of other values for the same loop.
+    variant_of: str | None = field(default=None, kw_only=True, metadata=LATER)
     # Stop after so many validations without a better maj@1.
     patience: int | None = field(default=None, kw_only=True, metadata=LATER)
     # How a token weighs that another engine than the learner's sampled, by the quotient of both
