@@ -33,10 +33,10 @@ def closing_tokens(
     return [bisect_left(range(len(token_ids) - 1), end, key=length) for end in ends]
 
 
-def step_tokens(
+def last_tokens(
     tokenizer: PreTrainedTokenizerBase, completion: Completion, grader: Grader
 ) -> list[int]:
-    """The index of the last token of each step, ascending, each once: one token may end two steps.
+    """The index of the last token of each step, in order; one token may end two steps.
 
     A step that ends with the text ends with the last token, even if that token is EOS.
     """
@@ -44,7 +44,14 @@ def step_tokens(
     closing = closing_tokens(tokenizer, completion.token_ids, ends)
     if ends and ends[-1] == len(completion.text):
         closing[-1] = len(completion.token_ids) - 1
-    return sorted({*closing})
+    return closing
+
+
+def step_tokens(
+    tokenizer: PreTrainedTokenizerBase, completion: Completion, grader: Grader
+) -> list[int]:
+    """The tokens that end steps, ascending, each once: see ``last_tokens``."""
+    return sorted({*last_tokens(tokenizer, completion, grader)})
 
 
 def ends_step(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], delimiter: str) -> bool:

@@ -29,7 +29,8 @@ class Contents:
     judged: str | None  # the problems of an evaluation
     model: str | None = None
     init: str | None = None  # the policy of ``init.run``
-    reward: str | None = None  # the reward model of ``reward.run``
+    # The reward model of ``reward.run``, or the function of the user's own.
+    reward: str | None = None
 
 
 def with_contents(config: C, found: Contents) -> C:
@@ -75,5 +76,7 @@ def _place(config: Any, group: str) -> str:
         return f"dataset={config.dataset.name}" if path is None else f"dataset.path={path}"
     if group == "model":
         return f"model.path={config.model.path}"
+    if group == "reward" and config.reward.code is not None:
+        return f"reward.path={config.reward.code}"
     run = config.init.run if group == "init" else config.reward.finished_run()
     return f"{group}.run={run}"

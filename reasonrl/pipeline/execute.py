@@ -38,7 +38,8 @@ from reasonrl.runs.process import ALONE, Process, usable_cores
 from reasonrl.runs.provenance import complete_attempt
 from reasonrl.runs.result import AFTER, BEFORE, CONDITIONING_GAP, VALIDATION, WORST, read_result
 from reasonrl.types import SavedPolicy
-from reasonrl.util.atomic import copy, remove_folder, write_json, writing
+from reasonrl.util.atomic import copy, remove_folder, write_json, write_text, writing
+from reasonrl.util.own_code import file_of
 from reasonrl.util.progress import Progress
 
 
@@ -100,6 +101,8 @@ def _execute(planned: Plan, progress: Progress, mirror: Mirror, process: Process
     config, run = planned.config, planned.run
     if process.is_main:
         write_config(run, config)
+        if config.reward.code is not None and config.algorithm.reads_reward != "nothing":
+            write_text(run.own_reward, file_of(config.reward.code).read_text(encoding="utf-8"))
     held = config.algorithm.footprint()
     config = with_batch_size(config, planned.shape, held, reward_model=is_judged(config))
     planned = replace(planned, config=config)

@@ -22,11 +22,19 @@ from reasonrl.policy.policy import (
     num_layers_of,
 )
 from reasonrl.policy.twin import try_twin
-from reasonrl.problems.prompts import build_prompts, check_lengths, label_ids
+from reasonrl.problems.prompts import (
+    build_prompts,
+    check_lengths,
+    encode_completions,
+    label_ids,
+    solution_text,
+)
 from reasonrl.reward_models.model import Description
+from reasonrl.rewards import REWARDS, Materials
 from reasonrl.runs.folder import RunFolder
 from reasonrl.runs.result import reward_model_of
 from reasonrl.sampling.agreement import find_decoding
+from reasonrl.types import Completion
 
 if TYPE_CHECKING:
     from reasonrl.pipeline.plan import Plan
@@ -74,7 +82,22 @@ def check_model(planned: Plan, cached: Cached) -> Checked:
     if algorithm.reads_reward != "nothing" and reward_run is not None:
         run = RunFolder(Path(reward_run))
         cached(("reward", base, *data, run), lambda: _check_reward_run(planned, tokenizer, run))
+    if algorithm.reads_reward != "nothing" and config.reward.code is not None:
+        cached(
+            ("own reward", base, data[0], config.reward), lambda: _try_reward(planned, tokenizer)
+        )
     return Checked(said, reading)
+
+
+def _try_reward(planned: Plan, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises UserError if a reward of the user's own can't score the first reference solution."""
+    problem = planned.train[0]
+    text = solution_text(problem)
+    (ids,) = encode_completions([text], tokenizer)
+    completion = Completion(problem.id, 0, ids, [0.0] * len(ids), "eos", text)
+    settings = planned.config.reward
+    reward = REWARDS[settings.name](settings, Materials(tokenizer, planned.grader, None, None, 0))
+    reward([completion], [problem])
 
 
 def _check_reward_run(planned: Plan, tokenizer: PreTrainedTokenizerBase, run: RunFolder) -> None:

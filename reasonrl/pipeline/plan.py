@@ -38,6 +38,7 @@ from reasonrl.runs.process import ALONE
 from reasonrl.runs.result import AFTER, BEFORE, policy_of
 from reasonrl.types import Problem
 from reasonrl.util.errors import UserError
+from reasonrl.util.own_code import content_of_function
 
 if TYPE_CHECKING:
     from reasonrl.pipeline.model_checks import Checked
@@ -161,10 +162,15 @@ class Planner:
         if (earlier := init.run) is not None:
             self._cached(("init", earlier, model.path), lambda: _check_init_run(config))
             found.init = self._cached(("content", earlier), lambda: content_of_policy(earlier))
-        reward_run = config.reward.finished_run()
-        if config.algorithm.reads_reward != "nothing" and reward_run is not None:
+        reward_run, code = config.reward.finished_run(), config.reward.code
+        reads_reward = config.algorithm.reads_reward != "nothing"
+        if reads_reward and reward_run is not None:
             found.reward = self._cached(
                 ("content", reward_run), lambda: content_of_reward_model(reward_run, "reward.run")
+            )
+        elif reads_reward and code is not None:
+            found.reward = self._cached(
+                ("content", code), lambda: content_of_function(code, "reward.path")
             )
         base = self._cached_base(config)
         if base is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from reasonrl.config import reward as declared
 from reasonrl.config.base import check_listed
-from reasonrl.rewards import dense, learned, sparse
+from reasonrl.rewards import dense, function, learned, sparse
 from reasonrl.rewards.base import Materials, Reward, TokenRewards
 
 __all__ = ["REWARDS", "Materials", "Reward", "TokenRewards"]
@@ -17,5 +17,6 @@ REWARDS: dict[str, Callable[[Any, Materials], Reward]] = {
     "dense": dense.build,
     "orm": learned.build,
     "sorm": learned.build,
+    "function": function.build,
 }
 check_listed("reward", declared.REWARDS, REWARDS)

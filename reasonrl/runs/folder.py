@@ -90,6 +90,11 @@ class RunFolder:
         return self.path / "reward_model"
 
     @property
+    def own_reward(self) -> Path:
+        """A copy of the file that scored the run's completions, where that is the user's own."""
+        return self.path / "reward.py"
+
+    @property
     def result(self) -> Path:
         return self.path / "result.json"
 

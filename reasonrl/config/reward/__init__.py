@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from reasonrl.config.reward.base import RewardConfig
 from reasonrl.config.reward.dense import DenseConfig
+from reasonrl.config.reward.function import FunctionConfig
 from reasonrl.config.reward.orm import ORMRewardConfig
 from reasonrl.config.reward.sorm import SORMRewardConfig
 from reasonrl.config.reward.sparse import SparseConfig
@@ -13,4 +14,5 @@ REWARDS: dict[str, type[RewardConfig]] = {
     "dense": DenseConfig,
     "orm": ORMRewardConfig,
     "sorm": SORMRewardConfig,
+    "function": FunctionConfig,
 }

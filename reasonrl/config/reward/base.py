@@ -25,7 +25,7 @@ class RewardConfig:
 
     name: str
     threshold: float  # a completion that scores at least this is good: Expert Iteration keeps it
-    # The hash of the reward model of ``finished_run``, which a plan finds out.
+    # The hash of the reward model of ``finished_run``, or of ``code``, which a plan finds out.
     content: str | None = field(default=None, kw_only=True, metadata=CONTENT)
 
     judges_steps_by: ClassVar[JudgesStepsBy]  # what says how good a step of a completion is
@@ -43,6 +43,11 @@ class RewardConfig:
     def finished_run(self) -> str | None:
         """The folder of the finished run whose reward model this reward uses, if it names one."""
         raise NotImplementedError
+
+    @property
+    def code(self) -> str | None:
+        """The function of the user's own that this reward asks, as FILE.py:FUNCTION, if any."""
+        return None
 
     @property
     def best(self) -> float:
