@@ -56,7 +56,7 @@ def test_an_engine_whose_package_is_missing_is_an_error_in_the_plan(
     config = configure("sampler=vllm", f"model.path={random_policy}")
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     for use in (plan, lambda config: open_engine(random_policy, config, CPU)):
-        with pytest.raises(UserError, match="must find the package vllm, .*docs/vllm"):
+        with pytest.raises(UserError, match=r"must find the package vllm, .*docs/vllm"):
             use(config)
 
 
