@@ -150,14 +150,31 @@ def _gathered(sharded: nn.Module, name: str, dtype: torch.dtype) -> Tensor:
     """A weight of the policy as it would be without adapters, which are merged into it."""
     path, _, last = name.rpartition(".")
     module: Any = sharded.get_submodule(path)
-    if not hasattr(module, "base_layer"):
+    adapted = []  # each around the next, where several weights of a module are adapted
+    while hasattr(module, "base_layer"):
+        if getattr(module, "parameter_name", "weight") == last:
+            adapted.append(module)
+        module = module.base_layer
+    if not adapted:
         return _full(getattr(module, last).to(dtype))
-    weight = _full(getattr(module.base_layer, last))
-    if last == "weight":
-        for adapter in module.active_adapters:
-            up, down = module.lora_B[adapter].weight, module.lora_A[adapter].weight
-            weight = weight.float() + _full(up) @ _full(down) * module.scaling[adapter]
+    weight = _full(getattr(module, last))
+    for layer in adapted:
+        for adapter in layer.active_adapters:
+            weight = weight.float() + _change(layer, adapter)
     return weight.to(dtype)
+
+
+def _change(layer: Any, adapter: str) -> Tensor:
+    """What an adapter adds to the weight that it is on."""
+    down, up = _full(layer.lora_A[adapter].weight), _full(layer.lora_B[adapter].weight)
+    experts = getattr(layer, "num_experts", 1)  # whose matrices are one weight
+    if experts == 1:
+        change = up @ down
+    else:
+        down, up = down.unflatten(0, (experts, -1)), up.unflatten(1, (-1, experts))
+        swapped = layer._did_swap_in_out_features
+        change = torch.einsum(f"ore,eri->{'eoi' if swapped else 'eio'}", up, down)
+    return change * layer.scaling[adapter]
 
 
 def _full(tensor: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from reasonrl.policy.shards import (
     whole_policy,
 )
 from reasonrl.runs.process import Process
+from tests.helpers.families import random_model
 from tests.helpers.ranks import in_ranks
 
 CPU = torch.device("cpu")
@@ -178,6 +179,26 @@ def use_all(process: Process) -> None:
 @pytest.mark.parametrize("size", [2, 3])
 def test_a_copy_is_a_cast_of_the_whole_with_adapters_merged(size: int) -> None:
     in_ranks(size, use_all)
+
+
+@pytest.mark.parametrize("name", ["Qwen3 MoE", "Qwen3-Next", "Kimi Linear"])
+def test_adapters_of_experts_are_merged(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some experts are a weight together, around which peft puts an adapter for all of them."""
+    monkeypatch.setattr("reasonrl.policy.shards._full", lambda tensor: tensor)  # whole already
+    model, copied = random_model(name), random_model(name, seed=1)
+    adapted = add_lora(model, 2, seed=1)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            nn.init.normal_(parameter)
+    refresh(copied, model)
+    before = dict(random_model(name).named_parameters())
+    merged = dict(adapted.merge_and_unload().named_parameters())
+    for key, weight in copied.named_parameters():
+        torch.testing.assert_close(weight, merged[key], msg=key)
+    experts = [key for key in before if key.endswith(("experts.gate_up_proj", "experts.down_proj"))]
+    assert experts
+    changed = [key for key in experts if not torch.equal(before[key], merged[key])]
+    assert changed == (experts if name.startswith("Qwen") else [])
 
 
 def freeze(process: Process) -> list[Any]:
