@@ -58,11 +58,10 @@ def with_sizes(model: ModelConfig, base: str) -> ModelConfig:
     """The model with the sizes of its folder's config.json, where its settings don't say them."""
     if model.num_parameters is not None:
         return model
-    from reasonrl.policy.policy import shape_of
+    from reasonrl.policy.policy import num_parameters_of, shape_of
 
-    shape = shape_of(base)
-    return (
-        model if shape is None else replace(model, num_parameters=shape.num_parameters, shape=shape)
+    return replace(
+        model, num_parameters=num_parameters_of(base), shape=shape_of(base) or model.shape
     )
 
 
@@ -217,7 +216,7 @@ class Planner:
             prerequisites=first,
             base=base or model.path,
             has_model=base is not None,
-            shape=model.shape if base is None or done else self._shape(base),
+            shape=model.shape if base is None or done else self._shape(base) or model.shape,
             train=self._problems(training_set(config), "train"),
             validation=validation,
             exemplars=exemplars,

@@ -116,9 +116,10 @@ def needs(plans: Sequence[Plan]) -> Iterator[RenderableType]:
         yield memory_table(configs, shape)
         yield from _too_many_rows(configs, shape)
     elif todo and model.resources.gpus:
+        size = "" if model.num_parameters is None else f", {model.num_parameters:,} parameters"
         yield (
-            f"{escape(model.name)}: not known how large it is, and whether its GPUs have room for "
-            "it. Set model.shape"
+            f"{escape(model.name)}{size}: not known whether its GPUs have room for it, as it isn't "
+            "a decoder like Llama. Set model.shape to one that is about as large"
         )
     if not plans[0].has_model:
         yield (

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -25,6 +27,7 @@ from reasonrl.util.atomic import atomic_folder
 from reasonrl.util.errors import UserError, reason
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+UNCOUNTED = 0.01  # the share of parameters that ``ShapeConfig`` may leave out, such as biases
 # What transformers raises for a folder that is no model, or a damaged one.
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, AttributeError, ImportError, SafetensorError)
 
@@ -56,7 +59,15 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 
 
 def config_of(path: str) -> Any:
-    """A model's config, which may be of any architecture. Raises UserError if there is none."""
+    """A language model's config, which may be of any architecture.
+
+    Of a model that reads images too, it is that of its language model. Raises UserError if there is
+    none.
+    """
+    return _whole_config_of(path).get_text_config(decoder=True)
+
+
+def _whole_config_of(path: str) -> Any:
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
     except LOADING_ERRORS as error:
@@ -74,15 +85,33 @@ def num_layers_of(path: str) -> int:
 
 
 def shape_of(path: str) -> ShapeConfig | None:
-    """A model's sizes from its config alone; None: the config has others than ``ShapeConfig``.
+    """A model's sizes from its config alone; None: it isn't a decoder of ``ShapeConfig``'s kind.
 
-    Raises UserError if there is no config.
+    Such as a mixture of experts, of which the sizes of a layer don't say how large it is. Raises
+    UserError if there is no config.
     """
     config = config_of(path)
     sizes: dict[str, Any] = {
         f.name: getattr(config, f.name, f.default) for f in fields(ShapeConfig)
     }
-    return None if MISSING in sizes.values() else ShapeConfig(**sizes)
+    if MISSING in sizes.values():
+        return None
+    shape, number = ShapeConfig(**sizes), num_parameters_of(path)
+    is_like_it = number is not None and abs(shape.num_parameters / number - 1) < UNCOUNTED
+    return shape if is_like_it else None
+
+
+def num_parameters_of(path: str) -> int | None:
+    """A model's number of parameters from its config alone; None: transformers can't tell.
+
+    Raises UserError if there is no config.
+    """
+    config = config_of(path)
+    try:
+        with torch.device("meta"):
+            return int(AutoModelForCausalLM.from_config(config).num_parameters())
+    except LOADING_ERRORS:
+        return None
 
 
 def check_num_layers(key: str, wanted: int, num_layers: int) -> None:
@@ -115,9 +144,11 @@ def load_policy(path: str, dtype: str, device: torch.device) -> Policy:
 
 
 def load(path: str, dtype: torch.dtype, **how: Any) -> Policy:
+    alone = bool(how) or type(_whole_config_of(path)) in MODEL_FOR_CAUSAL_LM_MAPPING
+    kind: Any = AutoModelForCausalLM if alone else AutoModelForImageTextToText
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **how)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = kind.from_pretrained(
             path,
             dtype=dtype,
             use_safetensors=None if how else True,
@@ -125,15 +156,32 @@ def load(path: str, dtype: torch.dtype, **how: Any) -> Policy:
             output_loading_info=True,
             **how,
         )
+        model, info = loaded
+        model = _language_model(model)
     except LOADING_ERRORS as error:
         if "ignore_mismatched_sizes" in str(error):  # a hint for programmers; says nothing else
             raise _other_weights(path, "some are of another shape") from None
         raise _not_a_model(path, error) from None
-    model, info = loaded
     if info["missing_keys"]:
         raise _other_weights(path, f"{min(info['missing_keys'])} is missing")
     model.eval()
     return Policy(model, tokenizer)
+
+
+def _language_model(model: Any) -> PreTrainedModel:
+    """The language model of one that reads images or sounds too: the same weights, no others."""
+    if model.config.get_text_config(decoder=True) is model.config:
+        whole: PreTrainedModel = model
+        return whole
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    with torch.device("meta"):
+        alone: Any = AutoModelForCausalLM.from_config(decoder.config, dtype=model.dtype)
+    setattr(alone, alone.base_model_prefix, decoder)
+    alone.set_output_embeddings(head)
+    alone.config, alone.generation_config = decoder.config, model.generation_config
+    alone.config.tie_word_embeddings = head.weight is decoder.get_input_embeddings().weight
+    language_model: PreTrainedModel = alone
+    return language_model
 
 
 def _other_weights(path: str, what: str) -> UserError:

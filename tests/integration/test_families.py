@@ -14,18 +14,25 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from reasonrl.config.schema import TrainConfig
 from reasonrl.grading.steps import ends_step
 from reasonrl.learning.packed import PACKED, PADDED, PromptGroup, find_layout
 from reasonrl.learning.supervised import Example, Reader, accumulate_gradients
 from reasonrl.policy.adapters import add_lora
-from reasonrl.policy.policy import Policy, load_policy, save_policy
+from reasonrl.policy.policy import Policy, config_of, context_of, load_policy, save_policy
 from reasonrl.policy_gradient.actor_critic import ActorCritic, Reference
 from reasonrl.reward_models.model import RewardModel
 from reasonrl.reward_models.network import Labelled, build
 from reasonrl.sampling import open_engine
+from reasonrl.sampling.agreement import find_decoding
 from reasonrl.sampling.base import SamplingParams
 from reasonrl.sampling.own_cache import by_own_cache
 from reasonrl.sampling.shared_prompt import by_segments
@@ -44,6 +51,20 @@ PROMPTS = [
     Prompt("c", (7, 8, 9, 10, 21, 22)),
 ]
 THREE_EACH = [prompt for prompt in PROMPTS for _ in range(3)]
+VISION: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "image_size": 28,
+    "patch_size": 14,
+    "depth": 1,
+    "num_heads": 2,
+    "out_hidden_size": 32,
+    "num_position_embeddings": 16,
+}
 DECODINGS = {"segments": by_segments, "own cache": by_own_cache}
 LAYOUTS = {"packed rows": PACKED, "padded rows": PADDED}
 every_family = pytest.mark.parametrize("name", FAMILIES)
@@ -265,3 +286,45 @@ def test_the_page_has_these_families() -> None:
         (name, one.model_type, one.sampler, one.learner, one.value_layers)
         for name, one in FAMILIES.items()
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("gemma3", "Gemma 3"),
+        ("gemma4", "Gemma 4"),
+        ("qwen3_5", "Qwen3.5"),
+        ("mistral3", "Mistral with a window"),
+    ],
+)
+def test_of_a_model_that_reads_images_the_language_model_is_taken(
+    kind: str, name: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    """It is read, saved and loaded as a model of its own."""
+    whole, text = CONFIG_MAPPING[kind](), random_model(name).config
+    images: dict[str, Any] = {}
+    if whole.vision_config is not None:
+        vision = whole.vision_config.to_dict()
+        images["vision_config"] = vision | {
+            key: size for key, size in VISION.items() if key in vision
+        }
+    config = CONFIG_MAPPING[kind](text_config=text.to_dict(), image_token_id=5, **images)
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval()
+    model.save_pretrained(tmp_path / "whole")
+    tokenizer.save_pretrained(tmp_path / "whole")
+    path = str(tmp_path / "whole")
+    assert (config_of(path).model_type, context_of(path)) == (text.model_type, 512)
+
+    ids = torch.tensor([PROMPTS[0].token_ids])
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits
+        policy = load_policy(path, "float32", CPU)
+        assert type(policy.model) is type(random_model(name))
+        torch.testing.assert_close(policy.model(ids).logits, logits)  # type: ignore[operator]
+        assert find_decoding(policy.model).decoding is by_own_cache
+        assert find_layout(policy.model) is PADDED
+        save_policy(policy, tmp_path / "policy")
+        again: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
+        assert type(again) is type(policy.model)
+        torch.testing.assert_close(again(ids).logits, logits)

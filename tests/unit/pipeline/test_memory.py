@@ -25,17 +25,18 @@ from reasonrl.pipeline.memory import (
     memory_of,
     with_batch_size,
 )
-from reasonrl.pipeline.plan import Plan
+from reasonrl.pipeline.plan import Plan, with_sizes
 from reasonrl.pipeline.text import memory_table
 from reasonrl.policy.adapters import add_lora
-from reasonrl.policy.policy import shape_of
+from reasonrl.policy.policy import num_parameters_of, shape_of
 from reasonrl.report.wandb_mirror import Mirror
 from reasonrl.runs.folder import read_config, run_folder
 from reasonrl.runs.process import ALONE
 from reasonrl.types import SavedPolicy
 from reasonrl.util.errors import UserError
 from reasonrl.util.progress import Progress, console
-from tests.helpers.configs import ROOT, TINY
+from tests.helpers.configs import ROOT, TINY, small_config
+from tests.helpers.families import random_model
 
 T = 8192
 SUPERVISED = Footprint("all", "apart", T)
@@ -120,6 +121,23 @@ def test_a_model_that_is_here_says_its_shape() -> None:
 def test_a_config_without_these_sizes_has_no_shape(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')  # has no vocabulary of keys
     assert shape_of(str(tmp_path)) is None
+
+
+def test_a_mixture_of_experts_has_no_shape_but_a_number_of_parameters(tmp_path: Path) -> None:
+    """Its config has all of a shape's names, and four experts in each layer."""
+    model = random_model("Qwen3 MoE")
+    model.config.save_pretrained(tmp_path)
+    assert shape_of(str(tmp_path)) is None
+    assert num_parameters_of(str(tmp_path)) == model.num_parameters()
+    own = with_sizes(small_config(tmp_path, f"model.path={tmp_path}").model, str(tmp_path))
+    assert (own.num_parameters, own.shape) == (985_728, None)  # what the settings say wins
+    unsaid = replace(own, num_parameters=None)
+    assert with_sizes(unsaid, str(tmp_path)).num_parameters == model.num_parameters()
+    for name in ("Llama 2, 3", "Qwen2.5", "Gemma 2", "SmolLM3"):
+        config = random_model(name).config
+        config.update({"hidden_size": 64, "intermediate_size": 160})  # biases and norms are few
+        config.save_pretrained(tmp_path / name)
+        assert shape_of(str(tmp_path / name)) is not None, name
 
 
 # What a token leaves behind, against what autograd keeps.
