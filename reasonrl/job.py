@@ -30,10 +30,11 @@ from reasonrl.learning.supervised import (
     num_steps,
 )
 from reasonrl.policy.adapters import add_lora
+from reasonrl.policy.ends import name_end_tokens
 from reasonrl.policy.head import check_head
 from reasonrl.policy.policy import DTYPES, Policy, load_policy, save_policy
 from reasonrl.policy.shards import is_sharded, shard, structure, whole_policy
-from reasonrl.problems.prompts import build_prompts, encode_completions, solution_text
+from reasonrl.problems.prompts import PromptForm, build_prompts, form_of
 from reasonrl.rewards import REWARDS, Materials, Reward
 from reasonrl.rewards.sparse import Outcome
 from reasonrl.runs.folder import RunFolder
@@ -80,18 +81,31 @@ class Job:
         """The folder of what is kept until the run is done: checkpoints, and interim policies."""
         return self.run.work
 
+    @property
+    def form(self) -> PromptForm:
+        """How the run's policies are asked."""
+        return form_of(self.config)
+
+    @property
+    def end_token(self) -> int:
+        """The token that ends what is learnt from: see ``PromptForm.end_token``."""
+        return self.form.end_token(self.tokenizer)
+
     def learner(self, path: str) -> Policy:
         """A policy to train: its weights are float32, whatever dtype it computes in.
+
+        It knows all tokens that end its completions, and is saved with them.
 
         Where several processes are to train it, the main one has it on the CPU and the others have
         its structure on the meta device; ``shard`` is next.
         """
         if self.process.mesh is None:
-            return load_policy(path, "float32", self.device)
+            return name_end_tokens(load_policy(path, "float32", self.device), self.end_token)
         read: list[Policy] = []
 
         def load() -> tuple[PreTrainedConfig, GenerationConfig]:
-            read.append(load_policy(path, "float32", torch.device("cpu")))
+            policy = load_policy(path, "float32", torch.device("cpu"))
+            read.append(name_end_tokens(policy, self.end_token))
             return read[0].model.config, read[0].model.generation_config
 
         configs = self.process.first(load)
@@ -124,7 +138,7 @@ class Job:
 
     def prompts(self, problems: Sequence[Problem], *, few_shot: bool) -> list[Prompt]:
         exemplars = self.exemplars if few_shot else ()
-        return build_prompts(problems, self.tokenizer, self.config.dataset.prompt, exemplars)
+        return build_prompts(problems, self.tokenizer, self.form, exemplars)
 
     def params(
         self, num_samples_per_prompt: int, temperature: float, step_label: tuple[int, ...] = ()
@@ -137,6 +151,7 @@ class Job:
             tuple(dataset.stop),
             step_label,
             self.grader.step_delimiter,
+            (self.end_token,),
         )
 
     def samples(self, split: str, num_solutions_per_prompt: int | None = None) -> list[Rollout]:
@@ -177,7 +192,7 @@ class Job:
         """The reference solutions there are to learn from, by problem id."""
         problems = self.train[: self.config.dataset.num_references]
         prompts = self.prompts(problems, few_shot=False)
-        completions = encode_completions(map(solution_text, problems), self.tokenizer)
+        completions = self.form.reference_ids(problems, self.tokenizer)
         return {
             prompt.problem_id: Example(prompt.token_ids, ids)
             for prompt, ids in zip(prompts, completions, strict=True)

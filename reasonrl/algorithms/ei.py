@@ -36,7 +36,7 @@ import numpy as np
 from reasonrl.config.algorithm.ei import EIConfig
 from reasonrl.grading.base import Grader
 from reasonrl.job import Job
-from reasonrl.learning.supervised import Example, Position, with_eos
+from reasonrl.learning.supervised import Example, Position, with_end
 from reasonrl.rewards.verdicts import completions_statistics
 from reasonrl.sampling.rollouts import read_rollouts
 from reasonrl.types import Rollout, SavedPolicy
@@ -309,9 +309,9 @@ def _examples(job: Job, rollouts: Mapping[Key, Rollout]) -> dict[Key, Example]:
     """The rollouts as examples: each has the sampled ids behind the question alone."""
     prompts = job.prompts(job.train, few_shot=False)
     prompt_ids = {prompt.problem_id: prompt.token_ids for prompt in prompts}
-    eos = job.tokenizer.eos_token_id
+    end_token = job.end_token
     return {
-        key: Example(prompt_ids[key[0]], with_eos(rollout.completion, eos))
+        key: Example(prompt_ids[key[0]], with_end(rollout.completion, end_token))
         for key, rollout in rollouts.items()
     }
 

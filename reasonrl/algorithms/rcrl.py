@@ -31,7 +31,7 @@ import pyarrow as pa
 from reasonrl.config.algorithm.rcrl import RCRLConfig
 from reasonrl.grading.steps import step_starts
 from reasonrl.job import Job
-from reasonrl.learning.supervised import Example, with_eos
+from reasonrl.learning.supervised import Example, with_end
 from reasonrl.policy.adapters import add_tokens
 from reasonrl.policy.policy import Policy
 from reasonrl.problems.prompts import label_ids
@@ -155,7 +155,7 @@ def make_examples(
     """
     prompts = job.prompts(job.train, few_shot=False)
     prompt_ids = {prompt.problem_id: prompt.token_ids for prompt in prompts}
-    eos = job.tokenizer.eos_token_id
+    end_token = job.end_token
     bounds = np.searchsorted(steps.solution, range(len(rollouts) + 1))
     examples = []
     for rollout, (first, last) in zip(rollouts, pairwise(bounds), strict=True):
@@ -163,7 +163,7 @@ def make_examples(
         if not learnt.any():
             continue
         starts = step_starts(job.tokenizer, rollout.completion, job.grader)
-        token_ids = with_eos(rollout.completion, eos)
+        token_ids = with_end(rollout.completion, end_token)
         ends = [*(start for start, _ in starts[1:]), len(token_ids)]
         ids: list[int] = []
         loss_mask: list[bool] = []

@@ -12,7 +12,7 @@ from reasonrl.config.schema import TrainConfig
 from reasonrl.report.catalogue import text_of
 from reasonrl.util.errors import UserError
 
-OF_RUN = ("model", "dataset")
+OF_RUN = ("model", "dataset", "prompt")
 
 
 def applied_to(

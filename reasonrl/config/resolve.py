@@ -18,6 +18,7 @@ from reasonrl.config.dataset import DATASETS
 from reasonrl.config.init import INITS, InitConfig
 from reasonrl.config.model import ModelConfig
 from reasonrl.config.own_model import named_by_path
+from reasonrl.config.prompt import PROMPTS
 from reasonrl.config.reward import REWARDS
 from reasonrl.config.rules import validate, validate_evaluation
 from reasonrl.config.sampler import SAMPLERS
@@ -31,6 +32,7 @@ OPTIONS: dict[str, Mapping[str, type]] = {
     "algorithm": ALGORITHMS,
     "reward": REWARDS,
     "dataset": DATASETS,
+    "prompt": PROMPTS,
     "sampler": SAMPLERS,
     "tracking": TRACKERS,
 }

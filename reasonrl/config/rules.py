@@ -15,6 +15,7 @@ def validate_evaluation(config: EvaluateConfig) -> None:
     """Checks every range and rule of what decides an evaluation. Raises UserError."""
     config.model.check()
     config.dataset.check()
+    config.prompt.check()
     config.evaluation.check(config.dataset)
     config.sampler.check()
     config.runtime.check()

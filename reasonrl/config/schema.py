@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass, field
 
 from reasonrl.config.algorithm.base import Algorithm
-from reasonrl.config.base import CONTENT, IMMATERIAL, require
+from reasonrl.config.base import CONTENT, IMMATERIAL, LATER, require
 from reasonrl.config.dataset.base import DatasetConfig
 from reasonrl.config.init import InitConfig
 from reasonrl.config.model import ModelConfig
+from reasonrl.config.prompt.base import PromptConfig
+from reasonrl.config.prompt.plain import PlainConfig
 from reasonrl.config.reward.base import RewardConfig
 from reasonrl.config.sampler.base import SamplerConfig
 from reasonrl.config.tracking.base import TrackingConfig
@@ -92,6 +94,7 @@ class EvaluateConfig:
     evaluation: EvaluationConfig
     seed: int
     runtime: RuntimeConfig = field(metadata=IMMATERIAL)
+    prompt: PromptConfig = field(default=PlainConfig("plain"), kw_only=True, metadata=LATER)
 
     @property
     def protocol(self) -> str:

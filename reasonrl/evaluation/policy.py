@@ -33,7 +33,7 @@ from reasonrl.evaluation.summary import (
 )
 from reasonrl.grading import grader_of
 from reasonrl.policy.policy import context_of, load_tokenizer
-from reasonrl.problems.prompts import build_prompts, check_lengths
+from reasonrl.problems.prompts import build_prompts, check_lengths, form_of
 from reasonrl.rewards.sparse import Outcome
 from reasonrl.runs.preemption import with_boundary
 from reasonrl.runs.process import ALONE, Process
@@ -81,9 +81,8 @@ def evaluate(
     if reward_model is not None:
         reward_model.check_tokenizer(tokenizer)
         reward_model.check_not_trained_on(problems)
-    prompts = build_prompts(
-        problems, tokenizer, dataset.prompt, exemplars if policy.few_shot else ()
-    )
+    form = form_of(config)
+    prompts = build_prompts(problems, tokenizer, form, exemplars if policy.few_shot else ())
     check_lengths(prompts, dataset.max_new_tokens, context_of(policy.path))
     finished = process.first((folder / METRICS).exists)
     if not finished:
@@ -107,6 +106,7 @@ def evaluate(
                         tuple(dataset.stop),
                         policy.step_label,
                         grader.step_delimiter,
+                        (form.end_token(tokenizer),),
                     ),
                     Outcome(grader),
                     grader,

@@ -42,6 +42,8 @@ class Grader:
 
     step_delimiter: ClassVar[str]  # what ends a step of a completion as soon as it is sampled
     answer_form: ClassVar[str] = "what the dataset's grader reads"  # an answer is, for people
+    # What a template may tell a model of that, where it has ``{instruction}``; None: nothing.
+    instruction: ClassVar[str | None] = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

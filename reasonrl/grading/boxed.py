@@ -30,6 +30,7 @@ class Boxed(Grader):
 
     step_delimiter: ClassVar[str] = "\n"
     answer_form: ClassVar[str] = "what stands in the last \\boxed{…}"
+    instruction: ClassVar[str | None] = "Put the final answer in \\boxed{}."
 
     def answer(self, text: str) -> str | None:
         """The answer in the last box, in canonical form; None without a box that closes."""

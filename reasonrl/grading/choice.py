@@ -14,6 +14,7 @@ class Choice(Exact):
     """As ``Exact``, but an answer is a capital letter, with or without what it stands for."""
 
     answer_form: ClassVar[str] = "one line of #### and a letter, as in: #### B"
+    instruction: ClassVar[str | None] = "End with a line of #### and the letter of the answer."
 
     def read(self, text: str) -> str | None:
         """The letter, of ``B``, ``(B)``, ``B.`` or ``B) 12 cm``; None for anything else."""

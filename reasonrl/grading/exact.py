@@ -12,6 +12,7 @@ class Exact(Strict):
     """As ``Strict``, but an answer is any text; spaces and capitals make no difference."""
 
     answer_form: ClassVar[str] = "one line of #### and a text, as in: #### Paris"
+    instruction: ClassVar[str | None] = "End with a line of #### and the answer."
 
     def read(self, text: str) -> str | None:
         """The text in small letters with single spaces; None if it is blank."""

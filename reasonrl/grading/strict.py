@@ -21,6 +21,7 @@ class Strict(Grader):
 
     step_delimiter: ClassVar[str] = "\n"
     answer_form: ClassVar[str] = "one line of #### and a number, as in: #### 18"
+    instruction: ClassVar[str | None] = "End with a line of #### and the number."
 
     def answer(self, text: str) -> str | None:
         """The answer that a completion gives, in canonical form, or None if it can't be parsed.

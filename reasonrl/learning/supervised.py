@@ -49,7 +49,7 @@ BEGINNING = Position()
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Token ids to learn from: only the completion is trained on, and it ends with EOS."""
+    """Token ids to learn from: only the completion is trained on, and it ends as one does."""
 
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
@@ -75,9 +75,12 @@ class TokenBatch:
     loss_mask: Tensor  # (B, S), True for what trains
 
 
-def with_eos(completion: Completion, eos_token_id: int) -> tuple[int, ...]:
-    """The completion's token ids to learn: one that a delimiter ended is given its EOS."""
-    ending = (eos_token_id,) if completion.finish_reason == "stop" else ()
+def with_end(completion: Completion, end_token: int) -> tuple[int, ...]:
+    """The completion's token ids to learn, as they were sampled, and an end where it has none.
+
+    One that a stop string ended has none: the policy learns to end there by itself.
+    """
+    ending = (end_token,) if completion.finish_reason == "stop" else ()
     return (*completion.token_ids, *ending)
 
 

@@ -32,7 +32,7 @@ from reasonrl.pipeline.memory import (
 )
 from reasonrl.pipeline.plan import Plan
 from reasonrl.policy.policy import DTYPES, load_policy
-from reasonrl.problems.prompts import encode_completions, solution_text
+from reasonrl.problems.prompts import form_of
 from reasonrl.runs.folder import is_done
 from reasonrl.runs.process import ALONE, usable_cores
 
@@ -192,7 +192,7 @@ def _seconds(alike: Sequence[Plan], at_once: int) -> list[Range]:
     config = planned.config
     torch.set_num_threads(config.runtime.threads or max(1, usable_cores() // at_once))
     policy = load_policy(planned.base, "float32", ALONE.device(config.model.device))
-    completions = encode_completions(map(solution_text, planned.train), policy.tokenizer)
+    completions = form_of(config).reference_ids(planned.train, policy.tokenizer)
     prompts = policy.tokenizer([p.question for p in planned.train])["input_ids"]
     examples = [Example(tuple(p), c) for p, c in zip(prompts, completions, strict=True)]
     timed = examples[:TIMED_EXAMPLES]

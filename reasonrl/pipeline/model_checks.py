@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from reasonrl.config.algorithm.base import Algorithm
 from reasonrl.config.identity import training_set
 from reasonrl.config.schema import TrainConfig
+from reasonrl.grading.stops import decode
 from reasonrl.learning.packed import find_layout
 from reasonrl.pipeline.problems import learns_from_solutions, long_solutions
 from reasonrl.policy.head import check_head
@@ -22,13 +23,7 @@ from reasonrl.policy.policy import (
     num_layers_of,
 )
 from reasonrl.policy.twin import try_twin
-from reasonrl.problems.prompts import (
-    build_prompts,
-    check_lengths,
-    encode_completions,
-    label_ids,
-    solution_text,
-)
+from reasonrl.problems.prompts import Chat, build_prompts, check_lengths, form_of, label_ids
 from reasonrl.reward_models.model import Description
 from reasonrl.rewards import REWARDS, Materials
 from reasonrl.runs.folder import RunFolder
@@ -65,14 +60,17 @@ def check_model(planned: Plan, cached: Cached) -> Checked:
     tokenizer = cached(("tokenizer", base), lambda: load_tokenizer(base))
     few_shot, longest = config.init.name == "pretrained", _longest(config, tokenizer)
     cached(
-        ("prompts", base, *data, few_shot, longest),
+        ("prompts", base, *data, config.prompt, few_shot, longest),
         lambda: _check_prompts(planned, tokenizer, longest),
     )
     said: list[str] = []
     if learns_from_solutions(config):
         said += cached(
-            ("solutions", base, data[0]),
-            lambda: list(long_solutions(planned, tokenizer, context_of(base))),
+            ("solutions", base, data[0], config.prompt),
+            lambda: [
+                *long_solutions(planned, tokenizer, context_of(base)),
+                *_rendered_otherwise(planned, tokenizer),
+            ],
         )
     if layers := algorithm.layers():
         num_layers = cached(("layers", base), lambda: num_layers_of(base))
@@ -92,8 +90,8 @@ def check_model(planned: Plan, cached: Cached) -> Checked:
 def _try_reward(planned: Plan, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raises UserError if a reward of the user's own can't score the first reference solution."""
     problem = planned.train[0]
-    text = solution_text(problem)
-    (ids,) = encode_completions([text], tokenizer)
+    (ids,) = form_of(planned.config).reference_ids([problem], tokenizer)
+    text = decode(tokenizer, ids)
     completion = Completion(problem.id, 0, ids, [0.0] * len(ids), "eos", text)
     settings = planned.config.reward
     reward = REWARDS[settings.name](settings, Materials(tokenizer, planned.grader, None, None, 0))
@@ -136,8 +134,19 @@ def _longest(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def _check_prompts(planned: Plan, tokenizer: PreTrainedTokenizerBase, longest: int) -> None:
-    template, context = planned.config.dataset.prompt, context_of(planned.base)
+    form, context = form_of(planned.config), context_of(planned.base)
     exemplars = planned.exemplars if planned.config.init.name == "pretrained" else []
     for problems in (planned.train, planned.validation, planned.test):
-        prompts = build_prompts(problems, tokenizer, template, exemplars)
+        prompts = build_prompts(problems, tokenizer, form, exemplars)
         check_lengths(prompts, longest, context)
+
+
+def _rendered_otherwise(planned: Plan, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    """A warning if the chat template writes an answer elsewhere than behind its prompt."""
+    form = form_of(planned.config)
+    if isinstance(form, Chat) and not form.renders_answers(planned.train[0], tokenizer):
+        yield (
+            "the chat template of the model writes another prompt where an answer follows than "
+            "where one is asked for. Solutions are learnt right behind the prompt that asks; see "
+            "prompt.template_args, such as enable_thinking, if it opens a thought"
+        )

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from reasonrl.config.schema import TrainConfig
-from reasonrl.problems.prompts import build_prompts, encode_completions, solution_text
+from reasonrl.problems.prompts import build_prompts, form_of, solution_text
 from reasonrl.types import Problem
 from reasonrl.util.errors import UserError
 
@@ -75,8 +75,9 @@ def long_solutions(
     Raises UserError if most of them are, or if one doesn't fit the context behind its prompt.
     """
     dataset, problems = planned.config.dataset, _references(planned)
-    prompts = build_prompts(problems, tokenizer, dataset.prompt)
-    lengths = list(map(len, encode_completions(map(solution_text, problems), tokenizer)))
+    form = form_of(planned.config)
+    prompts = build_prompts(problems, tokenizer, form)
+    lengths = list(map(len, form.reference_ids(problems, tokenizer)))
     for problem, prompt, length in zip(problems, prompts, lengths, strict=True):
         if len(prompt.token_ids) + length > context:
             raise UserError(

@@ -142,9 +142,7 @@ def _learn(
     else:
         merge_lora(network)
     questions = frozenset(question_hash(problem.question) for problem in job.train)
-    reward_model = RewardModel(
-        job.run.reward_model, job.tokenizer, job.config.dataset.prompt, questions, network
-    )
+    reward_model = RewardModel(job.run.reward_model, job.tokenizer, job.form, questions, network)
     problem_of = {problem.id: problem for problem in job.train}
     tally = job.process.tally(f"{job.run.reward_model}: calibrating")
     with job.progress.task(f"{config.name}: calibrating", len(held_out), tally) as advance:

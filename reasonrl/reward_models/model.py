@@ -5,7 +5,7 @@ by segments (``sampling.shared_prompt``).
 
 network = build(policy.model, "all", likelihood=True, lora_rank=16, seed=0)
 job.fit(network, labelled, ..., label_gradients)
-reward_model = RewardModel(folder, tokenizer, template, hashes, network)
+reward_model = RewardModel(folder, tokenizer, form, hashes, network)
 reward_model.save()
 reward_model.final(completions, problems)
 """
@@ -32,7 +32,7 @@ from transformers import PreTrainedTokenizerBase
 from reasonrl.learning.functional import padded
 from reasonrl.learning.supervised import micro_batches
 from reasonrl.policy.policy import load_policy, load_tokenizer
-from reasonrl.problems.prompts import build_prompts
+from reasonrl.problems.prompts import PromptForm, build_prompts, form_from, plain_values
 from reasonrl.reward_models.network import RewardNetwork
 from reasonrl.runs.preemption import at_own_pace
 from reasonrl.runs.process import ALONE, Process
@@ -61,7 +61,7 @@ class Description:
 
     folder: Path
     tokenizer: PreTrainedTokenizerBase
-    template: str  # of the zero-shot prompt that it was trained with; see ``build_prompts``
+    form: PromptForm  # of the zero-shot prompts that it was trained with
     questions: frozenset[str]  # ``question_hash`` of those whose completions it was trained on
 
     @classmethod
@@ -69,11 +69,11 @@ class Description:
         """Reads the description in a folder. Raises UserError if there is no reward model."""
         try:
             described = json.loads((folder / DESCRIPTION).read_bytes())
-            template, questions = str(described["prompt"]), frozenset(described["questions"])
+            form, questions = form_from(described["prompt"]), frozenset(described["questions"])
             tokenizer = load_tokenizer(str(folder))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _no_reward_model(folder, f"{type(error).__name__}: {error}") from None
-        return cls(folder, tokenizer, template, questions)
+        return cls(folder, tokenizer, form, questions)
 
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raises UserError unless token ids of ``tokenizer`` mean the same to the reward model."""
@@ -120,7 +120,7 @@ class RewardModel(Description):
         missing = [name for name in loaded.missing_keys if not name.startswith("policy.")]
         if missing or loaded.unexpected_keys:
             raise _no_reward_model(folder, f"a head of {', '.join(head)}")
-        return cls(folder, known.tokenizer, known.template, known.questions, network.eval())
+        return cls(folder, known.tokenizer, known.form, known.questions, network.eval())
 
     def save(self) -> None:
         """Writes ``folder``, whole or not at all.
@@ -138,7 +138,7 @@ class RewardModel(Description):
                 if not name.startswith("policy.")
             }
             (target / HEAD).write_bytes(save(head))
-            description = {"prompt": self.template, "questions": sorted(self.questions)}
+            description = {"prompt": plain_values(self.form), "questions": sorted(self.questions)}
             (target / DESCRIPTION).write_bytes(json_text(description).encode())
 
     def token_logits(
@@ -161,7 +161,7 @@ class RewardModel(Description):
         if not completions:
             return []
         of_question = {problem.question: problem for problem in problems}
-        prompts = build_prompts(list(of_question.values()), self.tokenizer, self.template)
+        prompts = build_prompts(list(of_question.values()), self.tokenizer, self.form)
         prompt_of = dict(zip(of_question, (p.token_ids for p in prompts), strict=True))
         completions_of = defaultdict(list)  # by prompt; an empty completion has nothing to score
         for i, (completion, problem) in enumerate(zip(completions, problems, strict=True)):

@@ -35,6 +35,8 @@ class SamplingParams:
     # to read; they are no part of the completion.
     step_label: tuple[int, ...] = ()
     step_delimiter: str = ""  # what ends a step, where there is a label to put before the next one
+    # Tokens that end a completion, beside the model's own (``policy.ends.end_tokens``).
+    end_tokens: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for key in ("num_samples_per_prompt", "max_new_tokens"):

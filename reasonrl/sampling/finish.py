@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from reasonrl.grading.stops import Stops, decode
 from reasonrl.sampling.base import SamplingParams
@@ -26,9 +26,14 @@ class Finish:
     """What finishes the completions of a tokenizer's model."""
 
     tokenizer: PreTrainedTokenizerBase
-    eos_ids: frozenset[int]
+    own_ends: Collection[int]  # ``policy.ends.end_tokens`` of the model
     vocab_size: int
     params: SamplingParams
+
+    @cached_property
+    def ends(self) -> frozenset[int]:
+        """The tokens that end a completion."""
+        return frozenset({*self.own_ends, *self.params.end_tokens})
 
     @cached_property
     def stops(self) -> Stops:
@@ -48,7 +53,7 @@ class Finish:
         count = self.stops.cut(token_ids)
         if count is not None:
             token_ids, logprobs, reason = token_ids[:count], logprobs[:count], "stop"
-        elif token_ids[-1] in self.eos_ids:
+        elif token_ids[-1] in self.ends:
             reason = "eos"
         elif full:
             reason = "length"
@@ -78,10 +83,3 @@ def check_room(prompts: Sequence[Prompt], params: SamplingParams, context: int, 
                 + (f" and a label of {len(params.step_label)}" if params.step_label else "")
                 + f"; got {key}={context}. Lower it or shorten the prompt."
             )
-
-
-def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The token ids that end a completion: those of the model's settings and the tokenizer's."""
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    of_model = configured if isinstance(configured, list) else [configured]
-    return frozenset(t for t in (*of_model, tokenizer.eos_token_id) if t is not None)

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from reasonrl.config.sampler.base import SamplerConfig
 from reasonrl.grading.steps import ends_step
 from reasonrl.grading.stops import Stops, decode
+from reasonrl.policy.ends import end_tokens
 from reasonrl.policy.policy import Policy, load_policy
 from reasonrl.sampling.agreement import find_decoding
 from reasonrl.sampling.base import Engine, SamplingParams
@@ -100,7 +101,7 @@ class TransformersEngine(Engine):
     sample index, step) alone, hence completions don't depend on ``batch_size``, up to rounding: in
     bfloat16 the shapes of a batch move logits enough to change some.
 
-    EOS is any of ``model.generation_config.eos_token_id`` and ``tokenizer.eos_token_id``; ids in
+    EOS is any of the model's own ``end_tokens`` and those of ``SamplingParams``; ids in
     ``model.generation_config.suppress_tokens`` are never sampled: their probability is 0.
 
     batch_size: the most rows (prompts × samples) in flight, of ``max_new_tokens`` each. With its
@@ -275,7 +276,7 @@ class TransformersEngine(Engine):
     def _worth_a_look(self, params: SamplingParams) -> np.ndarray:
         """(V,) bool, the tokens that may end a completion, or a step where steps have a label."""
         worth = self._stops(params.stop).may_end.copy()
-        worth[list(self._eos_ids())] = True
+        worth[list(self._ends(params))] = True
         if params.step_label:
             worth |= self._stops((params.step_delimiter,)).may_end
         return worth
@@ -295,7 +296,7 @@ class TransformersEngine(Engine):
         count = self._stops(params.stop).cut(token_ids)
         if count is not None:
             token_ids, logprobs, reason = token_ids[:count], logprobs[:count], "stop"
-        elif token_ids[-1] in self._eos_ids():
+        elif token_ids[-1] in self._ends(params):
             reason = "eos"
         elif full:
             reason = "length"
@@ -313,7 +314,5 @@ class TransformersEngine(Engine):
     def _stops(self, stop: tuple[str, ...]) -> Stops:
         return _make_stops(self.tokenizer, stop, self.model.config.vocab_size)
 
-    def _eos_ids(self) -> set[int]:
-        configured = getattr(self.model.generation_config, "eos_token_id", None)
-        of_model = configured if isinstance(configured, list) else [configured]
-        return {token for token in (*of_model, self.tokenizer.eos_token_id) if token is not None}
+    def _ends(self, params: SamplingParams) -> tuple[int, ...]:
+        return end_tokens(self.tokenizer, self.model.generation_config, *params.end_tokens)

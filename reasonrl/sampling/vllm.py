@@ -16,7 +16,7 @@ import logging
 import os
 import tempfile
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self, cast
 
@@ -27,9 +27,10 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from reasonrl.config.sampler.base import SamplerConfig
 from reasonrl.config.sampler.vllm import VLLMConfig
 from reasonrl.grading.steps import ends_step
+from reasonrl.policy.ends import end_tokens
 from reasonrl.policy.policy import Policy, load_policy
 from reasonrl.sampling.base import Engine, SamplingParams
-from reasonrl.sampling.finish import Finish, check_room, eos_ids
+from reasonrl.sampling.finish import Finish, check_room
 from reasonrl.types import Completion, Prompt
 from reasonrl.util.errors import UserError
 from reasonrl.util.seeding import derive_seed
@@ -113,7 +114,8 @@ class VLLMEngine(Engine):
 
         Raises UserError if the log-probabilities under them aren't the policy's.
         """
-        self._finish_settings = eos_ids(model, self.tokenizer), _suppressed(model)
+        own_ends = end_tokens(self.tokenizer, model.generation_config)
+        self._finish_settings = own_ends, _suppressed(model)
         server = _serve(self)
         if server.asleep:
             server.llm.wake_up()
@@ -178,7 +180,9 @@ class VLLMEngine(Engine):
         """Samples until each row is finished or begins another step; returns those that go on."""
         ends, suppressed = self._finish_settings
         finish = Finish(self.tokenizer, ends, self.config.vocab_size, params)
-        requests = [self._request(row, params, seed, first, ends, suppressed) for row in rows]
+        requests = [
+            self._request(row, params, seed, first, finish.ends, suppressed) for row in rows
+        ]
         going = []
         for row, ids, logprobs in zip(rows, *self._generate(rows, requests), strict=True):
             before = len(row.token_ids)
@@ -224,7 +228,7 @@ class VLLMEngine(Engine):
         params: SamplingParams,
         seed: int,
         first: int,
-        ends: frozenset[int],
+        ends: Collection[int],
         suppressed: frozenset[int],
     ) -> Any:
         import vllm

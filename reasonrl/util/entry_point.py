@@ -22,7 +22,7 @@ from rich.text import Text
 from reasonrl.util.errors import UserError
 from reasonrl.util.progress import console
 
-WITH_ESCAPES = ("dataset.prompt=", "dataset.stop=")
+WITH_ESCAPES = ("dataset.prompt=", "dataset.stop=", "prompt.system=")
 ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
 
 

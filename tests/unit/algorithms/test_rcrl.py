@@ -551,7 +551,7 @@ def test_each_label_is_validated_once(lab: Lab) -> None:
         stop = tuple(job.config.dataset.stop)
     asked = [(prompts, params) for prompts, params, _ in lab.sampler.calls]
     assert asked == [
-        (question, SamplingParams(1, 0.0, 48, stop, (label,), "\n")) for label in (268, 269)
+        (question, SamplingParams(1, 0.0, 48, stop, (label,), "\n", (0,))) for label in (268, 269)
     ]
 
 

@@ -29,7 +29,7 @@ PARTS = {  # what the others include
     *(file for file in FILES if file.startswith("by_scale/")),
 }
 OPTIONS = sorted(FILES - ENTRY_POINTS - PARTS)
-EVALUATE_GROUPS = {"model", "dataset", "sampler"}
+EVALUATE_GROUPS = {"model", "dataset", "prompt", "sampler"}
 NEEDS = {
     "init/run": ["init.run=outputs/runs/any"],
     "dataset/jsonl": ["dataset.path=any.jsonl", "init=pretrained"],
@@ -56,8 +56,8 @@ def test_every_file_is_seen():
     assert FILES >= ENTRY_POINTS | PARTS
     groups = {option.split("/")[0] for option in OPTIONS}
     assert groups == {
-        "model", "init", "algorithm", "reward", "dataset", "sampler", "tracking", "experiment",
-        "scale",
+        "model", "init", "algorithm", "reward", "dataset", "prompt", "sampler", "tracking",
+        "experiment", "scale",
     }  # fmt: skip
 
 

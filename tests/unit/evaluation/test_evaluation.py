@@ -20,7 +20,7 @@ from reasonrl.evaluation.summary import (
     summarise,
 )
 from reasonrl.grading.metrics import Estimate
-from reasonrl.problems.prompts import build_prompts
+from reasonrl.problems.prompts import Plain, build_prompts
 from reasonrl.reward_models.model import Description, question_hash
 from reasonrl.rewards.sparse import Outcome
 from reasonrl.rewards.verdicts import grade
@@ -224,7 +224,7 @@ def test_an_evaluation_is_read_back_as_it_was_made(
     temperatures = [(p.temperature, p.num_samples_per_prompt) for _, p, _ in sampler.calls]
     assert temperatures == [(0.0, 1), (0.7, 4)]
 
-    prompts = build_prompts(PROBLEMS, tokenizer, config.dataset.prompt)
+    prompts = build_prompts(PROBLEMS, tokenizer, Plain(config.dataset.prompt))
     assert same(summarise(PROBLEMS, *read_evaluation(folder, prompts), STRICT), made)
     assert same(run(config, random_policy, folder), made)
     assert len(sampler.calls) == 2  # nothing was sampled again
@@ -270,7 +270,7 @@ def test_a_reward_model_that_has_learnt_from_a_question_is_refused_before_anythi
     sampler = scripted(script)
     monkeypatch.setitem(ENGINES, "transformers", sampler)
     seen = frozenset({question_hash(PROBLEMS[1].question)})
-    knows = Description(tmp_path / "model", tokenizer, config.dataset.prompt, seen)
+    knows = Description(tmp_path / "model", tokenizer, Plain(config.dataset.prompt), seen)
     with pytest.raises(UserError, match=r"must not have been trained on the questions .* 1 of 3"):
         run(config, random_policy, tmp_path / "after", reward_model=knows)
     assert sampler.calls == []

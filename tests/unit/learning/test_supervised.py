@@ -30,7 +30,7 @@ from reasonrl.learning.supervised import (
     micro_batches,
     num_steps,
     shares,
-    with_eos,
+    with_end,
 )
 from reasonrl.runs.metrics_log import MetricsLog, reproducible
 from reasonrl.runs.process import ALONE, Process
@@ -452,4 +452,4 @@ def test_eos_is_learnt_where_a_completion_ended(
     finish_reason: FinishReason, token_ids: tuple[int, ...], learnt: tuple[int, ...]
 ) -> None:
     completion = Completion("p", 0, token_ids, (0.0,) * len(token_ids), finish_reason, "")
-    assert with_eos(completion, EOS) == learnt
+    assert with_end(completion, EOS) == learnt

@@ -7,18 +7,19 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from reasonrl.problems.prompts import (
+    Plain,
     build_prompts,
     check_lengths,
-    encode_completions,
     label_ids,
     solution_text,
 )
 from reasonrl.types import Problem, Prompt
 from reasonrl.util.errors import UserError
 
-TEMPLATE = "Q: {question}\nA:"
+TEMPLATE = Plain("Q: {question}\nA:")
 CAT = Problem("cat", "a cat?", "3", "1+2=3\n#### 3")
 DOG = Problem("dog", "a dog?", "4", "#### 4")
+FOUR = Problem("four", "4?", "4", "4")
 
 # One token a character, as an id known by hand: <eos> 0, <unk> 1, <bos> 2, and from 3 on these.
 CHARACTERS = "QA:?+=# \nacdgot1234"
@@ -71,7 +72,7 @@ def test_a_brace_in_a_question_is_text():
     assert solution_text(CAT) == " 1+2=3\n#### 3"
     tokenizer = character_tokenizer(unk=None)
     problem = Problem("odd", "{question}{0}", "1", "#### 1")
-    (prompt,) = build_prompts([problem], tokenizer, "{question}:")
+    (prompt,) = build_prompts([problem], tokenizer, Plain("{question}:"))
     assert len(prompt.token_ids) == len("{question}{0}:")
 
 
@@ -102,7 +103,7 @@ def test_bos_where_the_tokenizer_adds_it():
     with_bos = build_prompts([CAT], character_tokenizer(bos=True), TEMPLATE)
     assert with_bos[0].token_ids == (2, *plain[0].token_ids)
     # A completion goes on where the prompt ended: no second BOS.
-    assert encode_completions([" 4"], character_tokenizer(bos=True)) == [(10, 21, 0)]
+    assert TEMPLATE.reference_ids([FOUR], character_tokenizer(bos=True)) == [(10, 21, 0)]
 
 
 @pytest.mark.parametrize("bos", [False, True])
@@ -110,19 +111,18 @@ def test_no_eos_after_a_prompt_whatever_the_tokenizer_adds(bos: bool):
     """As fine-tuning recipes save tokenizers: the policy would go on after its end of text."""
     plain = build_prompts([CAT, DOG], character_tokenizer(bos=bos), TEMPLATE)
     assert build_prompts([CAT, DOG], character_tokenizer(bos=bos, eos=True), TEMPLATE) == plain
-    assert encode_completions([" 4"], character_tokenizer(bos=bos, eos=True)) == [(10, 21, 0)]
+    assert TEMPLATE.reference_ids([FOUR], character_tokenizer(bos=bos, eos=True)) == [(10, 21, 0)]
 
 
 def test_an_eos_that_the_template_writes_itself_stays():
     tokenizer = character_tokenizer(eos=True)
-    (prompt,) = build_prompts([CAT], tokenizer, "Q: {question}<eos>")
+    (prompt,) = build_prompts([CAT], tokenizer, Plain("Q: {question}<eos>"))
     assert prompt.token_ids[-1] == tokenizer.eos_token_id
 
 
 def test_completions_end_in_eos():
     # ' ' 10, '#' 9, '\n' 11, 1 18, 2 19, 3 20, 4 21, + 7, = 8, <eos> 0
-    texts = [solution_text(CAT), solution_text(DOG)]
-    assert encode_completions(texts, character_tokenizer()) == [
+    assert TEMPLATE.reference_ids([CAT, DOG], character_tokenizer()) == [
         (10, 18, 7, 19, 8, 20, 11, 9, 9, 9, 9, 10, 20, 0),
         (10, 9, 9, 9, 9, 10, 21, 0),
     ]
@@ -137,9 +137,9 @@ def test_prompt_and_completion_are_tokenized_apart():
         tokenizer_object=tokenizer, eos_token="<eos>", unk_token="<unk>"
     )
     assert merging("A: 4")["input_ids"] == [2, 5]
-    (prompt,) = build_prompts([Problem("a", "A", "4", "4")], merging, "{question}:")
+    (prompt,) = build_prompts([Problem("a", "A", "4", "4")], merging, Plain("{question}:"))
     assert prompt.token_ids == (2, 3)
-    assert encode_completions([" 4"], merging) == [(4, 0)]
+    assert TEMPLATE.reference_ids([FOUR], merging) == [(4, 0)]
 
 
 def test_what_does_not_fit_in_the_context_is_refused():

@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from reasonrl.learning.checkpoint import weights_hash
 from reasonrl.policy.policy import load_policy
+from reasonrl.problems.prompts import Plain
 from reasonrl.reward_models import model as reward_model
 from reasonrl.reward_models.model import RewardModel, question_hash
 from reasonrl.reward_models.network import Labelled, build, calibrate
@@ -30,7 +31,7 @@ from reasonrl.types import Completion, Problem
 from reasonrl.util.errors import UserError
 
 CPU = torch.device("cpu")
-TEMPLATE = "Q: {question}\nA:"
+TEMPLATE = Plain("Q: {question}\nA:")
 PROBLEMS = [
     Problem("short", "Rosa has 6 coins.", "6", ""),
     Problem("long", "Rosa has 6 coins. Ana gives 9 books to Lea. Omar sells 19 pencils.", "9", ""),
@@ -82,7 +83,7 @@ def ragged_completions(count: int) -> tuple[list[Completion], list[Problem]]:
 
 def plain_logits(scorer: RewardModel, completion: Completion, problem: Problem) -> list[float]:
     """Of the network, from one pass of prompt and completion without padding or a shared prompt."""
-    prompt = scorer.tokenizer(TEMPLATE.replace("{question}", problem.question))["input_ids"]
+    prompt = scorer.tokenizer(TEMPLATE.asked(problem))["input_ids"]
     if not completion.token_ids:
         return []
     one = Labelled(tuple(prompt), tuple(completion.token_ids), (1.0,) * len(completion.token_ids))
@@ -123,7 +124,7 @@ def test_probabilities_do_not_depend_on_the_batch(scorer: RewardModel) -> None:
 def test_a_pass_holds_its_share_of_tokens_prompts_included(
     scorer: RewardModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prompt = scorer.tokenizer(TEMPLATE.replace("{question}", PROBLEMS[0].question))["input_ids"]
+    prompt = scorer.tokenizer(TEMPLATE.asked(PROBLEMS[0]))["input_ids"]
     monkeypatch.setattr(reward_model, "TOKENS_IN_FLIGHT", 3 * (len(prompt) + 5))
     progress: list[int] = []
     completions = [completion(PROBLEMS[0], (7,) * 5)] * 8 + [completion(PROBLEMS[0], ())]
@@ -206,7 +207,7 @@ def test_a_saved_reward_model_comes_back(scorer: RewardModel, calibrated: bool) 
     scorer.save()
     loaded = RewardModel.load(scorer.folder, "float32", CPU)
     assert weights_hash(loaded.network) == weights_hash(scorer.network)
-    assert (loaded.template, loaded.questions) == (TEMPLATE, scorer.questions)
+    assert (loaded.form, loaded.questions) == (TEMPLATE, scorer.questions)
     loaded.check_tokenizer(scorer.tokenizer)
     before, after = (m.token_logits(*ragged_completions(5)) for m in (scorer, loaded))
     for one, other in zip(before, after, strict=True):
@@ -214,7 +215,7 @@ def test_a_saved_reward_model_comes_back(scorer: RewardModel, calibrated: bool) 
     assert (before[1].tolist() != untouched[1].tolist()) == calibrated
     # SHA-256 of "Was this seen?", its first 16 digits
     described = json.loads((scorer.folder / "reward_model.json").read_text())
-    assert described == {"prompt": TEMPLATE, "questions": ["6aaee1c0fe428508"]}
+    assert described == {"prompt": "Q: {question}\nA:", "questions": ["6aaee1c0fe428508"]}
 
 
 @with_and_without_likelihood

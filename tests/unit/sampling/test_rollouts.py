@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from reasonrl.problems.prompts import build_prompts
+from reasonrl.problems.prompts import Plain, build_prompts
 from reasonrl.rewards.sparse import Outcome
 from reasonrl.rewards.verdicts import completions_statistics
 from reasonrl.sampling import Sampler, SamplingParams, rollouts
@@ -26,7 +26,7 @@ PARAMS = SamplingParams(3, 1.0, 20, ("\n\n",))
 
 @pytest.fixture
 def prompts(tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
-    return build_prompts(PROBLEMS, tokenizer, "Q: {question}\nA:")
+    return build_prompts(PROBLEMS, tokenizer, Plain("Q: {question}\nA:"))
 
 
 @pytest.fixture(autouse=True)

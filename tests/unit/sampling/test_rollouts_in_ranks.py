@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from reasonrl.policy.policy import load_policy
-from reasonrl.problems.prompts import build_prompts
+from reasonrl.problems.prompts import Plain, build_prompts
 from reasonrl.rewards.sparse import Outcome
 from reasonrl.runs.process import ALONE, Process
 from reasonrl.sampling import SamplingParams, rollouts
@@ -52,7 +52,7 @@ def collect(process: Process, file: Path, shard_size: int, dies: bool = False) -
     collect_rollouts(
         Engine(policy.model, policy.tokenizer),
         PROBLEMS,
-        build_prompts(PROBLEMS, policy.tokenizer, "Q: {question}\nA:"),
+        build_prompts(PROBLEMS, policy.tokenizer, Plain("Q: {question}\nA:")),
         PARAMS,
         Outcome(STRICT),
         STRICT,
@@ -100,7 +100,7 @@ def test_a_single_shard_is_drawn_together_and_every_draw_is_that_of_one_process(
     asked = in_ranks(size, collect, file, 1024)
     assert [[len(call) for call in of_rank] for of_rank in asked] == [[24 // size]] * size
     tokenizer = load_policy(str(TINY), "float32", torch.device("cpu")).tokenizer
-    prompts = build_prompts(PROBLEMS, tokenizer, "Q: {question}\nA:")
+    prompts = build_prompts(PROBLEMS, tokenizer, Plain("Q: {question}\nA:"))
     together, by_one = (read_rollouts(each, prompts) for each in (file, alone(1024)))
     assert [r.completion.token_ids for r in together] == [r.completion.token_ids for r in by_one]
     assert [r.completion.sample_index for r in together] == [0, 1, 2, 3] * 24

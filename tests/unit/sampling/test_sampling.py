@@ -412,6 +412,19 @@ def test_the_tokenizer_s_eos_ends_a_completion_whatever_the_generation_config_sa
     assert (completion.finish_reason, completion.token_ids[-1]) == ("eos", EOS)
 
 
+def test_any_token_ends_a_completion_that_the_parameters_name(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    """As the end of a turn, which neither the config nor the tokenizer may know as EOS."""
+    model = scripted([BEGIN, *ids_of("a", "b", "Q"), EOS])
+    (end,) = ids_of("Q")
+    (completion,) = TransformersEngine(model, tokenizer).sample(
+        [Prompt("p", (BEGIN,))], SamplingParams(1, 0, 8, end_tokens=(end,)), seed=0
+    )
+    assert completion.finish_reason == "eos"
+    assert list(completion.token_ids) == ids_of("a", "b", "Q")
+
+
 def test_length_ends_a_completion(tokenizer: PreTrainedTokenizerFast) -> None:
     completion = say(tokenizer, ids_of("a", "b"))
     assert completion.finish_reason == "length"

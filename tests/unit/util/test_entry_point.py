@@ -47,7 +47,7 @@ def choices(command: str) -> dict[str, str]:
 def test_help_lists_what_can_be_chosen() -> None:
     """And not conf/learner, of which other files are made."""
     found = choices("train.py")
-    groups = "algorithm dataset experiment init model reward sampler scale tracking"
+    groups = "algorithm dataset experiment init model prompt reward sampler scale tracking"
     assert list(found) == groups.split()
     for group, options in found.items():
         assert options.split(", ") == sorted(f.stem for f in (ROOT / "conf" / group).iterdir())
@@ -55,7 +55,7 @@ def test_help_lists_what_can_be_chosen() -> None:
 
 
 def test_help_of_evaluate_lists_only_its_own_groups() -> None:
-    assert list(choices("evaluate.py")) == ["dataset", "model", "sampler", "scale"]
+    assert list(choices("evaluate.py")) == ["dataset", "model", "prompt", "sampler", "scale"]
 
 
 def test_transformers_keeps_quiet_at_work() -> None:
