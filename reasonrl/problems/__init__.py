@@ -9,7 +9,7 @@ from typing import Any
 from reasonrl.config import dataset as declared
 from reasonrl.config.base import check_listed
 from reasonrl.config.dataset.base import DatasetConfig
-from reasonrl.problems import gsm8k, jsonl, stories, svamp
+from reasonrl.problems import gsm8k, jsonl, math, stories, svamp
 from reasonrl.types import Problem
 from reasonrl.util.digest import content_of_values
 from reasonrl.util.errors import UserError
@@ -20,6 +20,7 @@ PROBLEMS: dict[str, Callable[[Any, str, int | None], list[Problem]]] = {
     "stories": stories.read,
     "gsm8k": gsm8k.read,
     "svamp": svamp.read,
+    "math": math.read,
     "jsonl": jsonl.read,
 }
 check_listed("dataset", declared.DATASETS, PROBLEMS)

@@ -33,6 +33,7 @@ EVALUATE_GROUPS = {"model", "dataset", "prompt", "sampler"}
 NEEDS = {
     "init/run": ["init.run=outputs/runs/any"],
     "dataset/jsonl": ["dataset.path=any.jsonl", "init=pretrained"],
+    "reward/function": ["reward.path=any.py:score"],
 }
 
 
