@@ -16,12 +16,12 @@ class ChatConfig(PromptConfig):
     """Turns, which the chat template of the model's tokenizer makes a text of."""
 
     system: str | None  # the system message; None: what the template says without one
-    template_args: dict[str, Any]  # other variables of the template, by name
+    template_args: dict[str, Any] | None  # other variables of the template, by name
 
     def check(self) -> None:
         for name in OURS:
             require(
-                name not in self.template_args,
+                name not in (self.template_args or {}),
                 f"prompt.template_args must hold the template's other variables; got {name}, "
                 "which the run sets. Remove it.",
             )

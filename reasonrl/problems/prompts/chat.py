@@ -38,7 +38,7 @@ class Chat(PromptForm):
 
     template: str  # of what the user says
     system: str | None
-    template_args: dict[str, Any]
+    template_args: dict[str, Any] | None
 
     def prompt_ids(
         self,
@@ -103,6 +103,7 @@ class Chat(PromptForm):
 
         Raises UserError if there is no template, if it doesn't know an argument, or if it fails.
         """
+        arguments = self.template_args or {}
         if not tokenizer.chat_template:
             raise UserError(
                 "prompt=chat must have a model whose tokenizer has a chat template; got "
@@ -111,7 +112,7 @@ class Chat(PromptForm):
         try:
             template = tokenizer.get_chat_template()
             rendered: Any = tokenizer.apply_chat_template(
-                list(chats), return_dict=False, **how, **self.template_args
+                list(chats), return_dict=False, **how, **arguments
             )
         except Exception as error:  # templates fail in ways of their own
             raise UserError(
@@ -119,7 +120,7 @@ class Chat(PromptForm):
                 f"{reason(error)}. Change prompt.system or prompt.template_args, or pass "
                 "prompt=plain."
             ) from None
-        for name in self.template_args:
+        for name in arguments:
             if not re.search(rf"\b{re.escape(name)}\b", template):
                 raise UserError(
                     f"prompt.template_args must hold variables of the model's chat template; got "

@@ -17,7 +17,7 @@ from reasonrl.policy.policy import Policy, save_policy
 from reasonrl.problems.prompts import Chat
 from tests.helpers.tokenizers import QWEN, chat_tokenizer, llama_3, qwen
 
-CHAT = Chat("{question}", None, {})
+CHAT = Chat("{question}", None, None)
 
 
 @pytest.mark.parametrize(

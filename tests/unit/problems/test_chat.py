@@ -10,7 +10,7 @@ from reasonrl.types import Problem
 from reasonrl.util.errors import UserError
 from tests.helpers.tokenizers import CHATML, QWEN, chat_tokenizer, ids_of, llama_3, qwen
 
-FORM = Chat("{question} End.", None, {})
+FORM = Chat("{question} End.", None, None)
 ONE = Problem("one", "1+2?", "3", "3 #### 3")
 TWO = Problem("two", "2+2?", "4", "4 #### 4")
 
