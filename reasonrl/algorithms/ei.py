@@ -25,11 +25,12 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
@@ -37,6 +38,7 @@ from reasonrl.config.algorithm.ei import EIConfig
 from reasonrl.grading.base import Grader
 from reasonrl.job import Job
 from reasonrl.learning.supervised import Example, Position, with_end
+from reasonrl.learning.weighting import problem_weights, spread
 from reasonrl.rewards.verdicts import completions_statistics
 from reasonrl.sampling.rollouts import read_rollouts
 from reasonrl.types import Rollout, SavedPolicy
@@ -106,14 +108,27 @@ def _best_first(rollout: Rollout) -> tuple[float, int, tuple[int, ...]]:
     return -rollout.score, len(ids), ids
 
 
-def cap_per_problem(solutions: Mapping[Key, Example], cap: int | None, seed: int) -> list[Example]:
+def cap_per_problem(
+    solutions: Mapping[Key, Example], cap: int | None, seed: int
+) -> dict[Key, Example]:
     """The solutions to learn from: at most ``cap`` of each problem, drawn at random (None: all)."""
     if cap is None:
-        return list(solutions.values())
+        return dict(solutions)
     keys = list(solutions)
     order = np.random.default_rng(seed).permutation(len(keys))
     drawn = _first_of_each_problem((keys[i] for i in order), cap)
-    return [solutions[key] for key in keys if key in drawn]
+    return {key: solutions[key] for key in keys if key in drawn}
+
+
+def weighted(solutions: Mapping[Key, Example], weighting: str) -> dict[Key, Example]:
+    """The solutions with their weights in the loss: see ``EIConfig.weighting``."""
+    if weighting == "sample":
+        return dict(solutions)
+    weights = problem_weights([problem_id for problem_id, _ in solutions])
+    return {
+        key: replace(example, weight=weight)
+        for (key, example), weight in zip(solutions.items(), weights, strict=True)
+    }
 
 
 def _first_of_each_problem(keys: Iterable[Key], limit: int) -> set[Key]:
@@ -217,14 +232,16 @@ def _improve(
     policy, learnt_in = _policy(job, previous), previous.learnt_in
     steps, base_hash = previous.steps, None
     seed = derive_seed(job.config.seed, "ei", number, "learn")
-    examples = cap_per_problem(solutions, config.max_per_problem, seed)
+    chosen = cap_per_problem(solutions, config.max_per_problem, seed)
+    examples = weighted(chosen, config.weighting)
+    spread_over = _spread(examples, rollouts) if new else {}
     if new:
         learner = job.learner(job.base if config.restart else policy.path)
         base_hash = job.weights_hash(learner.model)
         folder = _policy_folder(job, number)
         steps += job.fine_tune(
             learner,
-            examples,
+            list(examples.values()),
             config,
             seed=seed,
             description=f"round {number}: fine-tuning",
@@ -256,6 +273,7 @@ def _improve(
             "ei/solutions_capped": len(solutions) - len(examples),
             "ei/problems_solved": len(per_problem) / len(job.train),
             "ei/most_per_problem": max(per_problem.values(), default=0),
+            **{f"ei/{name}": value for name, value in spread_over.items()},
             **sampled,
             "eval/validation_maj@1": validation,
             "time/tokens_per_second": num_tokens / (time.monotonic() - began),
@@ -269,6 +287,17 @@ def _improve(
         steps=steps,
         base_hash=base_hash,
         log_position=job.log.position(),
+    )
+
+
+def _spread(examples: Mapping[Key, Example], rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """How the weight of what is learnt from is spread over problems, by a round's solve rates."""
+    verdicts: dict[str, list[bool]] = defaultdict(list)
+    for rollout in rollouts:
+        verdicts[rollout.completion.problem_id].append(rollout.correct)
+    return spread(
+        ((problem_id, e.weight or 1.0) for (problem_id, _), e in examples.items()),
+        {problem_id: fmean(correct) for problem_id, correct in verdicts.items()},
     )
 
 

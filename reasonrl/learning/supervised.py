@@ -2,11 +2,12 @@
 
 ``fit`` takes the steps of an ``Optimization`` on whatever loss it is given gradients of. The loss
 of SFT, Expert Iteration and RCRL is the mean over an optimizer step's completion tokens of
-−log π(token | what came before); ``accumulate_gradients`` adds its gradient.
+−log π(token | what came before), each token's times the weight of its example;
+``accumulate_gradients`` adds its gradient.
 
 A step's examples are sorted by length and cut into micro-batches, whose gradients are summed. So
 there is little padding, and neither padding nor cutting changes the result: every token of the step
-weighs the same.
+weighs the same, but for its example's weight.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Example:
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
     loss_mask: tuple[bool, ...] | None = None  # which of the completion's train; None: all of them
+    weight: float | None = None  # of each of its tokens in the loss; None: 1
 
     @property
     def num_targets(self) -> int:
@@ -73,6 +75,7 @@ class TokenBatch:
     input_ids: Tensor  # (B, T)
     target_ids: Tensor  # (B, S), the ids that the model's last S positions predict
     loss_mask: Tensor  # (B, S), True for what trains
+    weights: Tensor | None = None  # (B, 1), float64, of the examples; None: all weigh 1
 
 
 def with_end(completion: Completion, end_token: int) -> tuple[int, ...]:
@@ -99,7 +102,15 @@ def collate(examples: Sequence[Example]) -> TokenBatch:
         ids[row, : len(example)] = torch.tensor(example.prompt_ids + example.completion_ids)
         own = torch.tensor(True if example.loss_mask is None else example.loss_mask)
         mask[row, len(example.prompt_ids) : len(example)] = own
-    return TokenBatch(ids[:, :-1], ids[:, shortest_prompt:], mask[:, shortest_prompt:])
+    weights = [[1.0 if e.weight is None else e.weight] for e in examples]
+    return TokenBatch(
+        ids[:, :-1],
+        ids[:, shortest_prompt:],
+        mask[:, shortest_prompt:],
+        torch.tensor(weights, dtype=torch.float64)
+        if any(e.weight is not None for e in examples)
+        else None,
+    )
 
 
 def micro_batches(examples: Iterable[AnySized], max_tokens: int) -> Iterator[list[AnySized]]:
@@ -172,6 +183,11 @@ def accumulate_gradients(
 ) -> float:
     """Adds the gradient of the mean completion-token loss of ``examples``; returns that loss.
 
+    It is −(1 / Σ_j n_j) Σ_j w_j Σ_t log π(token t of example j), where example j has n_j tokens
+    that train and the weight w_j. The divisor has no weights in it, so what an example weighs
+    doesn't depend on the others of its step; the learning rate keeps its meaning where the weights
+    of a training set are 1 in the mean.
+
     max_tokens: the most tokens of a micro-batch, see ``micro_batches``.
     process: one of those that read the examples together.
     """
@@ -180,6 +196,9 @@ def accumulate_gradients(
     for chunk, weight in shares(examples, max_tokens, process):
         batch = collate(chunk)
         logprobs = reader(batch, compute_dtype)
+        if batch.weights is not None:
+            weights = batch.weights.expand(batch.loss_mask.shape).flatten()
+            logprobs = logprobs * weights.to(logprobs.dtype).to(logprobs.device)
         # What weighs nothing is masked: 0 · ∞ isn't 0.
         loss_mask = (batch.loss_mask.flatten() & (weight > 0)).to(logprobs.device)
         loss = -masked_sum(logprobs, loss_mask) / num_tokens

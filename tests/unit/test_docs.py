@@ -27,7 +27,12 @@ names = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relativ
 # A metric's name begins with that of an algorithm or with one of these.
 PREFIXES = {"rollout", "eval", "time"} | {p.stem for p in (ROOT / "conf/algorithm").glob("*.yaml")}
 # Functions whose dictionaries are logged under a prefix that is put in front elsewhere.
-UNPREFIXED = {"completions_statistics": "rollout", "label_statistics": "rcrl", "loss": "ppo"}
+UNPREFIXED = {
+    "completions_statistics": "rollout",
+    "label_statistics": "rcrl",
+    "loss": "ppo",
+    "spread": "ei",
+}
 NOT_LOGGED = {"ppo/ratio"}  # only its smallest and its largest value are
 
 PLACEHOLDERS = {

@@ -21,7 +21,7 @@ from reasonrl.config.algorithm.base import (
     shorter_by,
     validation_panel,
 )
-from reasonrl.config.base import LATER, counted, require
+from reasonrl.config.base import LATER, counted, require, require_one_of
 from reasonrl.config.learner import FineTuningConfig
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ class EIConfig(FineTuningConfig, Algorithm):
     max_per_problem: int | None  # the most solutions of a problem to learn from; None: all
     restart: bool  # whether a round starts from the base weights; false: from the last policy
     patience: int | None  # stop after so many rounds without a better validation maj@1
+    # What weighs the same in the loss: each solution, or each problem, whose solutions share its
+    # weight.
+    weighting: str = field(default="sample", kw_only=True, metadata=LATER)
     # ei, for an option that is a file of other values for the same rounds.
     variant_of: str | None = field(default=None, kw_only=True, metadata=LATER)
 
@@ -91,6 +94,7 @@ class EIConfig(FineTuningConfig, Algorithm):
                 value is None or value >= 1,
                 f"{key}.{name} must be null (off) or 1 or more; got {value}.",
             )
+        require_one_of(f"{key}.weighting", self.weighting, ("sample", "problem"))
 
     def needs(self, run: TrainConfig) -> dict[str, TrainConfig]:
         return {}

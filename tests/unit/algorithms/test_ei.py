@@ -140,8 +140,8 @@ def solutions(**how_many: int) -> dict[ei.Key, Example]:
 
 def test_cap_takes_so_many_of_each_problem_in_the_order_they_came() -> None:
     found = solutions(t0=5, t1=1, t2=2)
-    assert ei.cap_per_problem(found, None, seed=0) == list(found.values())
-    draws = {tuple(ei.cap_per_problem(found, 2, seed)) for seed in range(30)}
+    assert ei.cap_per_problem(found, None, seed=0) == found
+    draws = {tuple(ei.cap_per_problem(found, 2, seed).values()) for seed in range(30)}
     for drawn in draws:
         assert len(drawn) == 5  # 2 + 1 + 2
         ids = [example.completion_ids[0] for example in drawn]
@@ -149,6 +149,15 @@ def test_cap_takes_so_many_of_each_problem_in_the_order_they_came() -> None:
         assert ids[2:] == [0, 0, 1]
     assert len(draws) == 10  # the pairs of five, each drawn by one of 30 seeds at least
     assert ei.cap_per_problem(found, 2, seed=3) == ei.cap_per_problem(found, 2, seed=3)
+
+
+def test_solutions_share_the_weight_of_their_problem() -> None:
+    found = solutions(t0=3, t1=1)
+    assert ei.weighted(found, "sample") == found
+    even = ei.weighted(found, "problem")
+    assert list(even) == list(found)
+    # 4 solutions of 2 problems: 2 for each problem
+    assert [e.weight for e in even.values()] == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2.0])
 
 
 # --- whole runs, with completions from a script and a tiny model that learns from them
@@ -381,6 +390,17 @@ def test_references_are_learnt_from_where_the_start_was_fine_tuned_on_them(
     assert lab.learnt == [[*expected, lab.example(TRAIN[2], " 6+1=7\n#### 7")]]
 
 
+def test_each_problem_weighs_the_same(lab: Lab, scripted: Callable) -> None:
+    # Round 2 finds t0's second solution, in all four of its samples, and none of t1's.
+    options = ("algorithm.weighting=problem", "algorithm.num_samples_per_prompt=[4]")
+    lab.run(scripted(script(FIRST, SECOND)), PRETRAINED, *options)
+    assert [[e.weight for e in examples] for examples in lab.learnt] == [[1, 1], [0.75, 1.5, 0.75]]
+    first, second = lab.rounds()[1:]
+    assert [first[f"ei/{name}"] for name in ("hard_weight", "effective_problems")] == [0, 2]
+    assert second["ei/hard_weight"] == 0.5
+    assert second["ei/effective_problems"] == 2
+
+
 def test_what_is_logged_of_a_round(lab: Lab, scripted: Callable) -> None:
     sampler = scripted(script(FIRST, SECOND, validation=[WRONG[0], HALF_RIGHT]))
     options = ("algorithm.num_samples_per_prompt=[2,4]", "algorithm.max_per_problem=1")
@@ -398,6 +418,8 @@ def test_what_is_logged_of_a_round(lab: Lab, scripted: Callable) -> None:
     assert second["rollout/score"] == pytest.approx(4 / 12)
     assert [second[f"ei/{name}"] for name in counts] == [1, 3, 1, 2]
     assert second["ei/problems_solved"] == pytest.approx(2 / 3)
+    # Without the cap t0 would weigh 2 and t1, of which this round's samples are wrong, 1.
+    assert second["ei/hard_weight"] == 0.5
     losses = [m["step"] for m in read_metrics(lab.folder / "metrics.jsonl") if "ei/loss" in m]
     assert losses == [1, 2, 3, 4]
 

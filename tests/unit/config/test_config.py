@@ -283,6 +283,8 @@ RULES = [
     ("algorithm.compat=null", ["algorithm=ppo"], "algorithm.compat must be set; got "
      "algorithm.compat=null."),
     ("algorithm.patience=0", [], "algorithm.patience must be null (off) or 1 or more; got 0."),
+    ("algorithm.weighting=token", [], "algorithm.weighting must be one of sample, problem; got "
+     "algorithm.weighting=token."),
     ("dataset.train_size=0", [], "dataset.train_size must be null (all there are) or 1 or more; "
      "got 0."),
     ("dataset.validation_size=0", [], "dataset.validation_size must be null (all there are) or 1"),

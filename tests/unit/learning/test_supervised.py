@@ -137,6 +137,30 @@ def test_only_completion_tokens_are_trained_on() -> None:
     torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-6)
 
 
+def test_a_token_counts_as_its_example_weighs() -> None:
+    light, heavy = Example((4,), (2,), weight=0.5), Example((3, 3, 4), (2, 0), weight=1.25)
+    for max_tokens in (100, 1):  # together, and each by itself
+        loss, (gradient,) = gradients(Bigram(), [heavy, light], max_tokens)
+        # (0.5 + 2 · 1.25) / 3 tokens, each of log 5
+        assert loss == pytest.approx(math.log(5), abs=1e-6)
+        # 2 after 4 with 0.5 + 1.25 = 7/4, 0 after 2 with 5/4; softmax less the target, over 3
+        expected = torch.zeros(5, 5)
+        expected[4] = torch.tensor([7 / 60, 7 / 60, 7 / 60 - 7 / 12, 7 / 60, 7 / 60])
+        expected[2] = torch.tensor([5 / 60 - 5 / 12, 5 / 60, 5 / 60, 5 / 60, 5 / 60])
+        torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-6)
+
+
+def test_weights_of_one_and_none_are_the_same_to_the_bit(
+    make_model: Callable[..., LlamaForCausalLM],
+) -> None:
+    model, examples = make_model(), ragged(5)
+    assert collate(examples).weights is None
+    loss, plain = gradients(model, examples, 40)
+    same, ones = gradients(model, [dataclasses.replace(e, weight=1.0) for e in examples], 40)
+    assert loss == same
+    assert all(torch.equal(one, other) for one, other in zip(plain, ones, strict=True))
+
+
 def test_loss_is_the_mean_over_completion_tokens_of_a_plain_forward_pass(
     make_model: Callable[..., LlamaForCausalLM],
 ) -> None:
