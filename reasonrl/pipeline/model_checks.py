@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from reasonrl.config.algorithm.base import Algorithm
 from reasonrl.config.identity import training_set
 from reasonrl.config.schema import TrainConfig
 from reasonrl.grading.stops import decode
@@ -55,7 +54,8 @@ def check_model(planned: Plan, cached: Cached) -> Checked:
     algorithm = config.algorithm
     data = (training_set(config), config.evaluation.split)
     reading: str = cached(
-        ("architecture", base, algorithm.name), lambda: _check_architecture(base, algorithm)
+        ("architecture", base, algorithm.name, config.sampler.name),
+        lambda: _check_architecture(base, config),
     )
     tokenizer = cached(("tokenizer", base), lambda: load_tokenizer(base))
     few_shot, longest = config.init.name == "pretrained", _longest(config, tokenizer)
@@ -105,17 +105,17 @@ def _check_reward_run(planned: Plan, tokenizer: PreTrainedTokenizerBase, run: Ru
     model.check_not_trained_on([*planned.validation, *planned.test])
 
 
-def _check_architecture(base: str, algorithm: Algorithm) -> str:
+def _check_architecture(base: str, config: TrainConfig) -> str:
     """Raises UserError if models of this architecture can't be read as the run reads its model.
 
     It is tried on a small twin; where there can be none, the model itself will show it. Returns how
     the model is read where that costs more than it might.
     """
-    twin = try_twin(config_of(base))
+    twin, algorithm = try_twin(config_of(base)), config.algorithm
     if twin is None:
         return ""
     said = []
-    if why := find_decoding(twin).why_not_segments:
+    if config.sampler.is_tried and (why := find_decoding(twin).why_not_segments):
         said.append(f"each completion sampled holds its own copy of its prompt: {why}")
     if algorithm.footprint().samples == "while it learns":
         if not find_layout(twin).shares_prompts:

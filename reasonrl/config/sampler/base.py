@@ -22,6 +22,8 @@ class SamplerConfig:
     batch_size: int | str = field(metadata=IMMATERIAL)
 
     package: ClassVar[str | None] = None  # what it needs beside requirements.txt
+    # Whether the plan tries how it decodes the model: see ``sampling.agreement``.
+    is_tried: ClassVar[bool] = False
 
     @property
     def num_rows(self) -> int:

@@ -10,3 +10,5 @@ from reasonrl.config.sampler.base import SamplerConfig
 @dataclass(frozen=True)
 class TransformersConfig(SamplerConfig):
     """A decoding loop that shares each prompt between its samples."""
+
+    is_tried = True

@@ -25,7 +25,7 @@ from reasonrl.config.algorithm.ppo import CompatConfig, PPOConfig
 from reasonrl.config.schema import TrainConfig
 from reasonrl.job import Job
 from reasonrl.learning.checkpoint import Checkpoints, weights_hash
-from reasonrl.learning.packed import PromptGroup
+from reasonrl.learning.packed import PADDED, PromptGroup
 from reasonrl.policy.policy import Policy, load_policy, save_policy
 from reasonrl.policy_gradient import trainer as trainer_module
 from reasonrl.policy_gradient.experience import Experience, token_data
@@ -526,7 +526,7 @@ def iterate(ppo: PPO) -> None:
 
 def test_micro_batches_and_padding_change_nothing(make_lab: Callable[[str], Lab]) -> None:
     weights, logged = [], []
-    for name, size in (("whole", 10_000), ("cut", 1)):
+    for name, size in (("whole", 10_000), ("cut", 1), ("apart", 1)):
         lab = make_lab(name)
         batches = ("algorithm.batch_size=4", f"algorithm.micro_batch_tokens={size}")
         ppo = lab.ppo(*batches, "algorithm.kl_coef=0.1", "algorithm.entropy_coef=0.1")
@@ -534,13 +534,16 @@ def test_micro_batches_and_padding_change_nothing(make_lab: Callable[[str], Lab]
         ppo.trainer.model.register_forward_pre_hook(
             lambda _, given, passes=passes: passes.append(len(given[0]))
         )
+        if name == "apart":  # two completions of each question
+            ppo.trainer.model.layout = ppo.trainer.reference.layout = PADDED
         iterate(ppo)
-        assert passes == ([2] * 3 if name == "whole" else [1] * 6)
+        assert passes == {"whole": [2] * 3, "cut": [1] * 6, "apart": [1] * 12}[name]
         weights.append(torch.cat([p.flatten() for p in ppo.trainer.model.parameters()]))
         logged.append(read_metrics(lab.run.metrics))
-    assert torch.allclose(weights[0], weights[1], rtol=0, atol=1e-5)
-    for whole, cut in zip(*logged, strict=True):
-        assert cut == pytest.approx(whole, rel=1e-5, abs=1e-5)
+    for others, theirs in zip(weights[1:], logged[1:], strict=True):
+        assert torch.allclose(weights[0], others, rtol=0, atol=1e-5)
+        for whole, cut in zip(logged[0], theirs, strict=True):
+            assert cut == pytest.approx(whole, rel=1e-5, abs=1e-5)
     assert len(logged[0]) == 3  # the iteration's, and of two steps
 
 

@@ -17,6 +17,7 @@ from reasonrl.cli.train import train
 from reasonrl.config.identity import decisive, identity
 from reasonrl.config.model import ResourcesConfig
 from reasonrl.config.resolve import resolve
+from reasonrl.config.sampler.transformers import TransformersConfig
 from reasonrl.config.schema import TrainConfig
 from reasonrl.pipeline import model_checks
 from reasonrl.pipeline import plan as planning
@@ -177,7 +178,9 @@ def of_kind(tmp_path: Path, kind: str, *overrides: str) -> TrainConfig:
         ("gemma2", "it has layers of sliding_attention"),
     ],
 )
-def test_what_is_read_otherwise_is_said_in_the_plan(tmp_path: Path, kind: str, why: str):
+def test_what_is_read_otherwise_is_said_in_the_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, why: str
+):
     own_copy = "each completion sampled holds its own copy of its prompt: " if why else ""
     with_prompt = "in learning each completion is read with its own prompt"
     sft = plan(of_kind(tmp_path, kind, "algorithm=sft"))
@@ -190,6 +193,8 @@ def test_what_is_read_otherwise_is_said_in_the_plan(tmp_path: Path, kind: str, w
     with console.capture() as captured:
         console.print(plan_table(sft))
     assert ("holds its own copy of its prompt" in captured.get()) == bool(why)
+    monkeypatch.setattr(TransformersConfig, "is_tried", False)  # as vLLM, which has its own code
+    assert not plan(sft.config).reading
 
 
 def test_an_architecture_that_is_not_read_right_is_refused_in_the_plan(tmp_path: Path):

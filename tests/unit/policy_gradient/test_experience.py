@@ -17,7 +17,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from reasonrl.config.algorithm.ppo import PPOConfig
 from reasonrl.config.schema import TrainConfig
-from reasonrl.learning.packed import PromptGroup
+from reasonrl.learning.packed import PACKED, PADDED, Layout, PromptGroup
 from reasonrl.learning.supervised import micro_batches
 from reasonrl.policy_gradient.actor_critic import ActorCritic, Reference
 from reasonrl.policy_gradient.experience import (
@@ -101,6 +101,12 @@ def test_experiences_cut_what_token_data_joins() -> None:
     joined = token_data(cut)
     assert list(joined) == names
     assert all(torch.equal(joined[name], tokens[name]) for name in names)
+    apart = [part for one in cut for part in one.apart()]
+    assert [(part.group.prompt_ids, part.group.completion_ids) for part in apart] == [
+        (r.prompt.token_ids, (tuple(r.completion.token_ids),)) for r in ROLLOUTS
+    ]
+    assert [part.num_tokens for part in apart] == LENGTHS
+    assert all(torch.equal(token_data(apart)[name], tokens[name]) for name in names)
     # and of a minibatch in any order
     assert token_data([cut[2], cut[1]])["advantages"].tolist() == [*range(310, 317), 307, 308, 309]
 
@@ -246,12 +252,29 @@ def plain_values(model: ActorCritic, one: Rollout) -> list[float]:
     return values.tolist()
 
 
-@pytest.mark.parametrize("max_tokens", [1, 14, 1000])
-def test_annotations_stand_in_the_order_of_the_rollouts(make_model: Make, max_tokens: int) -> None:
-    """Though micro-batches read the shortest question first: 5, 6 and 7 tokens."""
-    model = actor_critic(make_model(initializer_range=0.2))
-    reference = Reference(make_model(seed=1, initializer_range=0.2))
+@pytest.mark.parametrize(
+    ("layout", "max_tokens", "cut"),
+    [
+        # 5, 6 and 7 tokens to read of each question
+        (PACKED, 1, [1, 1, 1]),
+        (PACKED, 14, [2, 1]),
+        (PACKED, 1000, [3]),
+        # 2, 3, 4, 5, 5 and 6 of each completion, with its prompt
+        (PADDED, 1, [1, 1, 1, 1, 1, 1]),
+        (PADDED, 14, [3, 2, 1]),
+        (PADDED, 1000, [6]),
+    ],
+)
+def test_annotations_stand_in_the_order_of_the_rollouts(
+    make_model: Make, layout: Layout, max_tokens: int, cut: list[int]
+) -> None:
+    """Though micro-batches read the shortest first, whatever the layout."""
+    model, batches = actor_critic(make_model(initializer_range=0.2)), list[int]()
+    model.layout = layout
+    model.register_forward_pre_hook(lambda _, args: batches.append(len(args[0])))
+    reference = Reference(make_model(seed=1, initializer_range=0.2), layout)
     now = annotate(model, reference, ROLLOUTS, 0.7, max_tokens, torch.float32)
+    assert batches == cut
     real = [[True] * n + [False] * (5 - n) for n in LENGTHS]
     assert now.loss_mask.tolist() == real
     for row, (one, length) in enumerate(zip(ROLLOUTS, LENGTHS, strict=True)):
