@@ -5,7 +5,7 @@
         R_i ← K completions of every training question, sampled from π_{i-1}
         R_i ← those that score at least the reward's threshold, each sequence of calculations once
               (top_per_problem=m: of these the m best of each question)
-        D_i ← D_{i-1} ∪ R_i
+        D_i ← D_{i-1} ∪ R_i                                (accumulate=false: R_i alone)
         π_i ← the pretrained base fine-tuned on D_i        (restart=false: π_{i-1} fine-tuned)
     return the π_i with the best validation maj@1
 
@@ -72,6 +72,8 @@ def run(job: Job, settings: EIConfig) -> SavedPolicy:
     while len(rounds) <= settings.rounds and not _out_of_patience(rounds, settings.patience):
         began = time.monotonic()
         rollouts = _explore(job, rounds[-1], settings)
+        if not settings.accumulate:
+            solutions = {}
         new = _add_new(job, solutions, rollouts, settings)
         improved = _improve(job, rounds[-1], solutions, rollouts, new, settings, began)
         rounds = _recorded(job, [*rounds, improved])

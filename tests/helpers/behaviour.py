@@ -54,6 +54,8 @@ GSM8K, SVAMP = (f"dataset.path={DATA / name}" for name in ("gsm8k", "svamp"))
 
 # Settings that change what a run does or needs, beyond the choices above.
 VARIANTS = [
+    ["algorithm=rft"],
+    ["algorithm=rest_em", "init=pretrained"],
     ["seed=3", "evaluation.split=ood"],
     ["dataset.reward_train_size=null", "algorithm=orm"],
     ["dataset.num_references=null", "algorithm=sft"],

@@ -67,13 +67,13 @@ def train(project: Path, *overrides: str) -> Path:
 
 
 def test_three_new_files_and_a_line_in_two_tables() -> None:
-    own = [path for path in FILES if "rft" in path]
+    own = [path for path in FILES if "once" in path]
     assert own == [
-        "conf/algorithm/rft.yaml",
-        "reasonrl/config/algorithm/rft.py",
-        "reasonrl/algorithms/rft.py",
+        "conf/algorithm/once.yaml",
+        "reasonrl/config/algorithm/once.py",
+        "reasonrl/algorithms/once.py",
     ]
-    tables = [path for path, diff in CHANGES.items() if "rft" in diff]
+    tables = [path for path, diff in CHANGES.items() if "once" in diff]
     assert tables == ["reasonrl/config/algorithm/__init__.py", "reasonrl/algorithms/__init__.py"]
     for path in tables:
         added = [line for line in CHANGES[path].splitlines() if line.startswith("+")]
@@ -81,18 +81,19 @@ def test_three_new_files_and_a_line_in_two_tables() -> None:
 
 
 def test_the_algorithm_runs(project: Path) -> None:
-    run = train(project, "algorithm=rft", "algorithm.batch_size=8", "algorithm.temperature=1.0")
-    assert run.name.startswith("rft-sparse-tiny-sft-stories-s0-")
+    run = train(project, "algorithm=once", "algorithm.batch_size=8", "algorithm.temperature=1.0")
+    assert run.name.startswith("once-sparse-tiny-sft-stories-s0-")
     assert json.loads((run / "status.json").read_text())["state"] == "done"
-    assert '"rft/loss"' in (run / "metrics.jsonl").read_text()
+    assert '"once/loss"' in (run / "metrics.jsonl").read_text()
     assert (run / "learning_curve.png").exists()
     assert (run / "evaluation" / "test-n10-k4-t0.7" / "gain.json").exists()
 
 
-def test_dataset_grader_reward_and_engine_run(project: Path) -> None:
+def test_variant_dataset_grader_reward_and_engine_run(project: Path) -> None:
     extended = ["dataset=sums", "reward=brief", "sampler=generate", "algorithm.rounds=1"]
-    run = train(project, "algorithm=ei", *extended, "algorithm.num_samples_per_prompt=[2]")
-    assert run.name.startswith("ei-brief-tiny-sft-sums-s0-")
+    run = train(project, "algorithm=raft", *extended, "algorithm.num_samples_per_prompt=[2]")
+    assert run.name.startswith("raft-brief-tiny-sft-sums-s0-")
+    assert '"ei/new_solutions"' in (run / "metrics.jsonl").read_text()  # a variant of ei
     assert json.loads((run / "status.json").read_text())["state"] == "done"
     code = (
         "import pyarrow.parquet as pq, sys; rows = pq.read_table(sys.argv[1]).to_pylist();"
@@ -114,7 +115,7 @@ def test_a_rule_of_the_page_holds(project: Path) -> None:
 
 
 TABLES = {
-    "reasonrl/algorithms/__init__.py": "algorithm rft",
+    "reasonrl/algorithms/__init__.py": "algorithm once",
     "reasonrl/problems/__init__.py": "dataset sums",
     "reasonrl/rewards/__init__.py": "reward brief",
     "reasonrl/sampling/__init__.py": "engine generate",
@@ -150,7 +151,7 @@ def name_of(part: ast.stmt) -> str | None:
 
 
 KINDS = {
-    "reasonrl/config/algorithm/rft.py": ("algorithm RFTConfig", algorithm.DECLARATIONS),
+    "reasonrl/config/algorithm/once.py": ("algorithm OnceConfig", algorithm.DECLARATIONS),
     "reasonrl/config/dataset/sums.py": ("dataset SumsConfig", dataset.DECLARATIONS),
     "reasonrl/grading/last_number.py": ("grader LastNumber", grading.DECLARATIONS),
     "reasonrl/config/reward/brief.py": ("reward BriefConfig", reward.DECLARATIONS),

@@ -44,6 +44,8 @@ class EIConfig(FineTuningConfig, Algorithm):
     # What weighs the same in the loss: each solution, or each problem, whose solutions share its
     # weight.
     weighting: str = field(default="sample", kw_only=True, metadata=LATER)
+    # Whether a round also learns from the solutions of the rounds before, and from the references.
+    accumulate: bool = field(default=True, kw_only=True, metadata=LATER)
     # ei, for an option that is a file of other values for the same rounds.
     variant_of: str | None = field(default=None, kw_only=True, metadata=LATER)
 
@@ -120,7 +122,7 @@ class EIConfig(FineTuningConfig, Algorithm):
         total = Work(completions=sizes.validation)
         known = sizes.references if sizes.starts_from_references else 0
         for number in range(1, self.rounds + 1):
-            known += sizes.train
+            known = sizes.train + (known if self.accumulate else 0)
             total += Work(
                 completions=sizes.train * self.samples_in_round(number) + sizes.validation,
                 examples=self.epochs * known,

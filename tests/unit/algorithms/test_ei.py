@@ -376,6 +376,23 @@ def test_solutions_accumulate_each_once(lab: Lab, scripted: Callable) -> None:
     assert lab.learnt == [first, [*first, lab.example(TRAIN[0], SECOND["t0"][1])]]
 
 
+def test_without_accumulation_a_round_learns_from_its_own_solutions(
+    lab: Lab, scripted: Callable
+) -> None:
+    options = ("init=sft", "dataset.num_references=2", "algorithm.accumulate=false")
+    expected = [
+        [lab.example(TRAIN[0], FIRST["t0"][0]), lab.example(TRAIN[1], FIRST["t1"][0])],
+        [lab.example(TRAIN[0], text) for text in SECOND["t0"]],
+    ]
+    lab.kill_at_step = 3  # within the second round
+    with pytest.raises(Killed):
+        lab.run(scripted(script(FIRST, SECOND)), *options)
+    assert lab.learnt == expected
+    lab.kill_at_step = None
+    lab.run(scripted(script(FIRST, SECOND)), *options)
+    assert lab.learnt == [*expected, expected[1]]  # the round again, from its rollouts on disk
+
+
 @pytest.mark.parametrize(("init", "references"), [("sft", 2), ("pretrained", 0)])
 def test_references_are_learnt_from_where_the_start_was_fine_tuned_on_them(
     init: str, references: int, lab: Lab, scripted: Callable

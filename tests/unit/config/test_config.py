@@ -417,6 +417,21 @@ def test_what_does_not_decide_a_result(override: str):
     assert decisive(train(override)) == decisive(train())
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("rft", {"rounds": 1, "accumulate": True, "max_per_problem": None}),
+        ("rest_em", {"rounds": 2, "accumulate": False, "max_per_problem": 10}),
+    ],
+)
+def test_variants_of_expert_iteration(name: str, values: dict[str, object]):
+    variant, ei = train(f"algorithm={name}"), train()
+    assert (variant.algorithm.name, variant.algorithm.kind, ei.algorithm.kind) == (name, "ei", "ei")
+    assert readable_name(variant) == f"{name}-sparse-tiny-sft-stories-s0"
+    own = {"name": name, "variant_of": "ei", "temperature": 0.7, **values}
+    assert vars(variant.algorithm) == {**vars(ei.algorithm), **own}
+
+
 RCRL = ["algorithm=rcrl"]
 OWN_NUMBERS = ["algorithm.labels=null", "algorithm.thresholds=[]"]
 
