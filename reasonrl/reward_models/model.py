@@ -167,7 +167,8 @@ class RewardModel(Description):
         for i, (completion, problem) in enumerate(zip(completions, problems, strict=True)):
             if completion.token_ids:
                 completions_of[prompt_of[problem.question]].append(i)
-        read = self._read_shared if self._shares_prompts else self._read_each
+        shares_prompts = process.first(lambda: self._shares_prompts)  # passes are dealt out by it
+        read = self._read_shared if shares_prompts else self._read_each
         mine: dict[int, np.ndarray] = {}
         with at_own_pace(process), torch.inference_mode():
             for indices, scored in read(completions_of, completions, process):

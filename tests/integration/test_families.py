@@ -29,6 +29,7 @@ from reasonrl.learning.supervised import Example, Reader, accumulate_gradients
 from reasonrl.policy.adapters import add_lora
 from reasonrl.policy.policy import Policy, config_of, context_of, load_policy, save_policy
 from reasonrl.policy_gradient.actor_critic import ActorCritic, Reference
+from reasonrl.problems.prompts.plain import Plain
 from reasonrl.reward_models.model import RewardModel
 from reasonrl.reward_models.network import Labelled, build
 from reasonrl.sampling import open_engine
@@ -240,7 +241,7 @@ def test_a_reward_model_scores_as_its_network_does_alone(
 ) -> None:
     network = build(random_model(name), "all", likelihood=True, lora_rank=1, seed=0).eval()
     torch.nn.init.normal_(network.score.weight)
-    scorer = RewardModel(tmp_path, tokenizer, "Q: {question}", frozenset(), network)
+    scorer = RewardModel(tmp_path, tokenizer, Plain("Q: {question}"), frozenset(), network)
     assert scorer._shares_prompts == (FAMILIES[name].sampler == "segments")
     problems = [Problem(q, q, "1", "") for q in ("Ana has 7 books.", "How many coins?")] * 2
     answers = [(30, 31, 32, 33, 34, 35, 36), (40, 41), (50,), (60, 61, 62, 63)]

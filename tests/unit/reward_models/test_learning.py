@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from reasonrl import job as job_module
 from reasonrl.config.schema import TrainConfig
+from reasonrl.problems.prompts.plain import Plain
 from reasonrl.reward_models import learning as reward_learning
 from reasonrl.reward_models.learning import (
     held_out_questions,
@@ -173,7 +174,7 @@ def test_a_reward_model_is_learnt_calibrated_saved_and_judged(
         assert labels.tolist() == [1.0, 0.0]  # of the last tokens alone
 
         model = RewardModel.load(job.run.reward_model, "float32", CPU)
-        assert model.template == "Q: {question}\nA:"
+        assert model.form == Plain("Q: {question}\nA:")
         # Those held out too: it was calibrated on them.
         assert model.questions == {question_hash(p.question) for p in TRAIN}
         temperature, bias = (

@@ -8,7 +8,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +156,9 @@ class Deaf(Process):
 
     def gather(self, value: Any) -> list[Any]:
         return [value]
+
+    def first(self, make: Callable[[], Any]) -> Any:
+        return make()
 
 
 def test_processes_score_a_share_each_to_the_same_bits(

@@ -22,17 +22,19 @@ PROMPTS = [
 
 
 def sample(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **how: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    prefill_tokens: int = 1000,
+    batch_size: int = 100,
 ) -> tuple[list[Completion], list[tuple[int, ...]]]:
     """Three completions of each prompt, and the shapes of what the model read for them."""
     shapes: list[tuple[int, ...]] = []
     handle = model.get_input_embeddings().register_forward_pre_hook(
         lambda _, args: shapes.append(tuple(args[0].shape))
     )
-    decoding = partial(
-        by_own_cache, **({"prefill_tokens": how.pop("prefill")} if "prefill" in how else {})
-    )
-    engine = TransformersEngine(model, tokenizer, decoding=decoding, **how)
+    decoding = partial(by_own_cache, prefill_tokens=prefill_tokens)
+    engine = TransformersEngine(model, tokenizer, batch_size=batch_size, decoding=decoding)
     completions = engine.sample(PROMPTS, SamplingParams(3, 1.0, 6), seed=0)
     handle.remove()
     return completions, shapes
@@ -59,7 +61,7 @@ def test_what_prompts_have_in_common_is_read_once(
 def test_a_pass_reads_no_more_tokens_than_it_may(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    completions, shapes = sample(model, tokenizer, prefill=4)
+    completions, shapes = sample(model, tokenizer, prefill_tokens=4)
     assert shapes[:5] == [(1, 4), (1, 4), (1, 1), (2, 2), (2, 1)]
     assert [c.token_ids for c in completions] == [c.token_ids for c in sample(model, tokenizer)[0]]
 
