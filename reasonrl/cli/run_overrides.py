@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -31,7 +32,10 @@ def applied_to(
     with open_dict(own):
         own.seed = stored.seed
         for group in OF_RUN:
-            own[group] = stored[group].copy()
+            if group in stored:
+                own[group] = stored[group].copy()
+            else:  # an older run's, which has the default
+                own[group] = asdict(getattr(trained, group))
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
         group, _, inner = key.partition(".")
@@ -41,7 +45,7 @@ def applied_to(
             )
         elif group == "seed" or group in OF_RUN:
             whole = f"{key}.name" if key in OF_RUN else key
-            value, of_run = (OmegaConf.select(config, whole) for config in (said, stored))
+            value, of_run = (OmegaConf.select(config, whole) for config in (said, own))
             if inner and is_immaterial(getattr(trained, group), inner):
                 with open_dict(own):
                     OmegaConf.update(own, key, value, force_add=True)

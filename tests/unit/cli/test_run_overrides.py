@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from reasonrl.cli import evaluate as module
 from reasonrl.cli.evaluate import _Asked, _asked, evaluate_all_and_show
@@ -71,8 +72,17 @@ def test_what_no_run_depends_on_is_applied(asked: Callable[..., _Asked], tmp_pat
 
 
 def test_what_says_the_same_as_the_run_is_no_matter(asked: Callable[..., _Asked]):
-    same = ["dataset=gsm8k", "model=tiny", "seed=0", "dataset.max_new_tokens=80"]
+    same = ["dataset=gsm8k", "model=tiny", "seed=0", "dataset.max_new_tokens=80", "prompt=plain"]
     assert asked(*same).record == asked().record
+
+
+def test_an_older_run_is_asked_plainly(asked: Callable[..., _Asked], run: RunFolder):
+    stored = OmegaConf.load(run.config)
+    del stored["prompt"]
+    OmegaConf.save(stored, run.config)
+    assert asked("prompt=plain").config.prompt.name == "plain"
+    with pytest.raises(UserError, match="prompt=chat must be the run's own, plain,"):
+        asked("prompt=chat")
 
 
 @pytest.mark.parametrize(
@@ -80,6 +90,7 @@ def test_what_says_the_same_as_the_run_is_no_matter(asked: Callable[..., _Asked]
     [
         (["model=small"], "model=small must be the run's own, tiny,"),
         (["dataset=svamp"], "dataset=svamp must be the run's own, gsm8k,"),
+        (["prompt=chat"], "prompt=chat must be the run's own, plain,"),
         (["seed=3"], "seed=3 must be the run's own, 0,"),
         (["dataset=gsm8k", "dataset.annotations=false"], "must be the run's own, true,"),
         (["dataset.max_new_tokens=400"], "must be the run's own, 80, with which its policy has"),
