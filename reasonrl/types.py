@@ -101,6 +101,8 @@ class Rollout:
     answer: str | None  # read from the completion, in canonical form; None if it can't be parsed
     correct: bool  # whether ``answer`` is the gold answer, whatever the reward
     rewards: Sequence[float]  # one for each token of the completion
+    # Whether it couldn't be decided in time if ``answer`` is the gold one: it then counts as wrong.
+    undecided: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rewards", SparseNumbers.of(self.rewards))

@@ -21,7 +21,7 @@ from reasonrl.util.errors import UserError
 
 UNPARSED = "unparsed"  # beside the metrics: the share of completions without a readable answer
 # What is known of texts alone; of their tokens and rewards nothing is.
-KNOWN = ("correct", "unparsed", "finish_length", "unique_fraction", "unique_correct")
+KNOWN = ("correct", "unparsed", "undecided", "finish_length", "unique_fraction", "unique_correct")
 
 Golds = Callable[[], Mapping[str, str]]  # the dataset's answers, by the problems' ids
 
@@ -51,7 +51,9 @@ def read_predictions(
     answers = [read_answer(completion, grader) for completion, _ in completions]
     correct = grader.equal_each(answers, [problem.answer for _, problem in completions])
     return problems, [
-        Rollout(Prompt(problem.id, ()), completion, answer, right, ())
+        Rollout(
+            Prompt(problem.id, ()), completion, answer, right is True, (), undecided=right is None
+        )
         for (completion, problem), answer, right in zip(completions, answers, correct, strict=True)
     ]
 

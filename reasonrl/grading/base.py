@@ -82,8 +82,10 @@ class Grader:
         """The offset just after each step, ascending; a text without a step gives []."""
         raise NotImplementedError
 
-    def equal_each(self, answers: Sequence[str | None], golds: Sequence[str]) -> list[bool]:
-        """Whether each answer is the gold answer beside it."""
+    def equal_each(
+        self, answers: Sequence[str | None], golds: Sequence[str]
+    ) -> Sequence[bool | None]:
+        """Whether each answer is the gold answer beside it; None: it can't be decided in time."""
         return [self.equal(a, g) for a, g in zip(answers, golds, strict=True)]
 
     def line_trace(self, text: str) -> tuple[str, ...]:

@@ -43,10 +43,12 @@ class Boxed(Grader):
 
     def equal(self, answer: str | None, gold: str) -> bool:
         """Whether both are the same answer, see ``equal_each``."""
-        return self.equal_each([answer], [gold])[0]
+        return self.equal_each([answer], [gold])[0] is True
 
-    def equal_each(self, answers: Sequence[str | None], golds: Sequence[str]) -> list[bool]:
-        """Whether each answer is the gold answer beside it.
+    def equal_each(
+        self, answers: Sequence[str | None], golds: Sequence[str]
+    ) -> Sequence[bool | None]:
+        """Whether each answer is the gold answer beside it; None: it can't be decided in time.
 
         A calculation is no answer where the gold answer is a number: ``9+9`` isn't 18. A sign for
         percent counts for nothing, so ``10\\%`` is 10 and not 0.1, whichever version of the parser

@@ -2,7 +2,8 @@
 
 math-verify builds on sympy, which some expressions keep busy for ever (``9^{9^{9^9}}``). So it
 works in processes of its own, of which one that takes too long is killed. Its own time limit, an
-alarm, works in the main thread alone, and is off. What it can't decide counts as different.
+alarm, works in the main thread alone, and is off. What it can't decide counts as different, and
+what is known to be beyond it (``is_costly``) isn't tried: a policy may write thousands of such.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import atexit
 import logging
 import multiprocessing
 import os
+import re
 import resource
 import signal
 from collections.abc import Iterable
@@ -30,28 +32,57 @@ KILLED_AFTER_SECONDS = 60.0
 MEMORY = 4 * 2**30
 MOST_PROCESSES = 4
 
-_known: dict[Pair, bool] = {}
+MOST_KNOWN = 100_000  # pairs whose verdict is kept, the newest
+
+DEEPEST = 10  # brackets in brackets
+_BRACKETS = re.compile(r"[({\[]|[)}\]]")
+# What has to be multiplied out: powers of powers of numbers, large powers, high powers of sums,
+# factorials of large numbers, and what stands for an operation carried out many times.
+_COSTLY = re.compile(
+    r"\^\{[^{}A-Za-z]*\^|\^[0-9]+\^"
+    r"|\^\{?[^{}]*[0-9]{5}"
+    r"|[A-Za-z].*\)\^\{?[0-9]{2}"
+    r"|([0-9]{4}|!)[)}]*!"
+    r"|\\binom.*[0-9]{4}"
+    r"|\\(int|sum|prod|lim)(?![a-z])"
+    r"|(\\c[au]p.*){8}",
+    re.DOTALL,
+)
+
+_known: dict[Pair, bool | None] = {}
 
 
-def equivalent(pairs: Iterable[Pair]) -> dict[Pair, bool]:
+def is_costly(text: str) -> bool:
+    """Whether an expression is known to be beyond what can be compared in time, by its form."""
+    depth = deepest = 0
+    for bracket in _BRACKETS.finditer(text):
+        depth += 1 if bracket[0] in "({[" else -1
+        deepest = max(deepest, depth)
+    return deepest > DEEPEST or _COSTLY.search(text) is not None
+
+
+def equivalent(pairs: Iterable[Pair]) -> dict[Pair, bool | None]:
     """Whether the two expressions of each pair mean the same; each pair is looked at once.
 
-    Pairs that took too long, or killed their process, are told in the log.
+    It is None where that couldn't be decided: an expression is costly (``is_costly``), the
+    comparison took too long or too much memory, or it failed. Those that were tried are told in the
+    log.
     """
     wanted = dict.fromkeys(pairs)
     asked = {
         p: _pool().schedule(_verify, p, timeout=KILLED_AFTER_SECONDS)
         for p in wanted
-        if p not in _known
+        if p not in _known and not any(map(is_costly, p))
     }
+    verdicts = {pair: _known.get(pair) for pair in wanted}
     undecided = []
     for pair, future in asked.items():
         try:
-            verdict = future.result()
+            verdicts[pair] = future.result()
         except (TooLong, ProcessExpired):
-            verdict = None
-        _known[pair] = verdict is True
-        if verdict is None:
+            verdicts[pair] = None
+        _known[pair] = verdicts[pair]
+        if verdicts[pair] is None:
             undecided.append(pair)
     if undecided:
         gold, answer = undecided[0]
@@ -62,7 +93,9 @@ def equivalent(pairs: Iterable[Pair]) -> dict[Pair, bool]:
             answer,
             gold,
         )
-    return {pair: _known[pair] for pair in wanted}
+    for oldest in [*_known][: len(_known) - MOST_KNOWN]:
+        del _known[oldest]
+    return verdicts
 
 
 @cache
@@ -93,7 +126,7 @@ def _limit() -> None:
 
 
 def _verify(gold: str, answer: str) -> bool | None:
-    """Whether they mean the same; None if that took too long, or too much memory."""
+    """Whether they mean the same; None if that took too long or too much memory, or failed."""
     from math_verify import LatexExtractionConfig, parse, verify
 
     def read(text: str) -> list[Any]:
@@ -104,7 +137,7 @@ def _verify(gold: str, answer: str) -> bool | None:
     signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
     try:
         return bool(verify(read(gold), read(answer), timeout_seconds=None))
-    except (_OutOfTimeError, MemoryError, RecursionError):
+    except (_OutOfTimeError, Exception):
         return None
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)

@@ -27,7 +27,7 @@ def grade(
     correct = grader.equal_each(answers, [problem.answer for problem in problems])
     rewards = reward(completions, problems)
     return [
-        Rollout(prompt, completion, answer, right, paid)
+        Rollout(prompt, completion, answer, right is True, paid, undecided=right is None)
         for prompt, completion, answer, right, paid in zip(
             prompts, completions, answers, correct, rewards, strict=True
         )
@@ -37,8 +37,8 @@ def grade(
 def completions_statistics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     """What completions look like.
 
-    The statistics are the fraction right, the mean score, the fraction unparsed, the mean length in
-    tokens, and the fraction that ended in each way.
+    The statistics are the fraction right, the mean score, the fractions unparsed and undecided, the
+    mean length in tokens, and the fraction that ended in each way.
     """
     completions = [r.completion for r in rollouts]
     endings = [c.finish_reason for c in completions]
@@ -46,6 +46,7 @@ def completions_statistics(rollouts: Sequence[Rollout]) -> dict[str, float]:
         "correct": float(np.mean([r.correct for r in rollouts])),
         "score": float(np.mean([r.score for r in rollouts])),
         "unparsed": float(np.mean([r.answer is None for r in rollouts])),
+        "undecided": float(np.mean([r.undecided for r in rollouts])),
         "mean_length": float(np.mean([len(c.token_ids) for c in completions])),
         **{f"finish_{ending}": endings.count(ending) / len(endings) for ending in FINISH_REASONS},
     }

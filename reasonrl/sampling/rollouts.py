@@ -47,12 +47,13 @@ SCHEMA = pa.schema(
         "correct": pa.bool_(),
         "rewards": pa.list_(pa.float64()),
         "score": pa.float64(),
+        "undecided": pa.bool_(),
     }
 )
 
 
 def write_rollouts(path: Path, rollouts: Sequence[Rollout]) -> None:
-    of_rollout = ("answer", "correct", "rewards", "score")
+    of_rollout = ("answer", "correct", "rewards", "score", "undecided")
     columns = {
         name: [getattr(r if name in of_rollout else r.completion, name) for r in rollouts]
         for name in SCHEMA.names
@@ -96,6 +97,7 @@ def _rollouts(batch: pa.RecordBatch, prompt_of: Mapping[str, Prompt]) -> Iterato
         _arrays(batch["logprobs"], "f"),
         *(batch[name].to_pylist() for name in ("finish_reason", "answer", "correct")),
         _sparse(batch["rewards"]),
+        _undecided(batch),
     )
     for problem_id, sample_index, text, ids, logprobs, reason, *verdict in zip(
         *of_rows, strict=True
@@ -110,6 +112,12 @@ def _rollouts(batch: pa.RecordBatch, prompt_of: Mapping[str, Prompt]) -> Iterato
             text,
         )
         yield Rollout(prompt, completion, *verdict)
+
+
+def _undecided(batch: pa.RecordBatch) -> list[bool]:
+    """Whether each row's verdict is undecided, which files of earlier versions don't say."""
+    known = "undecided" in batch.schema.names
+    return [bool(u) for u in batch["undecided"].to_pylist()] if known else [False] * len(batch)
 
 
 def _arrays(lists: pa.ListArray, typecode: str) -> Iterator[array[Any]]:

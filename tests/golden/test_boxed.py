@@ -6,9 +6,10 @@ import time
 
 import pytest
 
+from reasonrl.grading import equivalence
 from reasonrl.grading.boxed import Boxed, canonical
 from reasonrl.grading.choice import Choice
-from reasonrl.grading.equivalence import equivalent
+from reasonrl.grading.equivalence import equivalent, is_costly
 from reasonrl.grading.exact import Exact
 
 BOXED, EXACT, CHOICE = Boxed("Q:"), Exact("Q:"), Choice("Q:")
@@ -87,14 +88,88 @@ def test_what_is_the_same(gold: str, answer: str | None, same: bool) -> None:
     assert BOXED.equal(answer, gold) == same
 
 
+# Each is made unique by a number in it.
+HOSTILE = [
+    "9^{9^{9^{%d}}}", "%d^{10^{10}}", "x+%d^{-9^{9^9}}", "%d000!", "((%d)!)!", "2^{%d00000000}",
+    "(x+%d)^{100000}", "(x+y+z+%d)^{60}", r"\sum_{k=1}^{10^9} k^{%d}", r"\prod_{k=1}^{%d000000} k",
+    r"\int_0^{%d} e^{-x^2}\sin(x^3) dx", "(" * 190 + "%d" + ")" * 190, "{" * 190 + "%d" + "}" * 190,
+    r"\sqrt{" * 55 + "%d" + "}" * 55, r"\frac{1}{" * 30 + "%d" + "}" * 30, r"\sin(" * 40 + "%d",
+    r"\binom{%d000000000}{500000000}", r"\{" * 60 + "%d" + r"\}" * 60,
+    "(0,%d)" + r"\cup (0,1)" * 30,
+    r"\log_2(" * 25 + "%d" + ")" * 25, "%d" + "(" * 100_000, "%d" + "{}" * 50_000,
+    "{" * 50_000 + "%d" + "}" * 50_000, "%d" + r"\frac{1}{" * 30_000,
+]  # fmt: skip
+HARMLESS = [
+    "x+%d", "%dx^2", r"\frac{%d}{7}", "(x+%d)^2", r"%d\sqrt{2}", "2^{%d}", r"e^{x^{%d}}", "[%d,2]",
+    "3^2+%d^2", r"2^3 \cdot 3^{%d}", r"\frac{(%dn)!}{(n+1)!}", "%d!", r"f(%d(g(x)))",
+    r"\{1,%d\}", r"\binom{%d}{5}", r"x \in (0,%d) \cup (2,3)", r"\text{%d of them}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", HOSTILE)
+def test_what_is_beyond_comparison_is_not_tried(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(equivalence, "_pool", None)  # nor called
+    answer = BOXED.answer(r"\boxed{%s}" % (form % 3))
+    verdict = BOXED.equal_each([answer], [SQUARE])
+    assert verdict == [None if answer else False]
+    assert BOXED.equal(answer, SQUARE) is False
+
+
+@pytest.mark.parametrize("form", HARMLESS)
+def test_what_answers_look_like_is_tried(form: str) -> None:
+    assert not is_costly(form % 12)
+
+
+def graded(number: int) -> float:
+    """Grades so many strings of all kinds; every one has a verdict. Returns the seconds it took."""
+    kinds = [*HOSTILE, *HARMLESS[:4]]
+    texts = [r"\boxed{%s}" % (kinds[i % len(kinds)] % (i + 10)) for i in range(number)]
+    started = time.monotonic()
+    answers = [BOXED.answer(text) for text in texts]
+    verdicts = BOXED.equal_each(answers, [SQUARE] * number)
+    assert len(verdicts) == number
+    assert {*verdicts} == {None, False}
+    return time.monotonic() - started
+
+
+def test_hundreds_of_hostile_strings_take_seconds() -> None:
+    assert graded(280) < 30
+
+
 @pytest.mark.slow
-def test_hostile_expressions_are_decided_in_bounded_time() -> None:
+def test_ten_thousand_hostile_strings_take_minutes() -> None:
+    assert graded(10_000) < 300
+
+
+def test_what_fails_is_undecided(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise TypeError
+
+    monkeypatch.setattr("math_verify.parse", fail)
+    assert equivalence._verify("x", "y") is None
+
+
+def test_verdicts_that_are_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(equivalence, "MOST_KNOWN", 3)
+    monkeypatch.setattr(equivalence, "_known", {("a", str(i)): False for i in range(3)})
+    pairs = [("a", "2"), (SQUARE, "(x+1)^2"), ("x", "x+1")]
+    assert equivalent(pairs) == dict(zip(pairs, [False, True, False], strict=True))
+    assert [*equivalence._known] == pairs
+
+
+@pytest.mark.slow
+def test_hostile_expressions_are_decided_in_bounded_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     nested = ["(" * 200 + "x" + ")" * 200, r"\sqrt{" * 90 + "2" + "}" * 90]
     hostile = ["9^{9^{9^9}}", "10^{10^{10}}", *nested]
+    monkeypatch.setattr(equivalence, "is_costly", lambda _: False)
     started = time.monotonic()
     verdicts = equivalent([("y", text) for text in hostile] + [(SQUARE, "(x+1)^2")])
     assert time.monotonic() - started < 120
-    assert [*verdicts.values()] == [False, False, False, False, True]
+    *hostile_verdicts, last = verdicts.values()
+    assert not any(hostile_verdicts)
+    assert last is True
     assert equivalent([(SQUARE, "(x+1)^2")]) == {(SQUARE, "(x+1)^2"): True}
 
 

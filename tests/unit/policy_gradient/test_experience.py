@@ -386,6 +386,7 @@ def test_statistics_by_hand() -> None:
         "rollout/correct": pytest.approx(2 / 6),
         "rollout/score": pytest.approx(4 / 6),  # 1, 0, 1/2, 1/2, 0, 2
         "rollout/unparsed": pytest.approx(4 / 6),
+        "rollout/undecided": 0.0,
         "rollout/mean_length": pytest.approx(7 / 6),
         "rollout/finish_eos": pytest.approx(3 / 6),
         "rollout/finish_stop": pytest.approx(2 / 6),

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from reasonrl.grading.strict import Strict
 from reasonrl.problems.prompts import Plain, build_prompts
 from reasonrl.rewards.sparse import Outcome
 from reasonrl.rewards.verdicts import completions_statistics
@@ -150,12 +152,13 @@ def test_statistics_of_completions() -> None:
     def rollout(length: int, reason: str, answer: str | None, rewards: list[float]) -> Rollout:
         ids = tuple(range(length))
         completion = Completion("p0", 0, ids, (0.0,) * length, reason, "")  # type: ignore[arg-type]
-        return Rollout(prompt, completion, answer, answer == "2", tuple(rewards))
+        right, undecided = answer == "2", answer == "9^{9^9}"
+        return Rollout(prompt, completion, answer, right, tuple(rewards), undecided)
 
     assert completions_statistics(
         [
             rollout(1, "eos", "2", [1.0]),
-            rollout(2, "stop", "3", [0.25, 0.5]),
+            rollout(2, "stop", "9^{9^9}", [0.25, 0.5]),
             rollout(8, "length", None, []),
             rollout(3, "eos", None, []),
         ]
@@ -163,11 +166,44 @@ def test_statistics_of_completions() -> None:
         "correct": 0.25,
         "score": 0.4375,  # (1 + 0.75) / 4
         "unparsed": 0.5,
+        "undecided": 0.25,
         "mean_length": 3.5,  # 14 / 4
         "finish_eos": 0.5,
         "finish_stop": 0.25,
         "finish_length": 0.25,
     }
+
+
+class Doubtful(Strict):
+    """A grader that can't decide about 13 in time."""
+
+    def equal_each(
+        self, answers: Sequence[str | None], golds: Sequence[str]
+    ) -> Sequence[bool | None]:
+        return [None if a == "13" else a == g for a, g in zip(answers, golds, strict=True)]
+
+
+def test_what_is_undecided_is_wrong_and_stays_known(
+    scripted: Callable, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    texts = [" #### 13", " #### 0", " #### 1"]
+    grader, file = Doubtful("Q:"), tmp_path / "round-1.parquet"
+    for _ in range(2):  # collected, then read
+        found = collect_rollouts(
+            scripted(lambda *_: texts), PROBLEMS[:1], prompts[:1], PARAMS, Outcome(STRICT), grader,
+            seed=7, file=file, on_progress=lambda _: None,
+        )  # fmt: skip
+        verdicts = [(r.answer, r.correct, r.undecided) for r in found]
+        assert verdicts == [("13", False, True), ("0", True, False), ("1", False, False)]
+
+
+def test_files_of_earlier_versions_say_nothing_of_it(
+    scripted: Callable, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    file = tmp_path / "round-1.parquet"
+    found, _ = collect(scripted(answers_2), prompts, file)
+    pq.write_table(pq.read_table(file).drop_columns("undecided"), file)
+    assert read_rollouts(file, prompts) == found
 
 
 def test_nothing_to_ask_is_an_empty_file(tmp_path: Path, scripted: Callable) -> None:
