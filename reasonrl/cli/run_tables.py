@@ -15,6 +15,7 @@ from rich.table import Table
 
 from reasonrl.cli.command import find_run, find_sweep, sweep_folder
 from reasonrl.config.identity import prerequisites
+from reasonrl.report.budget import NOT_COMPARED, TOLERANCE, unequal
 from reasonrl.report.catalogue import (
     MAIN,
     SEED,
@@ -53,6 +54,13 @@ def compare_runs(given: argparse.Namespace) -> int:
             f"compare must be given two runs or more, or --where; got {len(groups)}"
             + (" after runs of several seeds were put together." if given.seeds else ".")
         )
+    differs = unequal({entry.name: entry.budget for entry in entries})
+    if refused := [text for name, text in differs.items() if name not in given.may_differ]:
+        raise UserError(
+            f"compare must be given runs with equal budgets, to {TOLERANCE:.0%}; these differ in "
+            f"{'; '.join(refused)}. To compare them all the same, add --may-differ "
+            f"{' '.join(differs)}."
+        )
     rows = compared(groups, given.metrics)
     _show(_cells(rows, given.seeds), _shared(entries), given.format)
     if given.format == "table":
@@ -63,6 +71,8 @@ def compare_runs(given: argparse.Namespace) -> int:
             + "; bold: p < 0.05 after Holm's correction for their number.",
             soft_wrap=True,
         )
+        if differs:
+            console.print(f"Budgets differ in {'; '.join(differs.values())}.", soft_wrap=True)
         machines = {e.name: _made_with(e) for e in entries}
         if said := differences(machines):
             console.print(said, markup=False, soft_wrap=True)
@@ -70,10 +80,20 @@ def compare_runs(given: argparse.Namespace) -> int:
 
 
 def compare_sweep(sweep: Sweep, metrics: Sequence[str]) -> int:
-    """As ``reasonrl compare SWEEP`` without options."""
+    """As ``reasonrl compare SWEEP`` without options.
+
+    Runs with unequal budgets are listed with their gains on their starts instead, and a line says
+    in what they differ.
+    """
     given = {"runs": [str(sweep.path)], "where": [], "outputs": sweep.outputs, "protocol": None}
     shown = {"seeds": False, "metrics": metrics, "format": "table"}
-    return compare_runs(argparse.Namespace(**given, **shown))
+    asked = argparse.Namespace(**given, **shown, may_differ=[])
+    differs = unequal({entry.name: entry.budget for entry in _entries(asked)})
+    if not differs:
+        return compare_runs(asked)
+    list_runs(asked)
+    print(NOT_COMPARED.format("; ".join(differs.values())))
+    return 0
 
 
 def diff_runs(given: argparse.Namespace) -> int:
@@ -183,8 +203,15 @@ def _cells(rows: Sequence[Row], seeds: bool) -> list[dict[str, Cell]]:
             own["seeds"] = ",".join(str(entry.config.seed) for entry in row.entries)
         if not all_done:
             own["state"] = ", ".join(states)
+        own |= _budget(row)
         cells.append({**own, **row.estimates})
     return cells
+
+
+def _budget(row: Row) -> dict[str, Cell]:
+    """The budget of a row's run, or of the first of its seeds; nothing if it isn't known."""
+    budget = row.entries[0].budget
+    return {} if budget is None else dict(budget.texts())
 
 
 def _show(rows: Sequence[Mapping[str, Cell]], shared: str, kind: str) -> None:

@@ -11,6 +11,8 @@ from reasonrl.cli.command import AddCommand, takes_outputs
 
 FORMATS = ("table", "csv", "latex", "markdown", "json")
 METRICS = ["maj@1"]
+# Those of ``report.budget``, which is slower to import.
+QUANTITIES = ("questions", "samples", "steps", "tokens")
 
 
 def add_commands(add: AddCommand) -> None:
@@ -23,6 +25,14 @@ def add_commands(add: AddCommand) -> None:
     )
     _takes_runs(compare, "or SWEEP; the first is what the others are compared with")
     _takes_table(compare)
+    compare.add_argument(
+        "--may-differ",
+        nargs="+",
+        choices=QUANTITIES,
+        default=[],
+        metavar="BUDGET",
+        help="compare runs that weren't given as much: questions, samples, steps, tokens",
+    )
 
     diff = add("diff", what="show in what two runs differ", function=_diff)
     diff.add_argument("one", metavar="RUN", help="its folder, or a part of its name")

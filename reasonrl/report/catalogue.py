@@ -18,6 +18,7 @@ from typing import Any
 
 from reasonrl.config.identity import decisive, prerequisites
 from reasonrl.config.schema import TrainConfig
+from reasonrl.report.budget import Budget, budget_of
 from reasonrl.report.scores import Scores, read_scores
 from reasonrl.runs.folder import GAIN, RunFolder, read_config, read_status, run_folder, state_of
 from reasonrl.util.errors import UserError
@@ -63,6 +64,11 @@ class Entry:
             name = run_folder(earlier).path.name
             return self._scores(RunFolder(self.run.path.parent / name, self.run.protocol), "after")
         return self._scores(self.run, "before")
+
+    @cached_property
+    def budget(self) -> Budget | None:
+        """What the run was given to learn from; None if that isn't known (``budget_of``)."""
+        return budget_of(self.run, self.config)
 
     @staticmethod
     def _scores(run: RunFolder, when: str) -> Scores | None:

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from reasonrl.grading.metrics import Estimate
+from reasonrl.report.budget import QUANTITIES, Budget
 
 
 def estimates_table(title: str, estimates: Mapping[str, Estimate]) -> Table:
@@ -52,6 +53,17 @@ def comparison_table(title: str, rows: Mapping[str, Mapping[str, Estimate]]) -> 
         table.add_column(column.replace(": ", "\n"), justify="right", overflow="fold")
     for name, cells in rows.items():
         table.add_row(escape(name), *(_cell(column, cells.get(column)) for column in columns))
+    return table
+
+
+def budgets_table(budgets: Mapping[str, Budget | None]) -> Table:
+    """A table of what runs were given to learn from, a row each; blank where it isn't known."""
+    table = Table(title="what each was given, with what it is made from", title_justify="left")
+    table.add_column("run", overflow="fold")
+    for quantity in QUANTITIES:
+        table.add_column(quantity, justify="right")
+    for name, budget in budgets.items():
+        table.add_row(escape(name), *(budget.texts().values() if budget else ()))
     return table
 
 

@@ -117,6 +117,58 @@ def test_the_runs_of_a_sweep_are_compared_by_its_name(
     assert "Differences are paired by problem" in capsys.readouterr().out
 
 
+@pytest.fixture
+def budgets(made: dict[str, RunFolder]) -> None:
+    """The shorter run took half the samples and steps of the longer one; SFT's are in both."""
+    logs = {
+        "sft 0": [{"step": 20}],
+        "ei 0": [{"step": 100, "ei/rollouts": 192, "rollout/mean_length": 10.0}],
+        "short": [{"step": 40, "ei/rollouts": 96, "rollout/mean_length": 20.0}],
+    }
+    for name, records in logs.items():
+        made[name].metrics.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+@pytest.mark.usefixtures("budgets")
+def test_runs_of_unequal_budgets_are_compared_only_if_asked(
+    made: dict[str, RunFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short, ei = made["short"].path.name, made["ei 0"].path.name
+    command = ["compare", short, ei, "--outputs", str(tmp_path)]
+    assert main(command) == 2
+    differ = (
+        f"samples: 96 of {short}, 192 of {ei}, 2 times as many; "
+        f"steps: 60 of {short}, 120 of {ei}, 2 times as many"
+    )
+    error = " ".join(capsys.readouterr().err.split())
+    assert f"compare must be given runs with equal budgets, to 10%; these differ in {differ}." in (
+        error
+    )
+    assert "add --may-differ samples steps." in error
+    assert main([*command, "--may-differ", "steps"]) == 2
+    assert "steps" not in capsys.readouterr().err.partition("To compare")[0]
+    asked = [*command, "--may-differ", "samples", "steps"]
+    assert f"Budgets differ in {differ}." in " ".join(said(capsys, *asked).split())
+    (row, other) = json.loads(said(capsys, *asked, "--format", "json"))
+    assert [row[name] for name in ("questions", "samples", "steps", "tokens")] == [
+        *("12", "96", "60", "1,920")
+    ]
+    assert other["tokens"] == "1,920"
+    assert other["maj@1: against the first"]["value"] == pytest.approx(0.6)
+
+
+@pytest.mark.usefixtures("budgets")
+def test_a_sweep_of_unequal_budgets_ends_with_a_table_all_the_same(
+    made: dict[str, RunFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [Member(made[name].path.name, [name]) for name in ("short", "ei 0")]
+    assert compare_sweep(make_sweep(tmp_path, asked), ["maj@1"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Budgets differ, so gains aren't compared between runs: samples: 96 of" in out
+    assert "against the first" not in out
+    assert "gain" in out
+
+
 def test_two_runs_differ_in_their_settings(
     made: dict[str, RunFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,6 +18,7 @@ from reasonrl.grading.metrics import Estimate
 from reasonrl.pipeline import comparison
 from reasonrl.pipeline.comparison import compare, show_comparison
 from reasonrl.pipeline.results import Result
+from reasonrl.report.budget import Budget
 from reasonrl.report.tables import comparison_table
 from reasonrl.runs.folder import RunFolder
 from reasonrl.types import SavedPolicy
@@ -134,6 +135,30 @@ def test_a_sweep_has_a_row_for_each_run(shown: Any) -> None:
     assert table.index("algorithm=rcrl") < table.index("algorithm=ei")  # as they were asked for
     assert "seed=0" not in table
     assert "conditioning" in table
+
+
+def test_budgets_are_stated_and_unequal_ones_are_not_compared(
+    shown: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budgets = {
+        "algorithm=ei": Budget(1000, 16_000, 1250, 480_000),
+        "algorithm=rcrl": Budget(8000, 16_000, 1250, 480_000),
+    }
+    monkeypatch.setattr(comparison, "budget_of", lambda run, _: budgets[run.path.name])
+    table = shown({("algorithm=ei",): EI, ("algorithm=rcrl",): RCRL})
+    (line,) = [line for line in table.splitlines() if "8,000" in line and "│" in line]
+    assert [cell.strip() for cell in line.split("│")[1:-1]] == [
+        *("algorithm=rcrl", "8,000", "16,000", "1,250", "480,000")
+    ]
+    assert "the first run" not in table
+    assert (
+        "Budgets differ, so gains aren't compared between runs: questions: 1,000 of algorithm=ei, "
+        "8,000 of algorithm=rcrl, 8 times as many"
+    ) in " ".join(table.split())
+    budgets["algorithm=rcrl"] = budgets["algorithm=ei"]
+    table = shown({("algorithm=ei",): EI, ("algorithm=rcrl",): RCRL})
+    assert "the first run" in table
+    assert "Budgets differ" not in table
 
 
 def test_nobody_is_compared_with_himself(shown: Any) -> None:
