@@ -49,11 +49,17 @@ RANK = [sys.executable, "-P", "-m", "reasonrl.cli.evaluate"]  # of an evaluation
 def evaluate_and_show(config: DictConfig, overrides: Sequence[str] = ()) -> None:
     """Evaluates what the configuration names and shows the metrics. Raises UserError.
 
+    Where ``evaluation.split`` is a list, each of its splits is evaluated by itself, and one table
+    shows all.
+
     Told to stop by a signal, it keeps what it has sampled and exits; see ``attempt``.
 
     overrides: what the command line said.
     """
     config = OmegaConf.create(with_homes(OmegaConf.to_container(config, resolve=True)))
+    if OmegaConf.is_list(config.evaluation.split):
+        evaluate_all_and_show(_by_split(config, overrides))
+        return
     _check(config)
     with joined() as process:
         asked = process.first(lambda: _asked(config, overrides))
@@ -103,6 +109,19 @@ def evaluate_all_and_show(points: Mapping[tuple[str, ...], DictConfig]) -> None:
                 print(export([{"name": name, **row} for name, row in named.items()], kind))
             for record in records:
                 console.print(f"record: {record}", soft_wrap=True, markup=False)
+
+
+def _by_split(config: DictConfig, overrides: Sequence[str]) -> dict[tuple[str, ...], DictConfig]:
+    """The configuration with each of its splits, by its overrides. Raises UserError for none."""
+    if not config.evaluation.split:
+        raise UserError("evaluation.split must name a split, or several; got []. Leave it out.")
+    points = {}
+    for split in config.evaluation.split:
+        one = config.copy()
+        one.evaluation.split = split
+        others = [o for o in overrides if o.lstrip("+").partition("=")[0] != "evaluation.split"]
+        points[*others, f"evaluation.split={split}"] = one
+    return points
 
 
 def _check(config: DictConfig) -> None:

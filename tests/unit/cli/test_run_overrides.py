@@ -12,10 +12,15 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from reasonrl.cli import evaluate as module
-from reasonrl.cli.evaluate import _Asked, _asked, evaluate_all_and_show
+from reasonrl.cli.evaluate import (
+    _Asked,
+    _asked,
+    evaluate_all_and_show,
+    evaluate_and_show,
+)
 from reasonrl.config.resolve import resolve
 from reasonrl.evaluation.summary import Evaluation
-from reasonrl.runs.folder import RunFolder, write_config
+from reasonrl.runs.folder import RunFolder, read_config, write_config
 from reasonrl.types import SavedPolicy
 from reasonrl.util.atomic import write_json
 from reasonrl.util.errors import UserError
@@ -130,18 +135,18 @@ def test_a_model_s_record_is_of_its_weights_and_problems(tmp_path: Path):
     assert record() != first
 
 
+def all_right(asked: _Asked, *_: object) -> Evaluation:
+    right = np.ones(len(asked.problems))
+    scores = {"maj@1": right, "maj@2": right, "pass@1": right, "pass@2": right}
+    ids = tuple(problem.id for problem in asked.problems)
+    return Evaluation(ids, scores, {"sampled/unparsed": 0.0})
+
+
 def test_several_are_one_table(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setattr(output, "width", 160)
-
-    def evaluated(asked: _Asked, *_: object) -> Evaluation:
-        right = np.ones(len(asked.problems))
-        scores = {"maj@1": right, "maj@2": right, "pass@1": right, "pass@2": right}
-        ids = tuple(problem.id for problem in asked.problems)
-        return Evaluation(ids, scores, {"sampled/unparsed": 0.0})
-
-    monkeypatch.setattr(module, "_evaluate", evaluated)
+    monkeypatch.setattr(module, "_evaluate", all_right)
     points = {}
     for size in (4, 5):
         said = (f"run={run.path}", f"dataset.test_size={size}")
@@ -156,3 +161,28 @@ def test_several_are_one_table(
     assert said.count("sft-1a2b3c4d") == told.err.count("record: ") == 2
     assert "4 test problems" in said
     assert "test_size=5" in said
+
+
+def test_several_splits_are_evaluated_each_by_itself(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    data = Path(str(read_config(run).dataset.path))
+    (data / "platinum.jsonl").write_text((data / "test.jsonl").read_text())
+    monkeypatch.setattr(output, "width", 160)
+    monkeypatch.setattr(module, "_evaluate", all_right)
+    said = (f"run={run.path}", "evaluation.split=[test,platinum]", "dataset.test_size=4")
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        evaluate_and_show(compose("evaluate", list(said)), said)
+    told = capsys.readouterr()
+    assert "4 test problems" in told.out
+    assert "4 platinum problems" in told.out
+    records = [line for line in told.err.splitlines() if line.startswith("record: ")]
+    assert ["/test-n4-" in record for record in records] == [True, False]
+    assert ["/platinum-n4-" in record for record in records] == [False, True]
+
+
+def test_no_split_at_all_is_refused():
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("evaluate", ["evaluation.split=[]"])
+    with pytest.raises(UserError, match=r"evaluation\.split must name a split, or several; got"):
+        evaluate_and_show(config)
