@@ -264,7 +264,7 @@ def ppo(job: RandomJob, bench: Bench, repeats: int) -> dict[str, Any]:
             phases, tokens = dict.fromkeys(phases, 0.0), 0
         trainer.trainer.state.iteration, trainer.trainer.state.taken = iteration, 0
         times = [bench._now()]
-        rollouts = trainer.sample(iteration)
+        rollouts, _ = trainer.sample(iteration)
         times.append(bench._now())
         experience = trainer.compute_advantages(rollouts)
         times.append(bench._now())

@@ -194,7 +194,7 @@ def iterate(ppo: PPO) -> int:
     """One iteration; returns how many tokens were sampled."""
     ppo.trainer.state.iteration += 1
     ppo.trainer.state.taken = 0
-    rollouts = ppo.sample(ppo.trainer.state.iteration)
+    rollouts, _ = ppo.sample(ppo.trainer.state.iteration)
     ppo.update(ppo.compute_advantages(rollouts))
     return sum(len(rollout.completion.token_ids) for rollout in rollouts)
 

@@ -234,7 +234,7 @@ def ppo(stack: ExitStack, model: str, completions: int, process: Process) -> dic
 
     def sample() -> None:
         state.iteration, state.taken = state.iteration + 1, 0
-        made["rollouts"] = trainer.sample(state.iteration)
+        made["rollouts"], _ = trainer.sample(state.iteration)
 
     def assess() -> None:
         made["experience"] = trainer.compute_advantages(made["rollouts"])

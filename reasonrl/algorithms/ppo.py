@@ -1,18 +1,25 @@
-"""Proximal Policy Optimization (Schulman et al., 2017), token by token (paper, section 2.3).
+"""Policy gradients on a policy's own rollouts: PPO and its variants (paper, section 2.3).
 
-    π_ref ← π_0;  V ← 0
+    π_ref ← π_0
     for each iteration:
-        R ← N completions of each of the next questions, sampled from π at temperature T
+        R ← N completions of each of the next questions, sampled from π at temperature T,
+            of all questions, or of those whose completions differ in score
         r_t ← reward of token t − β (log π(a_t | s_t) − log π_ref(a_t | s_t))
-        A, G ← generalised advantages and returns of r under V;  A ← A whitened over all tokens
-        π_old, V_old ← π, V
+        Â ← how much more follows than the baseline, scaled                      (``advantages``)
+        π_old ← π
         for each epoch, for each minibatch of R:
-            ρ_t ← π(a_t | s_t) / π_old(a_t | s_t)
-            one step down the gradient of the mean over tokens of
-                −min(ρ_t A_t, clip(ρ_t, 1 ± ε) A_t)
-                + c_V ½ max((V − G_t)², (clip(V, V_old ± ε_V) − G_t)²) − c_H entropy
+            ρ ← π(a_t | s_t) / π_old(a_t | s_t), of the token or its completion  (``losses``)
+            one step down the gradient of the mean over tokens, or over completions, of
+                −min(ρ Â_t, clip(ρ, 1 − ε₋, 1 + ε₊) Â_t)
         every so often: π's maj@1 on the validation questions
     return the π with the best validation maj@1
+
+PPO (Schulman et al., 2017) is the loop with a value function V: its Â and G are generalised
+advantages and returns of r under V, whitened over all tokens, and its loss has
+
+                + c_V ½ max((V − G_t)², (clip(V, V_old ± ε_V) − G_t)²) − c_H entropy
+
+A variant is a file of values, ``variant_of: ppo``; none is known to the code by its name.
 
 All probabilities are at temperature T, those of π_ref too. An episode is a completion: after its
 last token nothing follows, whether the policy ended it, a delimiter did (whose tokens are no
@@ -28,8 +35,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,37 +47,41 @@ from reasonrl.config.algorithm.ppo import PPOConfig
 from reasonrl.job import Job
 from reasonrl.learning.functional import (
     adapt_kl_coef,
-    generalized_advantages,
     kl_k1,
-    kl_k3,
     masked_mean,
     masked_sum,
     off_policy_weights,
     padded,
-    policy_loss,
-    value_loss,
-    whiten,
 )
 from reasonrl.learning.supervised import minibatches, shares
 from reasonrl.policy.policy import DTYPES
 from reasonrl.policy_gradient.actor_critic import ActorCritic
+from reasonrl.policy_gradient.advantages import BASELINES, SCALES, Scored
+from reasonrl.policy_gradient.baselines import SAMPLED
 from reasonrl.policy_gradient.diagnosis import Diagnosis
 from reasonrl.policy_gradient.experience import (
     Experience,
     annotate,
+    critic_statistics,
     experience_statistics,
     experiences,
+    numbered,
+    questions,
     shaped_rewards,
     token_data,
     trainable,
 )
+from reasonrl.policy_gradient.losses import AGGREGATIONS, Minibatch, token_losses
 from reasonrl.policy_gradient.trainer import Trainer
 from reasonrl.runs.metrics_log import read_metrics
 from reasonrl.runs.preemption import saving
+from reasonrl.sampling import Sampler
 from reasonrl.types import Rollout, SavedPolicy
 from reasonrl.util.seeding import derive_seed, next_in_stream
 
 logger = logging.getLogger(__name__)
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def run(job: Job, settings: PPOConfig) -> SavedPolicy:
@@ -101,10 +114,9 @@ class PPO:
             started = time.monotonic()
             if not experience:
                 with saving(trainer.save):
-                    rollouts = self.sample(trainer.state.iteration + 1)
-                trainer.state.iteration += 1
-                trainer.state.taken = 0
-                experience = self.compute_advantages(rollouts)
+                    rollouts, beside = self.sample(trainer.state.iteration + 1)
+                trainer.begin_iteration(len(rollouts))
+                experience = self.compute_advantages(rollouts, beside)
             explored = time.monotonic()
             self.update(experience)
             trainer.end_iteration(experience, explored - started, time.monotonic() - explored)
@@ -120,31 +132,61 @@ class PPO:
             self.diagnosis.check(record)
         if not tokens:
             return []
-        rollouts = self.sample(self.trainer.state.iteration)
-        learnt = trainable(rollouts, mask_truncated=self.config.mask_truncated)
-        return experiences(learnt, tokens)
+        rollouts, _ = self.sample(self.trainer.state.iteration)
+        return experiences(self.learnt(rollouts), tokens)
 
-    def sample(self, iteration: int) -> list[Rollout]:
-        """N completions of each of the iteration's questions, from the policy as it is now."""
+    def sample(self, iteration: int) -> tuple[list[Rollout], dict[str, Any]]:
+        """N completions of each of the iteration's questions, from the policy as it is now.
+
+        Where questions are left out whose completions all score the same, others are asked in their
+        place, ``resamplings`` times at most. What the baseline has sampled stands beside them, as
+        fields of ``Scored``.
+        """
+        config = self.config
+        rollouts: list[Rollout] = []
+        with self.trainer.sampler() as sampler:
+            for attempt in range(config.resamplings + 1):
+                if len(self.learnt(rollouts)) < config.rollouts_per_iteration:
+                    rollouts += self.ask(sampler, iteration, attempt)
+            if config.baseline not in SAMPLED or not (learnt := self.learnt(rollouts)):
+                return rollouts, {}
+            more = SAMPLED[config.baseline]
+            return rollouts, more(self.job, self.reward, sampler, learnt, iteration, config)
+
+    def ask(self, sampler: Sampler, iteration: int, attempt: int) -> list[Rollout]:
+        """Samples N completions of each of as many questions as an iteration has."""
         job, config = self.job, self.config
         count = config.rollouts_per_iteration // config.num_samples_per_prompt
-        problems = next_in_stream(job.train, (iteration - 1) * count, count, job.config.seed)
-        with self.trainer.sampler() as sampler:
-            return job.collect(
-                sampler,
-                problems,
-                job.prompts(problems, few_shot=job.few_shot),
-                job.params(config.num_samples_per_prompt, config.temperature),
-                seed=derive_seed(job.config.seed, "ppo", iteration, "explore"),
-                file=job.run.rollouts / f"iteration-{iteration:05d}.parquet",
-                description=f"iteration {iteration} of {config.iterations}: sampling",
-                reward=self.reward,
-            )
+        place = (iteration - 1) * (config.resamplings + 1) + attempt
+        problems = next_in_stream(job.train, place * count, count, job.config.seed)
+        again = f"-again-{attempt}" if attempt else ""
+        return job.collect(
+            sampler,
+            problems,
+            job.prompts(problems, few_shot=job.few_shot),
+            job.params(config.num_samples_per_prompt, config.temperature),
+            seed=derive_seed(job.config.seed, "ppo", iteration, f"explore{again}"),
+            file=job.run.rollouts / f"iteration-{iteration:05d}{again}.parquet",
+            description=f"iteration {iteration} of {config.iterations}: sampling",
+            reward=self.reward,
+        )
 
-    def compute_advantages(self, rollouts: Sequence[Rollout]) -> list[Experience]:
-        """Computes the advantage and the return of every token, and logs the iteration."""
+    def learnt(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
+        """The rollouts of an iteration that are learnt from."""
+        config = self.config
+        count = config.rollouts_per_iteration // config.num_samples_per_prompt
+        kept = questions(rollouts, config.filter, count)
+        return trainable(kept, mask_truncated=config.mask_truncated)
+
+    def compute_advantages(
+        self, rollouts: Sequence[Rollout], beside: Mapping[str, Any] = NOTHING
+    ) -> list[Experience]:
+        """Computes the advantage and the return of every token, and logs the iteration.
+
+        beside: see ``sample``.
+        """
         config, state = self.config, self.trainer.state
-        learnt = trainable(rollouts, mask_truncated=config.mask_truncated)
+        learnt = self.learnt(rollouts)
         if not learnt:
             logger.warning("iteration %d has no completion to learn from", state.iteration)
             return []
@@ -175,19 +217,17 @@ class PPO:
         rewards = shaped_rewards(learnt, config, state.scores)
         if config.kl_penalty == "reward":
             rewards = rewards - state.kl_coef * kl
-        advantages, returns = generalized_advantages(
-            rewards, annotations.values, mask, config.gamma, config.gae_lambda
-        )
-        padding_too = torch.ones_like(mask)
-        whitened = whiten(advantages, padding_too if config.compat.unmasked_whitening else mask)
-
+        groups = torch.tensor(numbered(r.prompt.problem_id for r in learnt))
+        scored = Scored(rewards, mask, annotations.values, groups, **beside)
+        advantages, returns = BASELINES[config.baseline](scored, config)
+        scaled = SCALES[config.scale](advantages, scored, config)
         weights = off_policy_weights(
             annotations.logprobs, sampled, config.off_policy_correction, config.off_policy_cap
         )
 
         record = {
             "ppo/iteration": state.iteration,
-            "ppo/rollouts": state.iteration * config.rollouts_per_iteration,
+            "ppo/rollouts": state.sampled,
             "ppo/kl": kl_per_completion,
             "ppo/kl_coef": state.kl_coef,
             "ppo/sampler_logprob_gap": masked_mean(
@@ -197,6 +237,8 @@ class PPO:
                 rollouts, config.num_samples_per_prompt, annotations, advantages, returns, "ppo"
             ),
         }
+        if config.value_layers is not None:
+            record |= critic_statistics(annotations, returns, "ppo")
         if config.off_policy_correction != "none":
             record["ppo/off_policy_weight"] = masked_mean(weights, mask).item()
         self.job.log.log(self.trainer.steps, record)
@@ -206,7 +248,7 @@ class PPO:
             "old_logprobs": old_logprobs,
             "ref_logprobs": annotations.ref_logprobs,
             "old_values": annotations.values,
-            "advantages": weights * whitened,  # as much as weighing the loss
+            "advantages": weights * scaled,  # as much as weighing the loss
             "returns": returns,
         }
         return experiences(learnt, {name: x[mask] for name, x in tokens.items()})
@@ -233,12 +275,12 @@ class PPO:
         Returns how far the policy had moved before it, in nats per token.
         """
         process = self.job.process
-        num_tokens = sum(one.num_tokens for one in minibatch)
+        of_all = self.sizes(minibatch)
         mine = []
         rows = self.trainer.model.layout.rows(minibatch)
         for batch, weight in shares(rows, self.config.micro_batch_tokens, process):
-            loss, token_metrics = self.loss(batch)
-            (weight * loss / num_tokens).backward()
+            loss, token_metrics = self.loss(batch, of_all)
+            (weight * loss / of_all.num_tokens).backward()
             if weight:
                 mine.append(token_metrics)
         metrics = self.trainer.step()
@@ -250,8 +292,18 @@ class PPO:
         self.job.log.log(self.trainer.steps, metrics)
         return process.broadcast(metrics["ppo/approx_kl"])
 
-    def loss(self, batch: Sequence[Experience]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, summed over the batch's tokens, and the metrics of each token."""
+    def sizes(self, minibatch: Sequence[Experience]) -> Minibatch:
+        """The sizes of an optimizer step's minibatch."""
+        return Minibatch(
+            sum(one.num_tokens for one in minibatch),
+            sum(len(one.group.completion_ids) for one in minibatch),
+            self.job.config.dataset.max_new_tokens,
+        )
+
+    def loss(
+        self, batch: Sequence[Experience], of_all: Minibatch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, summed over the batch's tokens by weight, and the metrics of each token."""
         config = self.config
         old = {name: x.to(self.job.device) for name, x in token_data(batch).items()}
         new = self.trainer.model(
@@ -260,25 +312,7 @@ class PPO:
             self.temperature,
             with_entropy=config.entropy_coef > 0,
         )
-        policy_losses = policy_loss(
-            new.logprobs, old["old_logprobs"], old["advantages"], config.clip_range
-        )
-        clip_range = config.value_clip_range
-        value_losses = value_loss(new.values, old["old_values"], old["returns"], clip_range)
-        loss = policy_losses + config.value_coef * value_losses
-        if config.entropy_coef:
-            loss = loss - config.entropy_coef * new.entropy
-        if config.kl_penalty == "loss":
-            loss = loss + self.trainer.state.kl_coef * kl_k3(new.logprobs, old["ref_logprobs"])
-        with torch.no_grad():
-            ratio = (new.logprobs - old["old_logprobs"]).exp()
-            moved = (new.values - old["old_values"]).abs()
-            token_metrics = {
-                "policy_loss": policy_losses,
-                "value_loss": value_losses,
-                "ratio": ratio,
-                "approx_kl": kl_k3(old["old_logprobs"], new.logprobs),
-                "clip_fraction": (ratio - 1).abs() > config.clip_range,
-                "value_clip_fraction": moved > (clip_range or torch.inf),
-            }
-        return loss.sum(), {name: x.detach().cpu() for name, x in token_metrics.items()}
+        lengths = [len(ids) for one in batch for ids in one.group.completion_ids]
+        losses, metrics = token_losses(new, old, lengths, config, self.trainer.state.kl_coef)
+        weights = AGGREGATIONS[config.aggregation](of_all, lengths).to(losses.device)
+        return (weights * losses).sum(), metrics

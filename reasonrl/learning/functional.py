@@ -155,19 +155,91 @@ def off_policy_weights(
     raise ValueError(f"correction={correction} must be none, tis or mask")
 
 
-def policy_loss(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip_range: float
-) -> Tensor:
-    """−min(ρA, clip(ρ, 1 − ε, 1 + ε) A) of each token, where ρ = exp(logprobs − old_logprobs).
+def policy_loss(log_ratio: Tensor, advantages: Tensor, low: float, high: float) -> Tensor:
+    """−min(ρA, clip(ρ, 1 − ε₋, 1 + ε₊) A) of each token, where ρ = exp(log_ratio).
 
     It is to be minimised, and the tensors may have any shape. Source: Schulman et al. 2017 (arXiv
-    1707.06347), eq. 7, with its sign turned and before the mean.
+    1707.06347), eq. 7, with its sign turned and before the mean; bounds of their own are those of
+    DAPO (Yu et al. 2025, arXiv 2503.14476), eq. 10.
 
-    clip_range: ε.
+    log_ratio: log π(token) − log π_old(token), or of a sequence: see ``sequence_means``.
+    low, high: ε₋ and ε₊.
     """
-    ratio = (logprobs - old_logprobs).exp()
-    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+    ratio = log_ratio.exp()
+    clipped = ratio.clamp(1 - low, 1 + high)
     return -torch.minimum(ratio * advantages, clipped * advantages)
+
+
+def detached_policy_loss(
+    logprobs: Tensor, log_ratio: Tensor, advantages: Tensor, low: float, high: float
+) -> Tensor:
+    """−sg(clip(ρ, 1 − ε₋, 1 + ε₊)) A log π of each token, where ρ = exp(log_ratio).
+
+    No token's gradient vanishes where ρ is cut, as it does in ``policy_loss``. Source: CISPO
+    (MiniMax-M1 2025, arXiv 2506.13585), eq. 4 and 5, whose bounds are relative here.
+    """
+    weight = log_ratio.detach().exp().clamp(1 - low, 1 + high)
+    return -weight * advantages * logprobs
+
+
+def sequence_means(values: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Each number of (n,) as the mean of its sequence; ``lengths`` cut n into sequences.
+
+    Of log-ratios it is GSPO's (Zheng et al. 2025, arXiv 2507.18071), eq. 7.
+    """
+    return torch.cat([part.mean().expand(len(part)) for part in values.split([*lengths])])
+
+
+def group_means(scores: Tensor, groups: Tensor) -> Tensor:
+    """The mean score of each completion's group: (B,), (B,) -> (B,).
+
+    groups: the number of the group, from 0, that each completion belongs to.
+    """
+    return _by_group(scores, groups) / _by_group(torch.ones_like(scores), groups)
+
+
+def means_of_the_others(scores: Tensor, groups: Tensor) -> Tensor:
+    """The mean score of the other completions in each one's group; its own where it has no other.
+
+    Source: RLOO (Kool et al. 2019; Ahmadian et al. 2024, arXiv 2402.14740), eq. 8.
+    """
+    others = _by_group(torch.ones_like(scores), groups) - 1
+    means = (_by_group(scores, groups) - scores) / others
+    return torch.where(others > 0, means, scores)
+
+
+def group_stds(scores: Tensor, groups: Tensor) -> Tensor:
+    """The standard deviation of each completion's group, by n − 1; 0 in a group of one."""
+    squares = _by_group((scores - group_means(scores, groups)) ** 2, groups)
+    others = _by_group(torch.ones_like(scores), groups) - 1
+    return (squares / others.clamp(min=1)).sqrt()
+
+
+def _by_group(values: Tensor, groups: Tensor) -> Tensor:
+    """The sum of each one's group."""
+    return values.new_zeros(int(groups.max()) + 1).index_add(0, groups, values)[groups]
+
+
+def step_advantages(
+    values: Sequence[Sequence[float]], starts: Sequence[Sequence[int]], scores: Tensor, length: int
+) -> Tensor:
+    """Â_t = V(s_{j+1}) − V(s_j) of each token t of step j: (B, length).
+
+    Behind a completion's end the numbers mean nothing. The value of what follows the last step is
+    the completion's score. Source: VinePPO (Kazemnejad et al. 2024, arXiv 2410.01679), eq. 6, with
+    steps for its states and nothing discounted.
+
+    values: of each completion the values V(s_j) of the states in which its steps begin.
+    starts: of each completion the first token of each step, ascending, 0 the first.
+    """
+    advantages = scores.new_zeros(len(scores), length)
+    for row, (of_steps, first, score) in enumerate(
+        zip(values, starts, scores.tolist(), strict=True)
+    ):
+        after = [*of_steps[1:], score]
+        for number, start in enumerate(first):
+            advantages[row, start:] = after[number] - of_steps[number]
+    return advantages
 
 
 def value_loss(

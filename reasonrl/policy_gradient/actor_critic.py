@@ -5,8 +5,8 @@
 
 The value function shares the policy's trunk. With value_layers=M its branch is a copy of the
 policy's top M layers and reads h', which is what those layers read; with value_layers=0 there is no
-branch, and h' = h. V is 0 at first. detach_value=true stops V's gradient at h', so the policy's
-weights never feel it.
+branch, and h' = h; with null there is no value function. V is 0 at first. detach_value=true stops
+V's gradient at h', so the policy's weights never feel it.
 
 A question's completions are read in one pass over the question and all of them, and each sees only
 the question and itself: the question costs once, whatever the number of completions. Models that
@@ -58,7 +58,7 @@ class TokenOutputs(NamedTuple):
 
     logprobs: Tensor  # (n,), of each token
     entropy: Tensor  # (n,), in nats, of the distribution that the token was drawn from
-    values: Tensor  # (n,), of the state before the token
+    values: Tensor  # (n,), of the state before the token; 0 without a value function
 
 
 # Takes a batch, the dtype to compute in and the temperature; gives the log-probabilities (n,) that
@@ -94,14 +94,14 @@ class Reference(nn.Module):
 class ActorCritic(nn.Module):
     """A policy with its value function, as the module's docstring defines it."""
 
-    def __init__(self, policy: PreTrainedModel, value_layers: int, *, detach_value: bool) -> None:
+    def __init__(
+        self, policy: PreTrainedModel, value_layers: int | None, *, detach_value: bool
+    ) -> None:
         super().__init__()
         self.policy = policy.eval()
         self.branch = top_layers(policy, value_layers) if value_layers else None
-        self.value_head = nn.Linear(policy.config.hidden_size, 1)
-        nn.init.zeros_(self.value_head.weight)
-        nn.init.zeros_(self.value_head.bias)
-        self.value_layers, self.detach_value = value_layers, detach_value
+        self.value_head = None if value_layers is None else _zeros(policy.config.hidden_size)
+        self.value_layers, self.detach_value = value_layers or 0, detach_value
         self.layout = PACKED
         self.to(policy.device)
         self._adapters: list[Any] = []  # LoRA's; a list hides them from PyTorch
@@ -118,7 +118,7 @@ class ActorCritic(nn.Module):
         Raises UserError if the model has too few layers, or layers that can't be copied, and if
         it doesn't read completions in a batch as it reads each alone.
         """
-        built = cls(policy, config.value_layers, detach_value=config.detach_value)
+        built = cls(policy, config.value_layers, detach_value=bool(config.detach_value))
         built.layout = process.first(lambda: built._find_layout(process))
         if config.trainable == "lora":
             built._adapters = [add_lora(policy, config.lora_rank, seed)]
@@ -138,12 +138,11 @@ class ActorCritic(nn.Module):
 
     def groups(self, config: PPOConfig) -> dict[str, Group]:
         """The parameters that train, by a name for their metrics."""
-        return {
-            "policy": Group(self.policy_parameters(), config.learning_rate),
-            "value": Group(
-                self.value_parameters(), config.value_learning_rate, "value_learning_rate"
-            ),
-        }
+        groups = {"policy": Group(self.policy_parameters(), config.learning_rate)}
+        if config.value_learning_rate is not None:
+            value = self.value_parameters(), config.value_learning_rate, "value_learning_rate"
+            groups["value"] = Group(*value)
+        return groups
 
     def frozen_policy(self) -> PreTrainedModel:
         """A frozen copy of the policy as it is now; it shares the weights that don't train."""
@@ -177,7 +176,8 @@ class ActorCritic(nn.Module):
     def value_parameters(self) -> list[nn.Parameter]:
         """The parameters of the value function alone."""
         branch = [] if self.branch is None else list(self.branch.parameters())
-        return [*branch, *self.value_head.parameters()]
+        head = [] if self.value_head is None else list(self.value_head.parameters())
+        return [*branch, *head]
 
     def policy_parameters(self) -> list[nn.Parameter]:
         """The parameters of the policy that train."""
@@ -213,6 +213,8 @@ class ActorCritic(nn.Module):
             )
             if not with_values:
                 return TokenOutputs(logprobs, entropy, logprobs.new_empty(0))
+            if self.value_head is None:
+                return TokenOutputs(logprobs, entropy, torch.zeros_like(logprobs))
             if self.branch is None:
                 states = hidden.detach() if self.detach_value else hidden
             else:
@@ -223,6 +225,13 @@ class ActorCritic(nn.Module):
                 )
                 states = packed.at_tokens(above.last_hidden_state)
         return TokenOutputs(logprobs, entropy, self.value_head(states.float())[..., 0].clone())
+
+
+def _zeros(size: int) -> nn.Linear:
+    head = nn.Linear(size, 1)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
 
 
 def freeze_below(model: PreTrainedModel, num_layers: int) -> None:

@@ -64,7 +64,7 @@ class Diagnosis:
         if self._iterations == 0:
             self._first_entropy = seen["ppo/entropy"]
         self._iterations += 1
-        explained = seen["ppo/explained_variance"]
+        explained = seen.get("ppo/explained_variance", math.nan)  # there may be no critic
         if self._iterations > CRITIC_WARMUP and not math.isnan(explained):
             self._unexplained = self._unexplained + 1 if explained <= ROUNDING else 0
         conditions = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 
@@ -95,6 +95,24 @@ def trainable(rollouts: Sequence[Rollout], *, mask_truncated: bool) -> list[Roll
         if rollout.completion.token_ids
         and not (mask_truncated and rollout.completion.finish_reason == "length")
     ]
+
+
+def questions(rollouts: Sequence[Rollout], which: str, count: int) -> list[Rollout]:
+    """The rollouts of the questions to learn from, of the first ``count`` of them at most.
+
+    which: ``all`` questions, or ``mixed`` ones alone, whose completions differ in score: the others
+        have no advantage in a group's mean (DAPO, Yu et al. 2025, section 3.2).
+    """
+    groups = [list(group) for _, group in groupby(rollouts, key=lambda r: r.prompt)]
+    if which == "mixed":
+        groups = [group for group in groups if len({r.score for r in group}) > 1]
+    return list(chain.from_iterable(groups[:count]))
+
+
+def numbered(names: Iterable[str]) -> list[int]:
+    """The number of each name among the names that differ, from 0, in order."""
+    number: dict[str, int] = {}
+    return [number.setdefault(name, len(number)) for name in names]
 
 
 @dataclass
@@ -228,9 +246,16 @@ def experience_statistics(
         f"{prefix}/score_std": scores.std(correction=0).item(),
         f"{prefix}/unequal_questions": (scores.amax(1) > scores.amin(1)).float().mean().item(),
         f"{prefix}/entropy": masked_mean(annotations.entropy, mask).item(),
-        f"{prefix}/value_mean": masked_mean(annotations.values, mask).item(),
         f"{prefix}/return_mean": masked_mean(returns, mask).item(),
         f"{prefix}/advantage_mean": masked_mean(advantages, mask).item(),
         f"{prefix}/advantage_std": advantages[mask].std(correction=0).item(),
+    }
+
+
+def critic_statistics(annotations: Annotations, returns: Tensor, prefix: str) -> dict[str, float]:
+    """The metrics of the value function: see ``experience_statistics``."""
+    mask = annotations.loss_mask
+    return {
+        f"{prefix}/value_mean": masked_mean(annotations.values, mask).item(),
         f"{prefix}/explained_variance": explained_variance(annotations.values, returns, mask),
     }

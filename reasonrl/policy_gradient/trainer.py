@@ -30,6 +30,7 @@ class State:
 
     kl_coef: float  # β, which kl_target adapts
     iteration: int = 0  # the last one that was sampled; 0 before the first
+    sampled: int = 0  # completions so far
     validated: int = -1  # the last iteration that was validated
     taken: int = 0  # optimizer steps taken in this iteration
     scores: Moments = field(default_factory=Moments)  # of all rollouts learnt from
@@ -106,8 +107,16 @@ class Trainer:
                     f"weights have changed since {self.job.work} was written. Restore them, or "
                     "delete that folder."
                 )
-            self.state = State.read(saved["state"])
+            # Before variants there were as many completions in each iteration.
+            count = saved["state"]["iteration"] * self.config.rollouts_per_iteration
+            self.state = State.read({"sampled": count, **saved["state"]})
         return experience
+
+    def begin_iteration(self, num_rollouts: int) -> None:
+        """Counts an iteration's rollouts, none of which is learnt from yet."""
+        self.state.iteration += 1
+        self.state.sampled += num_rollouts
+        self.state.taken = 0
 
     def save_if_due(self, experience: Sequence[Experience] = ()) -> None:
         """Saves at a boundary if it is time, see ``Optimization.save_if_due``.
@@ -179,9 +188,8 @@ class Trainer:
                 description=f"iteration {state.iteration}: validation",
             )
         accuracy = job.process.broadcast(accuracy)
-        rollouts = state.iteration * self.config.rollouts_per_iteration
         job.log.log(
-            self.steps, {f"{self.name}/rollouts": rollouts, "eval/validation_maj@1": accuracy}
+            self.steps, {f"{self.name}/rollouts": state.sampled, "eval/validation_maj@1": accuracy}
         )
         if state.iteration and accuracy > state.best_validation:
             state.best, state.best_validation = state.iteration, accuracy

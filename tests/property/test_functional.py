@@ -51,7 +51,7 @@ def test_equal_policies_have_ratio_1_and_nothing_is_clipped(
 ) -> None:
     old, advantages = torch.tensor(tokens, dtype=torch.float64).T
     logprobs = old.clone().requires_grad_()
-    loss = policy_loss(logprobs, old, advantages, clip_range)
+    loss = policy_loss(logprobs - old, advantages, clip_range, clip_range)
     loss.sum().backward()
     assert logprobs.grad is not None
     assert torch.equal(loss, -advantages)

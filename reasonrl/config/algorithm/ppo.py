@@ -1,4 +1,4 @@
-"""The settings of Proximal Policy Optimization: see ``reasonrl.algorithms.ppo``."""
+"""The settings of policy gradients, PPO's and its variants': see ``reasonrl.algorithms.ppo``."""
 
 from __future__ import annotations
 
@@ -32,6 +32,21 @@ TRAINABLE = ("all", "top", "lora")
 KL_PENALTIES = ("reward", "loss")
 OLD_LOGPROBS = ("recomputed", "sampler")
 OFF_POLICY_CORRECTIONS = ("none", "tis", "mask")
+BASELINES = ("critic", "none", "group_mean", "leave_one_out", "greedy", "step_continuations")
+SCALES = ("batch_std", "none", "group_std", "group_mean")
+RATIOS = ("token", "sequence")
+AGGREGATIONS = ("token", "sequence", "constant")
+FILTERS = ("all", "mixed")
+MEAN_STEPS = 3  # of a completion, for an estimate of the time alone
+# What only a value function has; without one they are None.
+OF_CRITIC = (
+    "gae_lambda",
+    "value_clip_range",
+    "value_learning_rate",
+    "value_coef",
+    "value_layers",
+    "detach_value",
+)
 
 
 def validates_after(settings: PPOConfig, iteration: int) -> bool:
@@ -50,7 +65,12 @@ class CompatConfig:
 
 @dataclass(frozen=True)
 class PPOConfig(LearnerConfig, Algorithm):
-    """Proximal Policy Optimization. ``epochs`` are passes over the rollouts of an iteration."""
+    """PPO and its variants. ``epochs`` are passes over the rollouts of an iteration.
+
+    A variant is a file of values: which baseline is taken off the scores, by what the difference is
+    divided, of what the ratio is, how it is clipped, how tokens are averaged, and which questions
+    are learnt from.
+    """
 
     name: str
     iterations: int
@@ -58,13 +78,7 @@ class PPOConfig(LearnerConfig, Algorithm):
     num_samples_per_prompt: int
     temperature: float
     gamma: float
-    gae_lambda: float
-    clip_range: float
-    value_clip_range: float | None
-    value_learning_rate: float  # at the peak; it falls as the policy's does
-    value_coef: float
-    value_layers: int  # 0: a linear head on the policy; M: a copy of its top M layers and a head
-    detach_value: bool  # whether the value's gradient stops before the policy's weights
+    clip_range: float  # below 1 and, without clip_range_high, above
     entropy_coef: float
     kl_coef: float
     kl_penalty: str
@@ -81,6 +95,25 @@ class PPOConfig(LearnerConfig, Algorithm):
     lora_rank: int  # the adapters' rank, with trainable=lora
     validate_every: int  # iterations between validations
     compat: CompatConfig
+    # Of a value function: whether the loss is clipped (None: it isn't), the peak of its learning
+    # rate, which falls as the policy's does; 0: a linear head on the policy, M: a copy of its top M
+    # layers and a head; whether its gradient stops before the policy's weights.
+    gae_lambda: float | None = field(default=None, kw_only=True)
+    value_clip_range: float | None = field(default=None, kw_only=True)
+    value_learning_rate: float | None = field(default=None, kw_only=True)
+    value_coef: float | None = field(default=None, kw_only=True)
+    value_layers: int | None = field(default=None, kw_only=True)
+    detach_value: bool | None = field(default=None, kw_only=True)
+    # What a variant is made of, in the order of the loop; the defaults are PPO's.
+    baseline: str = field(default="critic", kw_only=True, metadata=LATER)
+    num_continuations: int | None = field(default=None, kw_only=True, metadata=LATER)  # of a step
+    scale: str = field(default="batch_std", kw_only=True, metadata=LATER)
+    ratio: str = field(default="token", kw_only=True, metadata=LATER)
+    clip_range_high: float | None = field(default=None, kw_only=True, metadata=LATER)
+    clip_detached: bool = field(default=False, kw_only=True, metadata=LATER)
+    aggregation: str = field(default="token", kw_only=True, metadata=LATER)
+    filter: str = field(default="all", kw_only=True, metadata=LATER)
+    resamplings: int = field(default=0, kw_only=True, metadata=LATER)  # for filtered questions
     # ppo, for an option that is a file of other values for the same loop.
     variant_of: str | None = field(default=None, kw_only=True, metadata=LATER)
     # Stop after so many validations without a better maj@1.
@@ -190,17 +223,21 @@ class PPOConfig(LearnerConfig, Algorithm):
             self.patience is None or self.patience >= 1,
             f"{key}.patience must be null (off) or 1 or more; got {self.patience}.",
         )
-        require(
-            0 < self.value_learning_rate < math.inf,
-            f"{key}.value_learning_rate must be above 0; got {self.value_learning_rate}.",
-        )
-        for name in ("gamma", "gae_lambda"):
-            value = getattr(self, name)
-            require(0 <= value <= 1, f"{key}.{name} must be between 0 and 1; got {value}.")
-        for name in ("value_coef", "value_layers", "entropy_coef", "kl_coef", "truncation_penalty"):
+        for name, choices in (
+            ("baseline", BASELINES),
+            ("scale", SCALES),
+            ("ratio", RATIOS),
+            ("aggregation", AGGREGATIONS),
+            ("filter", FILTERS),
+        ):
+            require_one_of(f"{key}.{name}", getattr(self, name), choices)
+        require(0 <= self.gamma <= 1, f"{key}.gamma must be between 0 and 1; got {self.gamma}.")
+        self._check_critic(key)
+        self._check_groups(key)
+        for name in ("entropy_coef", "kl_coef", "truncation_penalty"):
             value = getattr(self, name)
             require(0 <= value < math.inf, f"{key}.{name} must be 0 or more; got {value}.")
-        for name in ("value_clip_range", "kl_target", "max_approx_kl", "score_clip"):
+        for name in ("clip_range_high", "kl_target", "max_approx_kl", "score_clip"):
             value = getattr(self, name)
             require(
                 value is None or 0 < value < math.inf,
@@ -242,6 +279,73 @@ class PPOConfig(LearnerConfig, Algorithm):
             f"completions aren't learnt from; got {key}.mask_truncated=true. Choose one.",
         )
 
+    def _check_critic(self, key: str) -> None:
+        if self.baseline != "critic":
+            given = [name for name in OF_CRITIC if getattr(self, name) is not None]
+            require(
+                not given,
+                f"{key}.{given[0] if given else ''} is a value function's, and there is none with "
+                f"{key}.baseline={self.baseline}. Leave it out.",
+            )
+            require(
+                self.gamma == 1,
+                f"{key}.gamma must be 1 without a value function: a completion is one action; got "
+                f"{self.gamma}.",
+            )
+            return
+        missing = [n for n in OF_CRITIC if n != "value_clip_range" and getattr(self, n) is None]
+        require(
+            not missing,
+            f"{key}.{missing[0] if missing else ''} must be set for {key}.baseline=critic; got "
+            "null.",
+        )
+        rate, smoothing = self.value_learning_rate or 0, self.gae_lambda or 0
+        require(
+            0 < rate < math.inf,
+            f"{key}.value_learning_rate must be above 0; got {self.value_learning_rate}.",
+        )
+        require(0 <= smoothing <= 1, f"{key}.gae_lambda must be between 0 and 1; got {smoothing}.")
+        for name in ("value_coef", "value_layers"):
+            value = getattr(self, name)
+            require(0 <= value < math.inf, f"{key}.{name} must be 0 or more; got {value}.")
+        require(
+            self.value_clip_range is None or 0 < self.value_clip_range < math.inf,
+            f"{key}.value_clip_range must be null (off) or above 0; got {self.value_clip_range}.",
+        )
+
+    def _check_groups(self, key: str) -> None:
+        grouped = {
+            "baseline": ("group_mean", "leave_one_out"),
+            "scale": ("group_std", "group_mean"),
+            "filter": ("mixed",),
+        }
+        for name, of_groups in grouped.items():
+            require(
+                self.num_samples_per_prompt > 1 or getattr(self, name) not in of_groups,
+                f"{key}.num_samples_per_prompt must be 2 or more for "
+                f"{key}.{name}={getattr(self, name)}, which compares a question's completions; "
+                "got 1.",
+            )
+        require(
+            self.resamplings == 0 or (self.resamplings > 0 and self.filter == "mixed"),
+            f"{key}.resamplings must be 0 or more, and 0 where no question is left out; got "
+            f"{self.resamplings} with {key}.filter={self.filter}. Pass {key}.filter=mixed.",
+        )
+        continued = self.baseline == "step_continuations"
+        require(
+            (self.num_continuations is not None and self.num_continuations >= 1)
+            if continued
+            else self.num_continuations is None,
+            f"{key}.num_continuations must be 1 or more for {key}.baseline=step_continuations, "
+            f"and null for any other; got {self.num_continuations} with "
+            f"{key}.baseline={self.baseline}.",
+        )
+        require(
+            not continued or self.kl_penalty == "loss" or self.kl_coef == 0,
+            f"{key}.kl_penalty must be loss where steps have values of their own; got "
+            f"{self.kl_penalty} with {key}.baseline={self.baseline}.",
+        )
+
     def needs(self, run: TrainConfig) -> dict[str, TrainConfig]:
         return {}
 
@@ -250,7 +354,7 @@ class PPOConfig(LearnerConfig, Algorithm):
 
     def outline(self, run: TrainConfig) -> str:
         return (
-            f"PPO: {counted(self.iterations, 'iteration')} of "
+            f"{self.name.upper()}: {counted(self.iterations, 'iteration')} of "
             f"{self.rollouts_per_iteration:,} rollouts, K={self.num_samples_per_prompt} at "
             f"T={self.temperature:g}, {counted(self.epochs, 'epoch')}, KL {self.kl_coef:g}, "
             f"{run.reward.name} reward"
@@ -259,8 +363,10 @@ class PPOConfig(LearnerConfig, Algorithm):
     def work(self, sizes: Sizes) -> Work:
         rollouts = self.iterations * self.rollouts_per_iteration
         validations = 1 + -(-self.iterations // self.validate_every)
+        extra = {"greedy": 1 / self.num_samples_per_prompt, "step_continuations": MEAN_STEPS}
+        sampled = rollouts * (1 + extra.get(self.baseline, 0) * (self.num_continuations or 1))
         return Work(
-            completions=rollouts + validations * sizes.validation,
+            completions=round(sampled) + validations * sizes.validation,
             examples=self.epochs * rollouts,
             readings=2 * rollouts,  # each is read by the policy and by the reference
         )
@@ -272,13 +378,13 @@ class PPOConfig(LearnerConfig, Algorithm):
             self.micro_batch_tokens,
             self.lora_rank,
             self.trainable_layers,
-            self.value_layers,
+            self.value_layers or 0,
             checkpoint_layers=self.checkpoint_layers,
             reference=self.trainable != "lora",  # else it is the policy without its adapters
         )
 
     def layers(self) -> dict[str, int]:
-        return {name: getattr(self, name) for name in ("value_layers", "trainable_layers")}
+        return {name: getattr(self, name) or 0 for name in ("value_layers", "trainable_layers")}
 
     def longest(self, max_new_tokens: int, count_tokens: Callable[[list[str]], list[int]]) -> int:
         return max_new_tokens

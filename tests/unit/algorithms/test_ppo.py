@@ -243,7 +243,7 @@ def test_the_score_is_every_sampled_token_s_return(lab: Lab, scripted: Callable)
         (0.0,) * (len(c.token_ids) - 1) + (scores[c.finish_reason],) for c in completions
     ]
     ppo.trainer.state.iteration = 1
-    rollouts = ppo.sample(1)
+    rollouts, _ = ppo.sample(1)
     (experience,) = ppo.compute_advantages(rollouts)
     assert [r.completion.finish_reason for r in rollouts] == ["eos", "length", "stop", "eos"]
     lengths = [len(r.completion.token_ids) for r in rollouts]
@@ -274,9 +274,9 @@ def test_kl_is_taken_off_the_rewards(lab: Lab) -> None:
     assert lab.metrics("ppo/kl") == [pytest.approx(sum(kls) / 4, abs=1e-5)]  # per completion
     # and is nowhere else
     ppo.trainer.state.kl_coef = 7.0
-    with_more, _ = ppo.loss(experience)
+    with_more, _ = ppo.loss(experience, ppo.sizes(experience))
     ppo.trainer.state.kl_coef = 0.0
-    assert with_more.item() == ppo.loss(experience)[0].item()
+    assert with_more.item() == ppo.loss(experience, ppo.sizes(experience))[0].item()
 
 
 def test_or_added_to_the_loss(lab: Lab) -> None:
@@ -291,9 +291,9 @@ def test_or_added_to_the_loss(lab: Lab) -> None:
         policy, ref = (logprobs(m, one) for m in (ppo.trainer.model.policy, reference(ppo)))
         k3 += sum(math.exp(b - a) - 1 - (b - a) for a, b in zip(policy, ref, strict=True))
     assert k3 > 0.1
-    with_kl, _ = ppo.loss(experience)
+    with_kl, _ = ppo.loss(experience, ppo.sizes(experience))
     ppo.trainer.state.kl_coef = 0.0
-    without, _ = ppo.loss(experience)
+    without, _ = ppo.loss(experience, ppo.sizes(experience))
     assert (with_kl - without).item() == pytest.approx(7 * k3, abs=1e-4)
 
 
@@ -428,7 +428,7 @@ def test_temperature_one_logprobs(lab: Lab) -> None:
         at_one = [logprobs(model, one, temperature=1.0) for one in ROLLOUTS]
         assert of_tokens(experience, f"{name}_logprobs") == rows(at_one)
         assert at_one[0] != rows([logprobs(model, ROLLOUTS[0])])[0]
-    _, of_step = ppo.loss(experience)
+    _, of_step = ppo.loss(experience, ppo.sizes(experience))
     assert of_step["ratio"].tolist() == pytest.approx([1.0] * 10, abs=1e-5)
 
 
@@ -478,16 +478,20 @@ def test_the_loss_by_hand(lab: Lab) -> None:
     # returns 1.5, 1, 1; -0.25 four times; 0, 0; 2: squares 2.25 + 2 + 0.25 + 0 + 4
     value_loss = 0.5 * 8.5
 
-    loss, of_step = ppo.loss(experience)
+    loss, of_step = ppo.loss(experience, ppo.sizes(experience))
     assert loss.item() == pytest.approx(policy_loss + 3 * value_loss, abs=1e-4)
     assert of_step["ratio"].tolist() == pytest.approx(ratios, abs=1e-5)
     kl = [rho - 1 - math.log(rho) for rho in ratios]
     assert of_step["approx_kl"].tolist() == pytest.approx(kl, abs=1e-5)
     assert not of_step["clip_fraction"].any()
     ppo.config = replace(ppo.config, value_coef=5.0)
-    assert (ppo.loss(experience)[0] - loss).item() == pytest.approx(2 * value_loss, abs=1e-4)
+    assert (ppo.loss(experience, ppo.sizes(experience))[0] - loss).item() == pytest.approx(
+        2 * value_loss, abs=1e-4
+    )
     ppo.config = replace(ppo.config, value_coef=3.0, entropy_coef=0.25)
-    assert (ppo.loss(experience)[0] - loss).item() == pytest.approx(-0.25 * nats, abs=1e-4)
+    assert (ppo.loss(experience, ppo.sizes(experience))[0] - loss).item() == pytest.approx(
+        -0.25 * nats, abs=1e-4
+    )
 
 
 def test_more_entropy_is_less_loss(lab: Lab) -> None:
@@ -512,7 +516,7 @@ def test_the_value_s_gradient_stops_where_it_is_told_to(detach: bool, lab: Lab) 
     for value_coef in (0.0, 1.0):
         ppo.config = replace(ppo.config, value_coef=value_coef)
         model.zero_grad()
-        ppo.loss(experience)[0].backward()
+        ppo.loss(experience, ppo.sizes(experience))[0].backward()
         gradients = [p.grad for p in model.policy_parameters()]
         found.append(torch.cat([g.flatten() for g in gradients if g is not None]))
     assert torch.allclose(found[0], found[1], rtol=0, atol=1e-5) == detach
@@ -671,7 +675,7 @@ def test_gradients_that_are_not_finite_are_refused(broken: str, number: float, l
     ppo = lab.ppo()
     experience, model = ppo.compute_advantages(ROLLOUTS), ppo.trainer.model
     before = weights_hash(model)
-    ppo.loss(experience)[0].backward()
+    ppo.loss(experience, ppo.sizes(experience))[0].backward()
     parameters = model.policy_parameters() if broken == "policy" else model.value_parameters()
     assert parameters[-1].grad is not None
     parameters[-1].grad[0] = number

@@ -22,6 +22,7 @@ PARTS = {  # what the others include
     "learner/default",
     "learner/orm",
     "learner/sorm",
+    "policy_gradient/default",
     "hydra/help/train",
     "hydra/help/evaluate",
     "hydra/launcher/sweep",
@@ -53,7 +54,7 @@ def evaluation(*overrides: str) -> EvaluateConfig:
 def test_every_file_is_seen():
     on_disk = [p for p in CONF.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
     assert len(on_disk) == len(FILES)  # nothing but YAML, no two of a name
-    assert len(OPTIONS) + 9 + 4 * 3 == len(FILES) >= 52
+    assert len(OPTIONS) + 10 + 5 * 3 == len(FILES) >= 52
     assert FILES >= ENTRY_POINTS | PARTS
     groups = {option.split("/")[0] for option in OPTIONS}
     assert groups == {

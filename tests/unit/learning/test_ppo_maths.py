@@ -115,7 +115,7 @@ def test_policy_loss_in_all_quadrants(
 ) -> None:
     old = torch.tensor([[-1.3]], dtype=torch.float64)
     logprobs = (old + math.log(ratio)).requires_grad_()
-    found = policy_loss(logprobs, old, torch.full_like(old, advantage), 0.2)
+    found = policy_loss(logprobs - old, torch.full_like(old, advantage), 0.2, 0.2)
     found.backward()
     assert found.item() == pytest.approx(loss, abs=1e-9)
     assert logprobs.grad is not None
@@ -157,7 +157,9 @@ def test_gradients_of_the_losses_are_those_of_finite_differences() -> None:
     old = torch.tensor([[-1.0, -0.5, -2.0, -0.1, -1.5, -3.0]], dtype=torch.float64)
     logprobs = old + torch.tensor([[-0.5, 0.1, 0.5, -0.5, 0.1, 0.5]])
     advantages = torch.tensor([[1.0, 2.0, 0.5, -1.0, -2.0, -0.5]], dtype=torch.float64)
-    assert gradcheck(lambda x: policy_loss(x, old, advantages, 0.2), (logprobs.requires_grad_(),))
+    assert gradcheck(
+        lambda x: policy_loss(x - old, advantages, 0.2, 0.2), (logprobs.requires_grad_(),)
+    )
 
     old_values = torch.zeros_like(old)
     values = torch.tensor([[0.1, 0.5, 0.5, -0.5, -0.5, -0.1]], dtype=torch.float64)
@@ -244,7 +246,7 @@ def test_gradient_of_policy_loss_is_that_of_the_expected_score(baseline: list[fl
     values = torch.tensor(baseline, dtype=torch.float64)[states]
     everywhere = torch.ones(9, 2, dtype=torch.bool)
     advantages, _ = generalized_advantages(rewards, values, everywhere, 1.0, 1.0)
-    loss = policy_loss(logprobs, old_logprobs, advantages, 0.2)
+    loss = policy_loss(logprobs - old_logprobs, advantages, 0.2, 0.2)
     (old_logprobs.sum(dim=1).exp()[:, None] * loss).sum().backward()
     assert parameters.grad is not None
     assert parameters.grad.tolist() == rows(*(-expected).tolist())
@@ -257,7 +259,7 @@ def learn(rewards: Tensor, values: Tensor, logprobs: Tensor, mask: Tensor) -> li
     white = whiten(advantages, mask)
     policy, value = logprobs.clone().requires_grad_(), values.clone().requires_grad_()
     old_logprobs, old_values = logprobs - 0.1, values - 0.1
-    policy_loss(policy[mask], old_logprobs[mask], white[mask], 0.2).sum().backward()
+    policy_loss(policy[mask] - old_logprobs[mask], white[mask], 0.2, 0.2).sum().backward()
     value_loss(value[mask], old_values[mask], returns[mask], 0.2).sum().backward()
     assert policy.grad is not None
     assert value.grad is not None
@@ -299,7 +301,9 @@ def test_micro_batches_add_up_whatever_their_size() -> None:
             width = int(lengths[part].max())  # each pads to its own longest
             now = (part, slice(width))
             logits = parameters[ids.roll(1, dims=1)[now]]
-            loss = policy_loss(token_logprobs(logits, ids[now]), old[now], advantages[now], 0.2)
+            loss = policy_loss(
+                token_logprobs(logits, ids[now]) - old[now], advantages[now], 0.2, 0.2
+            )
             (masked_sum(loss, mask[now]) / 35).backward()
         assert parameters.grad is not None
         return parameters.grad
@@ -313,7 +317,7 @@ def test_every_token_of_a_batch_weighs_the_same() -> None:
     # at ρ = 1 the gradient is -A / 5: 2 and 3 tokens in two micro-batches, 5 in all
     logprobs = torch.full((2, 3), -1.0, requires_grad=True)
     for row in range(2):
-        loss = policy_loss(logprobs[row], torch.full((3,), -1.0), torch.tensor([2.0, -1.0, 1.0]), 1)
+        loss = policy_loss(logprobs[row] + 1.0, torch.tensor([2.0, -1.0, 1.0]), 1, 1)
         (masked_sum(loss, MASK[row]) / 5).backward()
     assert logprobs.grad is not None
     assert logprobs.grad.tolist() == [

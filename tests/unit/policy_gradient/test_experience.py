@@ -25,6 +25,7 @@ from reasonrl.policy_gradient.experience import (
     Moments,
     annotate,
     by_question,
+    critic_statistics,
     experience_statistics,
     experiences,
     shaped_rewards,
@@ -381,7 +382,9 @@ def test_statistics_by_hand() -> None:
         ),
     )
     advantages = torch.tensor([[1.0, -1.0], [1.0, 9.0], [-1.0, 1.0], [-1.0, 9.0], [7.0, 9.0]])
-    found = experience_statistics(rollouts, 2, now, advantages, now.values + advantages, "ppo")
+    returns = now.values + advantages
+    found = experience_statistics(rollouts, 2, now, advantages, returns, "ppo")
+    found |= critic_statistics(now, returns, "ppo")
     assert found == {
         "rollout/correct": pytest.approx(2 / 6),
         "rollout/score": pytest.approx(4 / 6),  # 1, 0, 1/2, 1/2, 0, 2
