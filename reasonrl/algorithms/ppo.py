@@ -62,7 +62,6 @@ from reasonrl.policy_gradient.diagnosis import Diagnosis
 from reasonrl.policy_gradient.experience import (
     Experience,
     annotate,
-    critic_statistics,
     experience_statistics,
     experiences,
     numbered,
@@ -234,11 +233,15 @@ class PPO:
                 (sampled - annotations.logprobs).abs(), mask
             ).item(),
             **experience_statistics(
-                rollouts, config.num_samples_per_prompt, annotations, advantages, returns, "ppo"
+                rollouts,
+                config.num_samples_per_prompt,
+                annotations,
+                advantages,
+                returns,
+                "ppo",
+                has_critic=config.value_layers is not None,
             ),
         }
-        if config.value_layers is not None:
-            record |= critic_statistics(annotations, returns, "ppo")
         if config.off_policy_correction != "none":
             record["ppo/off_policy_weight"] = masked_mean(weights, mask).item()
         self.job.log.log(self.trainer.steps, record)

@@ -231,6 +231,8 @@ def experience_statistics(
     advantages: Tensor,
     returns: Tensor,
     prefix: str,
+    *,
+    has_critic: bool = True,
 ) -> dict[str, float]:
     """The metrics of an iteration's rollouts and tokens, for the log.
 
@@ -238,24 +240,19 @@ def experience_statistics(
     annotations: those of the rollouts that are learnt from.
     advantages, returns: (B, T), not whitened, of the annotated rollouts.
     prefix: begins the names of the metrics that aren't about the rollouts alone.
+    has_critic: whether there is a value function, which has metrics too.
     """
-    mask = annotations.loss_mask
+    mask, values = annotations.loss_mask, annotations.values
+    explained = explained_variance(values, returns, mask)
     scores = torch.tensor([r.score for r in rollouts]).view(-1, num_samples_per_prompt)
     return {
         **{f"rollout/{name}": x for name, x in completions_statistics(rollouts).items()},
         f"{prefix}/score_std": scores.std(correction=0).item(),
         f"{prefix}/unequal_questions": (scores.amax(1) > scores.amin(1)).float().mean().item(),
         f"{prefix}/entropy": masked_mean(annotations.entropy, mask).item(),
+        **({f"{prefix}/value_mean": masked_mean(values, mask).item()} if has_critic else {}),
         f"{prefix}/return_mean": masked_mean(returns, mask).item(),
         f"{prefix}/advantage_mean": masked_mean(advantages, mask).item(),
         f"{prefix}/advantage_std": advantages[mask].std(correction=0).item(),
-    }
-
-
-def critic_statistics(annotations: Annotations, returns: Tensor, prefix: str) -> dict[str, float]:
-    """The metrics of the value function: see ``experience_statistics``."""
-    mask = annotations.loss_mask
-    return {
-        f"{prefix}/value_mean": masked_mean(annotations.values, mask).item(),
-        f"{prefix}/explained_variance": explained_variance(annotations.values, returns, mask),
+        **({f"{prefix}/explained_variance": explained} if has_critic else {}),
     }

@@ -78,21 +78,23 @@ def token_losses(
         loss = detached_policy_loss(new.logprobs, log_ratio, old["advantages"], low, high)
     else:
         loss = policy_loss(log_ratio, old["advantages"], low, high)
+    metrics = {"policy_loss": loss}
+    if config.value_coef is not None:
+        of_value = value_loss(
+            new.values, old["old_values"], old["returns"], config.value_clip_range
+        )
+        loss = loss + config.value_coef * of_value
+        metrics["value_loss"] = of_value
     with torch.no_grad():
         ratio = log_ratio.exp()
-        metrics = {
-            "policy_loss": loss,
+        metrics |= {
             "ratio": ratio,
             "approx_kl": kl_k3(old["old_logprobs"], new.logprobs),
             "clip_fraction": (ratio - 1 > high) | (1 - ratio > low),
         }
-    if config.value_coef is not None:
-        clip_range = config.value_clip_range
-        of_value = value_loss(new.values, old["old_values"], old["returns"], clip_range)
-        loss = loss + config.value_coef * of_value
-        moved = (new.values - old["old_values"]).abs()
-        metrics["value_loss"] = of_value
-        metrics["value_clip_fraction"] = moved > (clip_range or torch.inf)
+        if config.value_coef is not None:
+            moved = (new.values - old["old_values"]).abs()
+            metrics["value_clip_fraction"] = moved > (config.value_clip_range or torch.inf)
     if config.entropy_coef:
         loss = loss - config.entropy_coef * new.entropy
     if config.kl_penalty == "loss":

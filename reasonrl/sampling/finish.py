@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from reasonrl.grading.stops import Stops, decode
@@ -38,6 +39,16 @@ class Finish:
     @cached_property
     def stops(self) -> Stops:
         return _make_stops(self.tokenizer, self.params.stop, self.vocab_size)
+
+    @property
+    def worth_a_look(self) -> np.ndarray:
+        """(V,) bool, the tokens that may end a completion, or a step where steps have a label."""
+        worth = self.stops.may_end.copy()
+        worth[list(self.ends)] = True
+        if self.params.step_label:
+            delimiter = (self.params.step_delimiter,)
+            worth |= _make_stops(self.tokenizer, delimiter, self.vocab_size).may_end
+        return worth
 
     def completion(
         self,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
 from typing import Self
 
 import numpy as np
@@ -15,28 +14,21 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reasonrl.config.sampler.base import SamplerConfig
 from reasonrl.grading.steps import ends_step
-from reasonrl.grading.stops import Stops, decode
 from reasonrl.policy.ends import end_tokens
 from reasonrl.policy.policy import Policy, load_policy
 from reasonrl.sampling.agreement import find_decoding
 from reasonrl.sampling.base import Engine, SamplingParams
 from reasonrl.sampling.decoding import Begin, Decoding, TokenIds
 from reasonrl.sampling.draw import argmax, draw, uniforms
+from reasonrl.sampling.finish import Finish, check_room
 from reasonrl.sampling.shared_prompt import by_segments
-from reasonrl.types import Completion, FinishReason, Prompt
+from reasonrl.types import Completion, Prompt
 from reasonrl.util.errors import UserError
 
 # Finished rows are dropped once they are this share of all: dropping copies what is kept.
 DROP_SHARE = 1 / 16
 
 Row = tuple[int, int]  # (prompt index, sample index)
-
-
-@lru_cache(maxsize=8)  # reads every token's text
-def _make_stops(
-    tokenizer: PreTrainedTokenizerBase, stop: tuple[str, ...], vocab_size: int
-) -> Stops:
-    return Stops(tokenizer, stop, vocab_size)
 
 
 class _Drafts:
@@ -150,7 +142,8 @@ class TransformersEngine(Engine):
         ``max_new_tokens`` and a step's label of the model's context. If more labels than one don't
         leave room for ``max_new_tokens``, a completion is cut where the context ends.
         """
-        self._check(prompts, params)
+        context = self.model.config.max_position_embeddings
+        check_room(prompts, params, context, "max_position_embeddings")
         prompts = [Prompt(p.problem_id, p.token_ids + params.step_label) for p in prompts]
         samples = params.num_samples_per_prompt
         # The longest prompts come first, so that a batch too large for the memory fails at once.
@@ -172,24 +165,6 @@ class TransformersEngine(Engine):
                     if on_progress is not None:
                         on_progress(len(finished))
         return [completions[i, k] for i in range(len(prompts)) for k in range(samples)]
-
-    def _check(self, prompts: Sequence[Prompt], params: SamplingParams) -> None:
-        context = self.model.config.max_position_embeddings
-        for prompt in prompts:
-            length = len(prompt.token_ids)
-            if not length:
-                raise UserError(
-                    f"problem_id={prompt.problem_id} must have a prompt of at least one token; "
-                    f"got 0. Begin it with a BOS token."
-                )
-            left = context - length - len(params.step_label)
-            if params.max_new_tokens > left:
-                raise UserError(
-                    f"max_new_tokens={params.max_new_tokens} must be at most {max(left, 0)} after "
-                    f"the {length} prompt tokens of {prompt.problem_id}"
-                    + (f" and a label of {len(params.step_label)}" if params.step_label else "")
-                    + f"; got max_position_embeddings={context}. Lower it or shorten the prompt."
-                )
 
     def _sample_batch(
         self,
@@ -217,7 +192,9 @@ class TransformersEngine(Engine):
         alive = np.ones(len(rows), dtype=bool)
         label = params.step_label
         last_place = self.model.config.max_position_embeddings - 1
-        worth_a_look = self._worth_a_look(params)
+        own_ends = end_tokens(self.tokenizer, self.model.generation_config)
+        finish = Finish(self.tokenizer, own_ends, self.model.config.vocab_size, params)
+        worth_a_look = finish.worth_a_look
 
         while True:
             number = torch.from_numpy(drafts.lengths[flying].clip(max=steps - 1)).to(device)
@@ -237,11 +214,10 @@ class TransformersEngine(Engine):
                 ended = bool(label) and ends_step(
                     self.tokenizer, drafts.step(row), params.step_delimiter
                 )
-                completion = self._completion(
+                completion = finish.completion(
                     prompts[prompt_index].problem_id,
                     sample_index,
                     *drafts.so_far(row),
-                    params,
                     full=bool(full[i] or (ended and reached[i] + len(label) > last_place)),
                 )
                 if completion is not None:
@@ -272,47 +248,3 @@ class TransformersEngine(Engine):
         if suppressed:
             logits = logits.index_fill(1, torch.tensor(suppressed, device=logits.device), -math.inf)
         return argmax(logits) if temperature == 0 else draw(logits, chances, temperature)
-
-    def _worth_a_look(self, params: SamplingParams) -> np.ndarray:
-        """(V,) bool, the tokens that may end a completion, or a step where steps have a label."""
-        worth = self._stops(params.stop).may_end.copy()
-        worth[list(self._ends(params))] = True
-        if params.step_label:
-            worth |= self._stops((params.step_delimiter,)).may_end
-        return worth
-
-    def _completion(
-        self,
-        problem_id: str,
-        sample_index: int,
-        token_ids: array[int],
-        logprobs: array[float],
-        params: SamplingParams,
-        *,
-        full: bool,
-    ) -> Completion | None:
-        """The completion, or None if it isn't finished. full: whether more tokens have no room."""
-        reason: FinishReason
-        count = self._stops(params.stop).cut(token_ids)
-        if count is not None:
-            token_ids, logprobs, reason = token_ids[:count], logprobs[:count], "stop"
-        elif token_ids[-1] in self._ends(params):
-            reason = "eos"
-        elif full:
-            reason = "length"
-        else:
-            return None
-        return Completion(
-            problem_id=problem_id,
-            sample_index=sample_index,
-            token_ids=token_ids,
-            logprobs=logprobs,
-            finish_reason=reason,
-            text=decode(self.tokenizer, token_ids),
-        )
-
-    def _stops(self, stop: tuple[str, ...]) -> Stops:
-        return _make_stops(self.tokenizer, stop, self.model.config.vocab_size)
-
-    def _ends(self, params: SamplingParams) -> tuple[int, ...]:
-        return end_tokens(self.tokenizer, self.model.generation_config, *params.end_tokens)

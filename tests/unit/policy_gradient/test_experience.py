@@ -25,7 +25,6 @@ from reasonrl.policy_gradient.experience import (
     Moments,
     annotate,
     by_question,
-    critic_statistics,
     experience_statistics,
     experiences,
     shaped_rewards,
@@ -382,9 +381,7 @@ def test_statistics_by_hand() -> None:
         ),
     )
     advantages = torch.tensor([[1.0, -1.0], [1.0, 9.0], [-1.0, 1.0], [-1.0, 9.0], [7.0, 9.0]])
-    returns = now.values + advantages
-    found = experience_statistics(rollouts, 2, now, advantages, returns, "ppo")
-    found |= critic_statistics(now, returns, "ppo")
+    found = experience_statistics(rollouts, 2, now, advantages, now.values + advantages, "ppo")
     assert found == {
         "rollout/correct": pytest.approx(2 / 6),
         "rollout/score": pytest.approx(4 / 6),  # 1, 0, 1/2, 1/2, 0, 2
