@@ -55,6 +55,14 @@ GSM8K, SVAMP = (f"dataset.path={DATA / name}" for name in ("gsm8k", "svamp"))
 # Settings that change what a run does or needs, beyond the choices above.
 VARIANTS = [
     ["algorithm=rft"],
+    ["algorithm=grpo"],
+    ["algorithm=dr_grpo"],
+    ["algorithm=rloo"],
+    ["algorithm=reinforce"],
+    ["algorithm=maxrl"],
+    ["algorithm=dapo"],
+    ["algorithm=vineppo"],
+    ["algorithm=ppo", "sampler=vllm", "algorithm.off_policy_correction=tis"],
     ["algorithm=rest_em", "init=pretrained"],
     ["seed=3", "evaluation.split=ood"],
     ["dataset.reward_train_size=null", "algorithm=orm"],
