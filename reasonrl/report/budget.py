@@ -13,6 +13,7 @@ the completions and steps that it learns from, the reward model. It is read from
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from reasonrl.config.schema import TrainConfig
 from reasonrl.runs.folder import RunFolder, read_config, run_folder
 from reasonrl.runs.metrics_log import read_metrics
 from reasonrl.util.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 TOLERANCE = 0.1  # budgets that differ by no more than this share count as equal
 NOT_COMPARED = "Budgets differ, so gains aren't compared between runs: {}."
@@ -58,7 +61,18 @@ QUANTITIES = tuple(field.name for field in dataclasses.fields(Budget))
 
 
 def budget_of(run: RunFolder, config: TrainConfig) -> Budget | None:
-    """A run's budget, from its folder and those beside it; None if one of them has nothing yet."""
+    """A run's budget, from its folder and those beside it; None if it isn't known.
+
+    It isn't if one of these runs has nothing yet, or files that can't be read, which is logged.
+    """
+    try:
+        return _with_what_it_is_made_from(run, config)
+    except (UserError, OSError, ValueError) as error:
+        logger.warning("the budget of %s isn't known: %s", run.path.name, error)
+        return None
+
+
+def _with_what_it_is_made_from(run: RunFolder, config: TrainConfig) -> Budget | None:
     total = _own(run, config)
     if total is None:
         return None

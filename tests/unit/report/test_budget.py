@@ -86,6 +86,17 @@ def test_a_run_that_was_started_from_by_its_folder_counts(tmp_path: Path) -> Non
     assert budget_of(run_folder(config), config) == Budget(70, 24, 15, 48)
 
 
+def test_a_damaged_log_leaves_the_budget_unknown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = small_config(tmp_path, "algorithm=sft")
+    log(run_folder(config), {"step": 3, "sft/loss": 1.0})
+    assert budget_of(run_folder(config), config) == Budget(12, 0, 3, 0)
+    run_folder(config).metrics.write_text("nonsense\n")
+    assert budget_of(run_folder(config), config) is None
+    assert "metrics.jsonl:1 must be a JSON object" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("other", "said"),
     [
