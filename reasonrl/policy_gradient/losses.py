@@ -84,7 +84,7 @@ def token_losses(
             new.values, old["old_values"], old["returns"], config.value_clip_range
         )
         loss = loss + config.value_coef * of_value
-        metrics["value_loss"] = of_value
+        metrics |= {"value_loss": of_value}
     with torch.no_grad():
         ratio = log_ratio.exp()
         metrics |= {
@@ -94,7 +94,7 @@ def token_losses(
         }
         if config.value_coef is not None:
             moved = (new.values - old["old_values"]).abs()
-            metrics["value_clip_fraction"] = moved > (config.value_clip_range or torch.inf)
+            metrics |= {"value_clip_fraction": moved > (config.value_clip_range or torch.inf)}
     if config.entropy_coef:
         loss = loss - config.entropy_coef * new.entropy
     if config.kl_penalty == "loss":

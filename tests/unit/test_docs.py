@@ -30,7 +30,7 @@ PREFIXES = {"rollout", "eval", "time"} | {p.stem for p in (ROOT / "conf/algorith
 UNPREFIXED = {
     "completions_statistics": "rollout",
     "label_statistics": "rcrl",
-    "loss": "ppo",
+    "token_losses": "ppo",
     "spread": "ei",
 }
 NOT_LOGGED = {"ppo/ratio"}  # only its smallest and its largest value are

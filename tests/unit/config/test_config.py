@@ -27,7 +27,7 @@ PARTS = {  # what the others include
     "hydra/help/evaluate",
     "hydra/launcher/sweep",
     "hydra/sweeper/optuna",
-    *(file for file in FILES if file.startswith("by_scale/")),
+    *(file for file in FILES if file.startswith(("by_scale/", "by_budget/"))),
 }
 OPTIONS = sorted(FILES - ENTRY_POINTS - PARTS)
 EVALUATE_GROUPS = {"model", "dataset", "prompt", "sampler"}
@@ -54,12 +54,12 @@ def evaluation(*overrides: str) -> EvaluateConfig:
 def test_every_file_is_seen():
     on_disk = [p for p in CONF.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
     assert len(on_disk) == len(FILES)  # nothing but YAML, no two of a name
-    assert len(OPTIONS) + 10 + 5 * 3 == len(FILES) >= 52
+    assert len(OPTIONS) + 10 + 5 * 3 + 5 == len(FILES) >= 52
     assert FILES >= ENTRY_POINTS | PARTS
     groups = {option.split("/")[0] for option in OPTIONS}
     assert groups == {
         "model", "init", "algorithm", "reward", "dataset", "prompt", "sampler", "tracking",
-        "experiment", "scale",
+        "experiment", "scale", "budget",
     }  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def test_every_option_composes_and_validates(option: str):
     config = train(f"{group}={name}", *NEEDS.get(option, []))
     if group == "scale":
         assert composed(f"scale={name}").scale.name == name
-    elif group != "experiment":
+    elif group not in ("experiment", "budget"):
         assert getattr(config, group).name == name
     if group in EVALUATE_GROUPS:
         assert getattr(evaluation(f"{group}={name}", *NEEDS.get(option, [])[:1]), group) == getattr(

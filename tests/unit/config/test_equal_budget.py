@@ -33,7 +33,9 @@ def samples(config: TrainConfig) -> int:
     return 0
 
 
-@pytest.mark.parametrize("algorithm", ["ei", "rft", "rest_em", "ppo", "rcrl"])
+@pytest.mark.parametrize(
+    "algorithm", ["ei", "rft", "rest_em", "rcrl", "ppo", "grpo", "maxrl", "dapo"]
+)
 @pytest.mark.parametrize("model", ["tiny", "7b"])
 def test_questions_samples_and_evaluation_are_the_same(algorithm: str, model: str) -> None:
     asked = (f"algorithm={algorithm}", f"model={model}")
@@ -46,9 +48,12 @@ def test_questions_samples_and_evaluation_are_the_same(algorithm: str, model: st
 
 def test_an_option_of_the_budget_belongs_to_an_algorithm() -> None:
     names = {folder.name for folder in (CONF / "by_budget").iterdir()}
-    assert names == {"ei", "rft", "ppo", "rcrl"}  # rest_em has those of ei
+    # rest_em has those of ei, and most variants of PPO those of all policy gradients
+    assert names == {"ei", "rft", "rcrl", "policy_gradient", "dapo"}
     for name in names:
-        text = (CONF / "algorithm" / f"{name}.yaml").read_text()
+        shared = CONF / name / "default.yaml"
+        file = shared if shared.exists() else CONF / "algorithm" / f"{name}.yaml"
+        text = file.read_text()
         assert f"  - optional /by_budget/{name}@_here_: ${{budget}}\n" in text
 
 
