@@ -145,7 +145,7 @@ class PPO:
         rollouts: list[Rollout] = []
         with self.trainer.sampler() as sampler:
             for attempt in range(config.resamplings + 1):
-                if len(self.learnt(rollouts)) < config.rollouts_per_iteration:
+                if len(self.kept(rollouts)) < config.rollouts_per_iteration:
                     rollouts += self.ask(sampler, iteration, attempt)
             if config.baseline not in SAMPLED or not (learnt := self.learnt(rollouts)):
                 return rollouts, {}
@@ -172,10 +172,13 @@ class PPO:
 
     def learnt(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
         """The rollouts of an iteration that are learnt from."""
+        return trainable(self.kept(rollouts), mask_truncated=self.config.mask_truncated)
+
+    def kept(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
+        """The rollouts of the questions that are learnt from."""
         config = self.config
         count = config.rollouts_per_iteration // config.num_samples_per_prompt
-        kept = questions(rollouts, config.filter, count)
-        return trainable(kept, mask_truncated=config.mask_truncated)
+        return questions(rollouts, config.filter, count)
 
     def compute_advantages(
         self, rollouts: Sequence[Rollout], beside: Mapping[str, Any] = NOTHING

@@ -5,7 +5,8 @@ the completions and steps that it learns from, the reward model. It is read from
 
     questions   training problems, by the configuration: the most of any of these runs
     samples     completions sampled to learn from: as many as metrics.jsonl counts, else the rows of
-                the run's files of them and of continued steps. What validates doesn't count
+                the run's files of them and of continued steps; and those that a baseline samples.
+                What validates doesn't count
     steps       optimizer steps: the last one in metrics.jsonl
     tokens      sampled tokens: samples times their mean length as logged, else those in the files
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,21 +130,28 @@ def _own(run: RunFolder, config: TrainConfig) -> Budget | None:
     if not records and not files:
         return None
     count = config.algorithm.panels.rollouts
-    samples = tokens = 0
-    if count is None:
-        for file in files:
-            samples += pq.read_metadata(file).num_rows
-            lengths = pc.list_value_length(pq.read_table(file, columns=["token_ids"])["token_ids"])
-            tokens += pc.sum(lengths).as_py() or 0
-    else:
-        exact = 0.0
+    # What baselines sample (``policy_gradient.baselines``) is in no metric.
+    beside = sorted(run.rollouts.glob("baselines/*.parquet"))
+    samples, tokens = _in_files(beside if count else [*files, *beside])
+    if count is not None:
+        logged, exact = 0, 0.0
         for record in records:
             if "rollout/mean_length" in record and count in record:
-                exact += record["rollout/mean_length"] * (record[count] - samples)
-                samples = record[count]
-        tokens = round(exact)
+                exact += record["rollout/mean_length"] * (record[count] - logged)
+                logged = record[count]
+        samples, tokens = samples + logged, tokens + round(exact)
     steps = max((record["step"] for record in records), default=0)
     return Budget(training_set(config).train_size, samples, steps, tokens)
+
+
+def _in_files(files: Sequence[Path]) -> tuple[int, int]:
+    """The completions in files of rollouts, and their tokens."""
+    samples = tokens = 0
+    for file in files:
+        samples += pq.read_metadata(file).num_rows
+        lengths = pc.list_value_length(pq.read_table(file, columns=["token_ids"])["token_ids"])
+        tokens += pc.sum(lengths).as_py() or 0
+    return samples, tokens
 
 
 def _text(number: int | None) -> str:

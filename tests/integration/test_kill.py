@@ -42,6 +42,13 @@ OVERRIDES = {
         "reward=dense",
         *LEARNER,
     ],
+    "vineppo": [
+        "algorithm.iterations=2",
+        "algorithm.rollouts_per_iteration=8",
+        "algorithm.num_continuations=2",
+        "algorithm.validate_every=1",
+        *LEARNER,
+    ],
     "rcrl": [
         "algorithm.policy=null",
         "algorithm.sample.temperature=0.5",
@@ -53,13 +60,16 @@ OVERRIDES = {
 LEFT = {
     "ei": {"round-1.parquet", "round-2.parquet", "rounds.json", "model.safetensors"},
     "ppo": {"iteration-00001.parquet", "iteration-00002.parquet", "model.safetensors"},
+    "vineppo": {"iteration-00001.parquet", "iteration-00002.parquet", "model.safetensors"},
     "rcrl": {"model.safetensors", "greedy.parquet", "samples.parquet"},
     "orm": {"model.safetensors", "calibration.png"},
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("algorithm", "seed"), [("ei", 7), ("ppo", 1), ("rcrl", 4), ("orm", 11)])
+@pytest.mark.parametrize(
+    ("algorithm", "seed"), [("ei", 7), ("ppo", 1), ("vineppo", 3), ("rcrl", 4), ("orm", 11)]
+)
 def test_killed_it_ends_as_if_left_alone(algorithm: str, seed: int, tmp_path: Path) -> None:
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     overrides = [f"algorithm={algorithm}", *BY_TWO, *OVERRIDES[algorithm]]

@@ -56,6 +56,10 @@ def test_ppo_s_validations_are_no_samples(tmp_path: Path) -> None:
         {"step": 16, "ppo/rollouts": 128, "eval/validation_maj@1": 0.2},
     )
     assert budget_of(run_folder(config), config) == Budget(300, 128, 16, 1440)
+    # what a baseline samples is
+    (run_folder(config).rollouts / "baselines").mkdir(parents=True)
+    sampled(run_folder(config), "baselines/iteration-00001.parquet", 5, 7)
+    assert budget_of(run_folder(config), config) == Budget(300, 130, 16, 1452)
 
 
 def test_rcrl_pays_for_its_completions_and_their_steps_once(tmp_path: Path) -> None:
