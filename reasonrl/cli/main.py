@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from reasonrl.cli import command, dashboard, runs, sweep
+from reasonrl.cli import command, dashboard, runs, share, sweep
 
 ABOUT = """\
 Says what became of sweeps and runs, goes on with them, and shows them. The runs themselves are
@@ -29,6 +29,7 @@ examples:
   reasonrl page                              a page of the newest sweep
   reasonrl mirror ppo-dense-7b               a run that was made without W&B
   reasonrl push --entity TEAM                a workspace: algorithm x reward x size
+  reasonrl share ppo-dense-7b TEAM/NAME      its policy, to the Hugging Face hub
 
 SWEEP is a sweep's folder or its name in outputs/sweeps; without it, it is the newest. RUN is a
 run's folder, its name or a part that only its name has, or a setting that only it has in the newest
@@ -44,7 +45,8 @@ exit status:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Does what ``reasonrl`` is told on the command line; returns the exit status."""
-    groups = (runs.add_commands, sweep.add_commands, dashboard.add_commands)
+    rooms = (runs, sweep, dashboard, share)
+    groups = [room.add_commands for room in rooms]
     return command.run("reasonrl", ABOUT, groups, arguments)
 
 
