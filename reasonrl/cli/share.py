@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from reasonrl.cli.command import AddCommand, find_run, takes_outputs
-from reasonrl.report.card import card
 from reasonrl.runs.folder import RunFolder, is_done
 from reasonrl.util.errors import UserError
 
@@ -21,6 +20,8 @@ def share(run: RunFolder, repo: str, *, public: bool) -> str:
     """
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
     from huggingface_hub.errors import HFValidationError, HTTPError
+
+    from reasonrl.report.card import card  # numpy comes with it
 
     checked_card(run, repo)
     if get_token() is None:
@@ -49,6 +50,8 @@ def share(run: RunFolder, repo: str, *, public: bool) -> str:
 
 def checked_card(run: RunFolder, repo: str) -> str:
     """The card of a run's policy. Raises UserError if it isn't done, or there is no policy."""
+    from reasonrl.report.card import card
+
     if not is_done(run):
         raise UserError(f"run={run.path} must be done; it isn't. Give its command again.")
     text = card(run, repo)

@@ -1,8 +1,8 @@
 """The model card of a run's policy: how it was made and evaluated, in the form of the hub.
 
 All of it is read from the run's folder, and the evaluation of the policy that it started from where
-another run made that, when the card is asked for: it never shows an older evaluation. What lies
-where on the machine isn't told.
+another run made that, when the card is asked for: it never shows an older evaluation. Of absolute
+paths only the last part is told.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def _evaluation(protocol: str, before: Any, after: Any, gain: Any) -> str:
         [
             f"By protocol `{protocol}` (split, then numbers of problems and of samples, K, where "
             f"they are set, and their temperature), on {count} problems. maj@1 is greedy. In "
-            "brackets are 95% intervals by bootstrap over problems; gains are paired by problem.",
+            "brackets are 95% intervals over problems; gains are paired by problem.",
             "",
             "| metric | before | after | gain |",
             "| --- | --- | --- | --- |",
@@ -191,7 +191,8 @@ def _repeated(run: RunFolder) -> str:
         command = _fenced(shlex.join(["python", PROGRAM, *_told(said)]), "bash")
         lines.insert(
             0,
-            f"The command that it was made by, or what needed it (of a file, only the name):\n\n{command}\n",
+            "The command that it was made by, or what needed it (of a file, only the name):\n\n"
+            f"{command}\n",
         )
     return "\n".join(lines)
 

@@ -24,6 +24,7 @@ COMMANDS = [
     "page",
     "mirror",
     "push",
+    "share",
 ]
 
 
