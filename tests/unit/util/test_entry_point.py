@@ -47,7 +47,7 @@ def choices(command: str) -> dict[str, str]:
 def test_help_lists_what_can_be_chosen() -> None:
     """And not conf/learner, of which other files are made."""
     found = choices("train.py")
-    groups = "algorithm dataset experiment init model prompt reward sampler scale tracking"
+    groups = "algorithm budget dataset experiment init model prompt reward sampler scale tracking"
     assert list(found) == groups.split()
     for group, options in found.items():
         assert options.split(", ") == sorted(f.stem for f in (ROOT / "conf" / group).iterdir())
