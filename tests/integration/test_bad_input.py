@@ -78,21 +78,22 @@ def only_line(stderr: str) -> str:
         ),
         (
             "train",
-            "algorithm=grpo",
-            "algorithm=grpo must be one of ei, orm, ppo, rcrl, sample, sft, sorm, steps.",
+            "algorithm=dpo",
+            "algorithm=dpo must be one of dapo, dr_grpo, ei, grpo, maxrl, orm, ppo, rcrl, "
+            "reinforce, rest_em, rft, rloo, sample, sft, sorm, steps, vineppo.",
         ),
         (
             "train",
             "modle=tiny",
             "modle must be a known key. Did you mean model? The keys and groups are algorithm, "
-            "dataset, dry_run, evaluation, init, model, reward, runtime, sampler, scale, seed, "
-            "tracking.",
+            "dataset, dry_run, evaluation, init, model, prompt, reward, runtime, sampler, scale, "
+            "seed, tracking.",
         ),
         (
             "evaluate",
             "predictoins=x.jsonl",
             "predictoins must be a known key. Did you mean predictions? The keys and groups are "
-            "dataset, evaluation, format, grader, model, predictions, reward_model, run, "
+            "dataset, evaluation, format, grader, model, predictions, prompt, reward_model, run, "
             "runtime, sampler, scale, seed.",
         ),
         (
