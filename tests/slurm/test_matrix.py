@@ -15,8 +15,8 @@ from tests.slurm.cluster import Cluster
 from tests.slurm.conftest import WAIT, all_done, sweep_of, train, wait_until
 
 SMALLER = {  # than the defaults, so that a run takes seconds
-    "conf/algorithm/ppo.yaml": {"rollouts_per_iteration": 16, "batch_size": 8},
-    "conf/by_scale/ppo/small.yaml": {"iterations": 2, "validate_every": 1},
+    "conf/policy_gradient/default.yaml": {"rollouts_per_iteration": 16, "batch_size": 8},
+    "conf/by_scale/policy_gradient/small.yaml": {"iterations": 2, "validate_every": 1},
     "conf/by_scale/ei/small.yaml": {"rounds": 1},
 }
 
