@@ -115,7 +115,7 @@ class VLLMEngine(Engine):
         Raises UserError if the log-probabilities under them aren't the policy's.
         """
         own_ends = end_tokens(self.tokenizer, model.generation_config)
-        self._finish_settings = own_ends, _suppressed(model)
+        self._finish_settings = own_ends, _allowed(model)
         server = _serve(self)
         if server.asleep:
             server.llm.wake_up()
@@ -178,11 +178,9 @@ class VLLMEngine(Engine):
         on_progress: Callable[[int], None] | None,
     ) -> list[_Row]:
         """Samples until each row is finished or begins another step; returns those that go on."""
-        ends, suppressed = self._finish_settings
+        ends, allowed = self._finish_settings
         finish = Finish(self.tokenizer, ends, self.config.vocab_size, params)
-        requests = [
-            self._request(row, params, seed, first, finish.ends, suppressed) for row in rows
-        ]
+        requests = [self._request(row, params, seed, first, finish.ends, allowed) for row in rows]
         going = []
         for row, ids, logprobs in zip(rows, *self._generate(rows, requests), strict=True):
             before = len(row.token_ids)
@@ -229,17 +227,14 @@ class VLLMEngine(Engine):
         seed: int,
         first: int,
         ends: Collection[int],
-        suppressed: frozenset[int],
+        allowed: list[int] | None,
     ) -> Any:
         import vllm
 
-        allowed = None
-        if suppressed:
-            allowed = [i for i in range(self.config.vocab_size) if i not in suppressed]
         stop = [*params.stop, *([params.step_delimiter] if params.step_label else [])]
         return vllm.SamplingParams(
             temperature=params.temperature,
-            seed=derive_seed(seed, first + row.prompt, row.sample, len(row.token_ids)) % 2**63,
+            seed=derive_seed(seed, first + row.prompt, row.sample, len(row.token_ids)),
             max_tokens=min(
                 params.max_new_tokens - len(row.token_ids), self.max_model_len - len(row.context)
             ),
@@ -369,6 +364,9 @@ def _rest(engine: VLLMEngine) -> None:
             _server.asleep = True
 
 
-def _suppressed(model: PreTrainedModel) -> frozenset[int]:
-    """The token ids that the policy never samples."""
-    return frozenset(getattr(model.generation_config, "suppress_tokens", None) or ())
+def _allowed(model: PreTrainedModel) -> list[int] | None:
+    """The token ids that the policy may sample; None: all of them."""
+    suppressed = {*(getattr(model.generation_config, "suppress_tokens", None) or ())}
+    return (
+        [i for i in range(model.config.vocab_size) if i not in suppressed] if suppressed else None
+    )
