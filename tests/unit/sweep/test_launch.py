@@ -517,7 +517,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(local, "_start", start)
     polls = iter(range(100))  # rather than for ever
-    monkeypatch.setattr(local.time, "sleep", lambda _: next(polls))
+    # Another test's threads may sleep meanwhile: only this module's own clock stands still.
+    monkeypatch.setattr(local, "time", SimpleNamespace(sleep=lambda _: next(polls)))
     return names
 
 
