@@ -1,32 +1,36 @@
-"""Samples per CPU-second of one iteration of PPO: TRL 1.12.0, the last that has it, and ours.
+"""Samples per CPU-second of one iteration of PPO, GRPO or RLOO: TRL's trainers and ours.
 
-    pip install --no-deps --target FOLDER trl==1.12.0
+    pip install --no-deps --target FOLDER trl==1.12.0  # the last with PPO; else 1.16.0
     python -m benchmarks.ppo --trl FOLDER
+    python -m benchmarks.ppo --trl FOLDER --algorithm grpo
 
 In one process, iteration by iteration in turn; CPU time is what the process used
 (``time.process_time``). The first iteration of each is a warm-up and isn't counted.
 
 Equal work. A random Llama of 1.02M parameters, float32, the same weights in both. An iteration
-samples 64 completions, N=4 of each of 16 prompts of 32 tokens (``--samples``), at temperature 1,
-without top-k and top-p, and scores each by its share of even token ids. Then comes one epoch of one
-optimizer step on all 64: clipped policy and value losses, GAE with γ=1 and λ=0.95, a penalty of
-0.05 × KL (k1) to the frozen starting policy in the rewards, fused AdamW. There is no EOS, so that
-every completion has 64 tokens; the tokens sampled are counted and printed.
+samples 64 completions, N of each of 64 / N prompts of 32 tokens (``--samples``; 4 with PPO and 8
+without a value function), at temperature 1, without top-k and top-p, and scores each by its share
+of even token ids. Then comes one epoch of one optimizer step on all 64, with the clipped policy
+loss and fused AdamW, and a penalty of 0.05 × KL to the frozen starting policy: k1 in the rewards,
+or k3 in GRPO's loss. PPO has a clipped value loss, too, and GAE with γ=1 and λ=0.95. There is no
+EOS, so that every completion has 64 tokens; the tokens sampled are counted and printed.
 
 Not equal, and counted as it is:
 
-- TRL's value function is a model of its own, as large as the policy; ours is a branch of the
-  policy (``--value-layers``).
 - TRL doesn't know that completions share a prompt; ours reads it once for all of them.
-- Ours also writes the rollouts and its log to disk, and clips gradients.
-- TRL takes a model for a reward. Ours is a rule, so a module stands in for that model, which
-  computes nothing else.
-- TRL calls ``gc.collect`` twice an iteration. What that takes depends on the objects in the process
-  and not on the model, so the ratio is printed without any garbage collection too.
+- Ours also writes the rollouts and its log to disk.
+- TRL's GRPO takes the policy that learns for the one that sampled, where it takes one step, and so
+  reads the completions with it once less. Ours reads them, for its log, too.
+- PPO: TRL's value function is a model of its own, as large as the policy; ours is a branch of the
+  policy (``--value-layers``). Ours also clips gradients.
+- PPO: TRL takes a model for a reward. Ours is a rule, so a module stands in for that model, which
+  computes nothing else. Its other trainers take a rule.
+- PPO: TRL calls ``gc.collect`` twice an iteration. What that takes depends on the objects in the
+  process and not on the model, so the ratio is printed without any garbage collection too.
 
-TRL's options are the fastest of those tried. Rollout batches of 32 instead of 64 cost a fifth more,
-eager instead of scaled dot-product attention a sixth; micro-batches of 32, gradient checkpointing
-(off) and the models' ``use_cache`` made no difference beyond noise.
+TRL's options are the fastest of those tried. PPO: rollout batches of 32 instead of 64 cost a fifth
+more, eager instead of scaled dot-product attention a sixth; micro-batches of 32, gradient
+checkpointing (off) and the models' ``use_cache`` made no difference beyond noise.
 """
 
 from __future__ import annotations
@@ -34,15 +38,12 @@ from __future__ import annotations
 import argparse
 import copy
 import gc
-import importlib.metadata
+import json
 import os
-import platform
 import statistics
-import sys
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,23 +51,28 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from datasets import Dataset
 from hydra import compose, initialize_config_dir
-from tokenizers import Tokenizer, models
 from torch import Tensor, nn
 from transformers import (
-    LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
-    PreTrainedTokenizerFast,
     PrinterCallback,
     TrainerCallback,
 )
 
-from benchmarks.sampler import cpu_name
+from benchmarks.trl import (
+    RELEASES,
+    VOCABULARY,
+    find_trl,
+    llama_config,
+    text_of,
+    tokenizer,
+    versions,
+)
 from reasonrl.algorithms.ppo import PPO
 from reasonrl.config.resolve import resolve
+from reasonrl.grading import grader_of
 from reasonrl.job import Job
 from reasonrl.policy.policy import Policy
 from reasonrl.rewards import Reward, TokenRewards
@@ -75,12 +81,10 @@ from reasonrl.runs.folder import RunFolder
 from reasonrl.runs.metrics_log import MetricsLog
 from reasonrl.sampling import SamplingParams
 from reasonrl.types import Completion, Problem, Prompt
+from reasonrl.util.atomic import write_json
 from reasonrl.util.progress import Progress
 
 ROOT = Path(__file__).parents[1]
-TRL = "1.12.0"
-VOCABULARY = 512
-LAYERS = 4
 PROMPT_TOKENS = 32
 COMPLETIONS = 64
 NEW_TOKENS = 64
@@ -95,45 +99,58 @@ LEARNING_RATE = 1e-5
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trl", metavar="FOLDER", help="where TRL is, unless it is installed")
-    parser.add_argument("--value-layers", type=int, default=2, help="of our value function")
-    parser.add_argument("--samples", type=int, default=4, help="N, completions of each prompt")
+    parser.add_argument("--algorithm", choices=RELEASES, default="ppo")
+    parser.add_argument("--value-layers", type=int, default=2, help="of PPO's value function")
+    parser.add_argument("--samples", type=int, help="N, completions of each prompt")
     parser.add_argument("--iterations", type=int, default=10, help="counted, of each")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks"))
     args = parser.parse_args()
-    find_trl(args.trl)
+    release = RELEASES[args.algorithm]
+    find_trl(args.trl, release)
     torch.set_num_threads(args.threads)
+    samples = args.samples or (4 if args.algorithm == "ppo" else 8)
+    changed = {"value_layers": args.value_layers} if args.algorithm == "ppo" else {}
 
     torch.manual_seed(0)
     model = LlamaForCausalLM(llama_config()).eval()
-    ids = torch.randint(VOCABULARY, (COMPLETIONS // args.samples, PROMPT_TOKENS)).tolist()
+    ids = torch.randint(VOCABULARY, (COMPLETIONS // samples, PROMPT_TOKENS)).tolist()
     prompts = [Prompt(str(i), tuple(row)) for i, row in enumerate(ids)]
-    print(
-        f"{platform.processor() or platform.machine()}, {cpu_name()}, {args.threads} thread(s); "
-        f"python {platform.python_version()}, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}, trl {TRL}\n"
-        f"{model.num_parameters() / 1e6:.2f}M parameters, {model.dtype}; {len(prompts)} prompts of "
-        f"{PROMPT_TOKENS} tokens × {args.samples} completions of exactly {NEW_TOKENS}, scored by a "
-        f"rule; 1 epoch of 1 optimizer step on all; kl_coef={KL_COEF}, gamma={GAMMA}, "
-        f"gae_lambda={GAE_LAMBDA}\n"
-        f"value function: TRL's is a model of its own with all {LAYERS} layers, ours a branch of "
-        f"the policy with value_layers={args.value_layers}"
-    )
+    measured = {
+        "what": "ppo",
+        "algorithm": args.algorithm,
+        "num_samples_per_prompt": samples,
+        **changed,
+        "completions": COMPLETIONS,
+        "prompt_tokens": PROMPT_TOKENS,
+        "new_tokens": NEW_TOKENS,
+        "parameters": model.num_parameters(),
+        "dtype": str(model.dtype),
+        "threads": args.threads,
+        **versions(release),
+    }
+    print(json.dumps(measured, indent=1))
+    load = [round(os.getloadavg()[0], 2)]
     with tempfile.TemporaryDirectory() as folder:
-        ppo = our_ppo(copy.deepcopy(model), prompts, args.samples, args.value_layers, Path(folder))
+        ppo = our_ppo(copy.deepcopy(model), prompts, args.algorithm, samples, changed, Path(folder))
         turns = Turns(partial(iterate, ppo))
-        repeated = [prompt for prompt in prompts for _ in range(args.samples)]
-        run_trl(model, repeated, iterations=1 + args.iterations, turns=turns)
-    turns.summarise()
+        run = run_trl_ppo if args.algorithm == "ppo" else partial(run_trl, args.algorithm)
+        run(model, prompts, samples, 1 + args.iterations, turns)
+    load.append(round(os.getloadavg()[0], 2))
+    measured |= {"load_before_and_after": load, **turns.summary()}
+    print(json.dumps(turns.summary(), indent=1))
+    write_json(args.out / f"trl-{args.algorithm}.json", measured)
 
 
 def our_ppo(
     model: LlamaForCausalLM,
     prompts: Sequence[Prompt],
+    algorithm: str,
     num_samples_per_prompt: int,
-    value_layers: int,
+    changed: Mapping[str, Any],
     folder: Path,
 ) -> PPO:
-    """Our PPO, training ``model`` on ``prompts``."""
+    """Our PPO or one of its variants, training ``model`` on ``prompts``."""
     words = tokenizer()
 
     class BenchmarkJob(Job):
@@ -158,20 +175,26 @@ def our_ppo(
         "temperature": TEMPERATURE,
         "learning_rate": LEARNING_RATE,
         "final_learning_rate": LEARNING_RATE,
-        "value_learning_rate": LEARNING_RATE,
-        "gamma": GAMMA,
-        "gae_lambda": GAE_LAMBDA,
         "clip_range": CLIP_RANGE,
-        "value_clip_range": CLIP_RANGE,
-        "value_coef": VALUE_COEF,
-        "value_layers": value_layers,
         "kl_coef": KL_COEF,
         "micro_batch_tokens": COMPLETIONS * (PROMPT_TOKENS + NEW_TOKENS),
+        **changed,
     }
+    if algorithm == "ppo":
+        settings |= {
+            "value_learning_rate": LEARNING_RATE,
+            "gamma": GAMMA,
+            "gae_lambda": GAE_LAMBDA,
+            "value_clip_range": CLIP_RANGE,
+            "value_coef": VALUE_COEF,
+        }
     overrides = [f"algorithm.{name}={value}" for name, value in settings.items()]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = resolve(
-            compose("train", ["algorithm=ppo", "runtime.checkpoint_seconds=1e9", *overrides])
+            compose(
+                "train",
+                [f"algorithm={algorithm}", "runtime.checkpoint_seconds=1e9", *overrides],
+            )
         )
     job = BenchmarkJob(
         config=config,
@@ -180,6 +203,7 @@ def our_ppo(
         base="",
         init="",
         few_shot=False,
+        grader=grader_of(config.dataset),
         tokenizer=words,
         train=[Problem(prompt.problem_id, "", "0", "#### 0") for prompt in prompts],
         validation=[],
@@ -199,31 +223,30 @@ def iterate(ppo: PPO) -> int:
     return sum(len(rollout.completion.token_ids) for rollout in rollouts)
 
 
+def share_of_even(token_ids: Sequence[int]) -> float:
+    """The rule."""
+    return sum(token % 2 == 0 for token in token_ids) / len(token_ids)
+
+
 def even_share(
     completions: Sequence[Completion], problems: Sequence[Problem]
 ) -> list[TokenRewards]:
     """The rule, as one of our rewards. It needs no problem."""
     del problems
-    return [
-        at_end(c, sum(token % 2 == 0 for token in c.token_ids) / len(c.token_ids))
-        for c in completions
-    ]
+    return [at_end(c, share_of_even(c.token_ids)) for c in completions]
 
 
 class EvenShare(nn.Module):
-    """The rule in the shape of a reward model of TRL: a backbone, and a score of what it gives.
-
-    tokens: real ones, padding left out, in the completions scored since it was last set to 0.
-    """
+    """The rule in the shape of a reward model of TRL: a backbone, and a score of what it gives."""
 
     base_model_prefix = "backbone"
 
-    def __init__(self) -> None:
+    def __init__(self, turns: Turns) -> None:
         super().__init__()
-        self.tokens = 0
+        self.turns = turns
 
     def backbone(self, input_ids: Tensor, attention_mask: Tensor, **_: object) -> SimpleNamespace:
-        self.tokens += int(attention_mask[:, PROMPT_TOKENS:].sum())
+        self.turns.tokens += int(attention_mask[:, PROMPT_TOKENS:].sum())
         return SimpleNamespace(hidden_states=[input_ids])
 
     def score(self, input_ids: Tensor) -> Tensor:
@@ -232,47 +255,96 @@ class EvenShare(nn.Module):
         return share[:, None, None].expand(*input_ids.shape, 1)
 
 
+# What all of TRL's trainers are told.
+COMMON = {
+    "per_device_train_batch_size": COMPLETIONS,
+    "gradient_accumulation_steps": 1,
+    "temperature": TEMPERATURE,
+    "learning_rate": LEARNING_RATE,
+    "lr_scheduler_type": "constant",
+    "gradient_checkpointing": False,
+    "bf16": False,
+    "use_cpu": True,
+    "save_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+
+
 def run_trl(
-    model: LlamaForCausalLM, prompts: Sequence[Prompt], iterations: int, turns: Turns
+    algorithm: str,
+    model: LlamaForCausalLM,
+    prompts: Sequence[Prompt],
+    num_samples_per_prompt: int,
+    iterations: int,
+    turns: Turns,
 ) -> None:
-    """TRL's PPO, training ``model``; ``turns`` hears of the end of each iteration."""
+    """TRL's GRPO or RLOO, training ``model``; ``turns`` hears of the end of each iteration."""
+    from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+
+    make_config, make_trainer, more = {
+        "grpo": (GRPOConfig, GRPOTrainer, {"loss_type": "grpo"}),
+        "rloo": (RLOOConfig, RLOOTrainer, {}),
+    }[algorithm]
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)  # the reference is read from where the policy was
+        trainer = make_trainer(
+            args=make_config(
+                output_dir=folder,
+                max_steps=iterations,
+                num_generations=num_samples_per_prompt,
+                max_completion_length=NEW_TOKENS,
+                beta=KL_COEF,
+                epsilon=CLIP_RANGE,
+                **COMMON,
+                **more,
+            ),
+            processing_class=tokenizer(eos_token="<end>", pad_token="<end>"),  # see run_trl_ppo
+            model=LlamaForCausalLM.from_pretrained(folder),
+            reward_funcs=turns.even_share,
+            train_dataset=Dataset.from_dict({"prompt": [text_of(p.token_ids) for p in prompts]}),
+            callbacks=[turns],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+
+
+def run_trl_ppo(
+    model: LlamaForCausalLM,
+    prompts: Sequence[Prompt],
+    num_samples_per_prompt: int,
+    iterations: int,
+    turns: Turns,
+) -> None:
+    """The same of TRL's PPO."""
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
+    rows = [list(prompt.token_ids) for prompt in prompts for _ in range(num_samples_per_prompt)]
     with tempfile.TemporaryDirectory() as folder:
         trainer = PPOTrainer(
             PPOConfig(
                 output_dir=folder,
                 total_episodes=iterations * COMPLETIONS,
-                per_device_train_batch_size=COMPLETIONS,
                 local_rollout_forward_batch_size=COMPLETIONS,
-                gradient_accumulation_steps=1,
                 num_mini_batches=1,
                 num_ppo_epochs=1,
                 response_length=NEW_TOKENS,
-                temperature=TEMPERATURE,
                 kl_coef=KL_COEF,
                 gamma=GAMMA,
                 lam=GAE_LAMBDA,
                 cliprange=CLIP_RANGE,
                 cliprange_value=CLIP_RANGE,
                 vf_coef=VALUE_COEF,
-                learning_rate=LEARNING_RATE,
-                lr_scheduler_type="constant",
-                gradient_checkpointing=False,
-                bf16=False,
-                use_cpu=True,
                 num_sample_generations=0,
-                save_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
+                **COMMON,
             ),
             # It must have an EOS and a padding id. Outside the vocabulary neither is ever sampled.
             processing_class=tokenizer(eos_token="<end>", pad_token="<end>"),
             model=model,
             ref_model=None,  # a frozen copy of the model
-            reward_model=turns.reward,
+            reward_model=EvenShare(turns),
             value_model=LlamaForSequenceClassification(llama_config(num_labels=1)),
-            train_dataset=Dataset.from_dict({"input_ids": [list(p.token_ids) for p in prompts]}),
+            train_dataset=Dataset.from_dict({"input_ids": rows}),
             callbacks=[turns],
         )
         trainer.remove_callback(PrinterCallback)
@@ -284,16 +356,21 @@ class Turns(TrainerCallback):
 
     def __init__(self, iterate: Callable[[], int]) -> None:
         self.iterate = iterate
-        self.reward = EvenShare()
+        self.tokens = 0  # that TRL has sampled in this iteration
         self.meter = Meter()
         self.costs: dict[str, list[np.ndarray]] = {"trl": [], "ours": []}
+
+    def even_share(self, completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float]:
+        """The rule, as a reward function of TRL."""
+        self.tokens += sum(map(len, completion_ids))
+        return [share_of_even(ids) for ids in completion_ids]
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self.start = self.meter.read()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.record("trl", self.reward.tokens)
-        self.reward.tokens = 0
+        self.record("trl", self.tokens)
+        self.tokens = 0
         self.start = self.meter.read()
         self.record("ours", self.iterate())
         self.start = self.meter.read()
@@ -309,14 +386,20 @@ class Turns(TrainerCallback):
             flush=True,
         )
 
-    def summarise(self) -> None:
-        for name, costs in self.costs.items():
-            rate = statistics.median(COMPLETIONS / cost[0] for cost in costs[1:])
-            print(f"{name:4}  {rate:7.2f} samples per CPU-second, median")
+    def summary(self) -> dict[str, float]:
+        """Medians over iterations: samples per CPU-second, and ours by TRL's of the same turn."""
         pairs = list(zip(self.costs["trl"], self.costs["ours"], strict=True))[1:]
-        ratio = statistics.median(trl[0] / ours[0] for trl, ours in pairs)
-        without = statistics.median((trl[0] - trl[1]) / (ours[0] - ours[1]) for trl, ours in pairs)
-        print(f"median ratio per CPU-second: {ratio:.2f}; {without:.2f} without garbage collection")
+        ratios = {
+            "ratio": [trl[0] / ours[0] for trl, ours in pairs],
+            "ratio_without_garbage_collection": [
+                (trl[0] - trl[1]) / (ours[0] - ours[1]) for trl, ours in pairs
+            ],
+        }
+        rates = {
+            f"{name}_samples_per_cpu_second": [COMPLETIONS / cost[0] for cost in costs[1:]]
+            for name, costs in self.costs.items()
+        }
+        return {name: round(statistics.median(x), 2) for name, x in (rates | ratios).items()}
 
 
 class Meter:
@@ -334,46 +417,6 @@ class Meter:
             self._began = time.process_time()
         else:
             self._garbage += time.process_time() - self._began
-
-
-def llama_config(**more: Any) -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=128,
-        intermediate_size=448,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=None,
-        **more,
-    )
-
-
-def tokenizer(**special: str) -> PreTrainedTokenizerFast:
-    """A word for each id of the vocabulary; a special token has the id after the last."""
-    words = models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w1")
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words), **special)
-
-
-def find_trl(folder: str | None) -> None:
-    """Makes TRL importable, or ends the program and says how to install it."""
-    if folder:
-        sys.path.insert(0, folder)
-    try:
-        found = importlib.metadata.version("trl")
-    except importlib.metadata.PackageNotFoundError:
-        found = "none"
-    if found != TRL:
-        raise SystemExit(
-            f"--trl={folder} must be a folder with TRL {TRL}; got {found}. "
-            f"pip install --no-deps --target {folder or 'FOLDER'} trl=={TRL}"
-        )
-    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
-    warnings.simplefilter("ignore")  # TRL's, of names that transformers has renamed
-    transformers.logging.set_verbosity_error()
 
 
 if __name__ == "__main__":

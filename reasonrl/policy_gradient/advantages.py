@@ -36,7 +36,7 @@ from reasonrl.learning.functional import (
     whiten,
 )
 
-STD_EPSILON = 1e-6  # as in the implementations of GRPO
+STD_EPSILON = 1e-6  # as in verl's GRPO; TRL has 1e-4
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,5 @@
-"""What is to be run on a GPU runs through without one, and docs/scaling.md has what is computed."""
+"""What is to be run on a GPU runs through without one, and docs/scaling.md has what is computed;
+what is measured beside TRL is an iteration of ours."""
 
 from __future__ import annotations
 
@@ -10,11 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
-from benchmarks import ranks, scaling
+from benchmarks import ppo, ranks, scaling
 from benchmarks.gpu import random_model
+from benchmarks.trl import llama_config
 from reasonrl.config.model import ShapeConfig
 from reasonrl.policy.policy import shape_of
+from reasonrl.types import Prompt
 from tests.helpers.configs import ROOT, TINY
 
 PPO = [
@@ -101,6 +105,25 @@ def test_random_weights_have_the_shape_asked_for() -> None:
     assert random_model(shape, meta=True).device.type == "meta"
     untied = ShapeConfig(64, 96, 2, 4, 2, 50, tie_word_embeddings=False)
     assert random_model(untied).num_parameters() == untied.num_parameters
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "changed"), [("ppo", {"value_layers": 1}), ("grpo", {}), ("rloo", {})]
+)
+def test_our_iteration_beside_trl_learns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str, changed: dict[str, int]
+) -> None:
+    """A smaller one: 8 completions of 8 tokens, whose policy moves in its one step."""
+    monkeypatch.setattr(ppo, "COMPLETIONS", 8)
+    monkeypatch.setattr(ppo, "NEW_TOKENS", 8)
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(llama_config()).eval()
+    before = model.lm_head.weight.clone()
+    prompts = [Prompt(str(i), tuple(range(i, i + 32))) for i in range(2)]
+    ours = ppo.our_ppo(model, prompts, algorithm, 4, changed, tmp_path)
+    assert ppo.iterate(ours) == 8 * 8
+    assert ours.trainer.steps == 1
+    assert not torch.equal(model.lm_head.weight, before)
 
 
 @pytest.mark.slow
