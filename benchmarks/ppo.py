@@ -8,16 +8,18 @@ In one process, iteration by iteration in turn; CPU time is what the process use
 (``time.process_time``). The first iteration of each is a warm-up and isn't counted.
 
 Equal work. A random Llama of 1.02M parameters, float32, the same weights in both. An iteration
-samples 64 completions, N of each of 64 / N prompts of 32 tokens (``--samples``; 4 with PPO and 8
-without a value function), at temperature 1, without top-k and top-p, and scores each by its share
-of even token ids. Then comes one epoch of one optimizer step on all 64, with the clipped policy
-loss and fused AdamW, and a penalty of 0.05 × KL to the frozen starting policy: k1 in the rewards,
-or k3 in GRPO's loss. PPO has a clipped value loss, too, and GAE with γ=1 and λ=0.95. There is no
-EOS, so that every completion has 64 tokens; the tokens sampled are counted and printed.
+samples 64 completions, N of each of 64 / N prompts (``--samples``; 4 with PPO and 8 without a value
+function) of 32 tokens (``--prompt-tokens``), at temperature 1, without top-k and top-p, and scores
+each by its share of even token ids. Then comes one epoch of one optimizer step on all 64, with the
+clipped policy loss and fused AdamW, and a penalty of 0.05 × KL to the frozen starting policy: k1 in
+the rewards, or k3 in GRPO's loss. PPO has a clipped value loss, too, and GAE with γ=1 and λ=0.95.
+There is no EOS, so that every completion has 64 tokens; the tokens sampled are counted and printed.
 
 Not equal, and counted as it is:
 
-- TRL doesn't know that completions share a prompt; ours reads it once for all of them.
+- TRL doesn't know that completions share a prompt; ours reads it once for all of them, and pays for
+  that with attention over all of them, most of it masked. So the longer the prompts, the more it
+  gains.
 - Ours also writes the rollouts and its log to disk.
 - TRL's GRPO takes the policy that learns for the one that sampled, where it takes one step, and so
   reads the completions with it once less. Ours reads them, for its log, too.
@@ -30,7 +32,8 @@ Not equal, and counted as it is:
 
 TRL's options are the fastest of those tried. PPO: rollout batches of 32 instead of 64 cost a fifth
 more, eager instead of scaled dot-product attention a sixth; micro-batches of 32, gradient
-checkpointing (off) and the models' ``use_cache`` made no difference beyond noise.
+checkpointing (off) and the models' ``use_cache`` made no difference beyond noise. GRPO: a static
+cache of keys and values makes none, and continuous batching samples twenty times slower on a CPU.
 """
 
 from __future__ import annotations
@@ -85,7 +88,6 @@ from reasonrl.util.atomic import write_json
 from reasonrl.util.progress import Progress
 
 ROOT = Path(__file__).parents[1]
-PROMPT_TOKENS = 32
 COMPLETIONS = 64
 NEW_TOKENS = 64
 TEMPERATURE = 1.0
@@ -102,6 +104,7 @@ def main() -> None:
     parser.add_argument("--algorithm", choices=RELEASES, default="ppo")
     parser.add_argument("--value-layers", type=int, default=2, help="of PPO's value function")
     parser.add_argument("--samples", type=int, help="N, completions of each prompt")
+    parser.add_argument("--prompt-tokens", type=int, default=32, help="of each prompt")
     parser.add_argument("--iterations", type=int, default=10, help="counted, of each")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks"))
@@ -114,7 +117,7 @@ def main() -> None:
 
     torch.manual_seed(0)
     model = LlamaForCausalLM(llama_config()).eval()
-    ids = torch.randint(VOCABULARY, (COMPLETIONS // samples, PROMPT_TOKENS)).tolist()
+    ids = torch.randint(VOCABULARY, (COMPLETIONS // samples, args.prompt_tokens)).tolist()
     prompts = [Prompt(str(i), tuple(row)) for i, row in enumerate(ids)]
     measured = {
         "what": "ppo",
@@ -122,7 +125,7 @@ def main() -> None:
         "num_samples_per_prompt": samples,
         **changed,
         "completions": COMPLETIONS,
-        "prompt_tokens": PROMPT_TOKENS,
+        "prompt_tokens": args.prompt_tokens,
         "new_tokens": NEW_TOKENS,
         "parameters": model.num_parameters(),
         "dtype": str(model.dtype),
@@ -139,7 +142,9 @@ def main() -> None:
     load.append(round(os.getloadavg()[0], 2))
     measured |= {"load_before_and_after": load, **turns.summary()}
     print(json.dumps(turns.summary(), indent=1))
-    write_json(args.out / f"trl-{args.algorithm}.json", measured)
+    settings = [f"{name}-{value}".replace("_", "-") for name, value in changed.items()]
+    name = "-".join(["trl", args.algorithm, *settings, "prompt", str(args.prompt_tokens)])
+    write_json(args.out / f"{name}.json", measured)
 
 
 def our_ppo(
@@ -177,7 +182,7 @@ def our_ppo(
         "final_learning_rate": LEARNING_RATE,
         "clip_range": CLIP_RANGE,
         "kl_coef": KL_COEF,
-        "micro_batch_tokens": COMPLETIONS * (PROMPT_TOKENS + NEW_TOKENS),
+        "micro_batch_tokens": COMPLETIONS * (len(prompts[0].token_ids) + NEW_TOKENS),
         **changed,
     }
     if algorithm == "ppo":
@@ -241,17 +246,18 @@ class EvenShare(nn.Module):
 
     base_model_prefix = "backbone"
 
-    def __init__(self, turns: Turns) -> None:
+    def __init__(self, turns: Turns, prompt_tokens: int) -> None:
         super().__init__()
         self.turns = turns
+        self.prompt_tokens = prompt_tokens
 
     def backbone(self, input_ids: Tensor, attention_mask: Tensor, **_: object) -> SimpleNamespace:
-        self.turns.tokens += int(attention_mask[:, PROMPT_TOKENS:].sum())
+        self.turns.tokens += int(attention_mask[:, self.prompt_tokens :].sum())
         return SimpleNamespace(hidden_states=[input_ids])
 
     def score(self, input_ids: Tensor) -> Tensor:
         """(B, L) to (B, L, 1), of which TRL reads the last place of each row."""
-        share = (input_ids[:, PROMPT_TOKENS:] % 2 == 0).float().mean(dim=1)
+        share = (input_ids[:, self.prompt_tokens :] % 2 == 0).float().mean(dim=1)
         return share[:, None, None].expand(*input_ids.shape, 1)
 
 
@@ -342,7 +348,7 @@ def run_trl_ppo(
             processing_class=tokenizer(eos_token="<end>", pad_token="<end>"),
             model=model,
             ref_model=None,  # a frozen copy of the model
-            reward_model=EvenShare(turns),
+            reward_model=EvenShare(turns, len(rows[0])),
             value_model=LlamaForSequenceClassification(llama_config(num_labels=1)),
             train_dataset=Dataset.from_dict({"input_ids": rows}),
             callbacks=[turns],
