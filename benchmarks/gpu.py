@@ -264,15 +264,15 @@ def ppo(job: RandomJob, bench: Bench, repeats: int) -> dict[str, Any]:
             phases, tokens = dict.fromkeys(phases, 0.0), 0
         trainer.trainer.state.iteration, trainer.trainer.state.taken = iteration, 0
         times = [bench._now()]
-        rollouts, _ = trainer.sample(iteration)
+        explored = trainer.explore(iteration)
         times.append(bench._now())
-        experience = trainer.compute_advantages(rollouts)
+        experience = trainer.compute_advantages(explored)
         times.append(bench._now())
         trainer.update(experience)
         times.append(bench._now())
         for name, began, ended in zip(phases, times, times[1:], strict=False):
             phases[name] += ended - began
-        tokens += sum(len(rollout.completion.token_ids) for rollout in rollouts)
+        tokens += sum(len(rollout.completion.token_ids) for rollout in explored.rollouts)
     learnt = config.epochs * tokens
     done = learnt * learning_operations(bench.shape, config.footprint())
     rows = min(bench.planned.rows, -(-config.rollouts_per_iteration // bench.process.size))

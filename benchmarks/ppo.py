@@ -223,9 +223,9 @@ def iterate(ppo: PPO) -> int:
     """One iteration; returns how many tokens were sampled."""
     ppo.trainer.state.iteration += 1
     ppo.trainer.state.taken = 0
-    rollouts, _ = ppo.sample(ppo.trainer.state.iteration)
-    ppo.update(ppo.compute_advantages(rollouts))
-    return sum(len(rollout.completion.token_ids) for rollout in rollouts)
+    explored = ppo.explore(ppo.trainer.state.iteration)
+    ppo.update(ppo.compute_advantages(explored))
+    return sum(len(rollout.completion.token_ids) for rollout in explored.rollouts)
 
 
 def share_of_even(token_ids: Sequence[int]) -> float:

@@ -234,10 +234,10 @@ def ppo(stack: ExitStack, model: str, completions: int, process: Process) -> dic
 
     def sample() -> None:
         state.iteration, state.taken = state.iteration + 1, 0
-        made["rollouts"], _ = trainer.sample(state.iteration)
+        made["explored"] = trainer.explore(state.iteration)
 
     def assess() -> None:
-        made["experience"] = trainer.compute_advantages(made["rollouts"])
+        made["experience"] = trainer.compute_advantages(made["explored"])
 
     return {
         "PPO's sampling": sample,

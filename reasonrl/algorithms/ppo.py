@@ -35,10 +35,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from itertools import chain
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -48,7 +45,6 @@ from reasonrl.job import Job
 from reasonrl.learning.functional import (
     adapt_kl_coef,
     kl_k1,
-    masked_mean,
     masked_sum,
     off_policy_weights,
     padded,
@@ -57,30 +53,25 @@ from reasonrl.learning.supervised import minibatches, shares
 from reasonrl.policy.policy import DTYPES
 from reasonrl.policy_gradient.actor_critic import ActorCritic
 from reasonrl.policy_gradient.advantages import BASELINES, SCALES, Scored
-from reasonrl.policy_gradient.baselines import SAMPLED
 from reasonrl.policy_gradient.diagnosis import Diagnosis
 from reasonrl.policy_gradient.experience import (
     Experience,
     annotate,
-    experience_statistics,
     experiences,
     numbered,
-    questions,
     shaped_rewards,
     token_data,
-    trainable,
 )
+from reasonrl.policy_gradient.exploration import Exploration, Explored
 from reasonrl.policy_gradient.losses import AGGREGATIONS, Minibatch, token_losses
+from reasonrl.policy_gradient.records import iteration_record, step_record
 from reasonrl.policy_gradient.trainer import Trainer
 from reasonrl.runs.metrics_log import read_metrics
 from reasonrl.runs.preemption import saving
-from reasonrl.sampling import Sampler
-from reasonrl.types import Rollout, SavedPolicy
-from reasonrl.util.seeding import derive_seed, next_in_stream
+from reasonrl.types import SavedPolicy
+from reasonrl.util.seeding import derive_seed
 
 logger = logging.getLogger(__name__)
-
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def run(job: Job, settings: PPOConfig) -> SavedPolicy:
@@ -94,13 +85,9 @@ class PPO:
         self.job, self.config = job, config
         self.dtype = DTYPES[job.config.model.compute_dtype]
         self.temperature = 1.0 if config.compat.temperature_one_logprobs else config.temperature
-        self.reward = job.reward()
-        model = ActorCritic.build(
-            job.learner(job.init).model,
-            config,
-            derive_seed(job.config.seed, "ppo", "lora"),
-            job.process,
-        )
+        self.exploration = Exploration(job, config)
+        seed = derive_seed(job.config.seed, "ppo", "lora")
+        model = ActorCritic.build(job.learner(job.init).model, config, seed, job.process)
         self.trainer = Trainer(job, config, model)
         self.diagnosis = Diagnosis(config.num_samples_per_prompt)
 
@@ -113,12 +100,12 @@ class PPO:
             started = time.monotonic()
             if not experience:
                 with saving(trainer.save):
-                    rollouts, beside = self.sample(trainer.state.iteration + 1)
-                trainer.begin_iteration(len(rollouts))
-                experience = self.compute_advantages(rollouts, beside)
-            explored = time.monotonic()
+                    explored = self.explore(trainer.state.iteration + 1)
+                trainer.begin_iteration(len(explored.rollouts))
+                experience = self.compute_advantages(explored)
+            learns = time.monotonic()
             self.update(experience)
-            trainer.end_iteration(experience, explored - started, time.monotonic() - explored)
+            trainer.end_iteration(experience, learns - started, time.monotonic() - learns)
             experience = []
             trainer.save_if_due()
             trainer.validate_if_due()
@@ -131,68 +118,20 @@ class PPO:
             self.diagnosis.check(record)
         if not tokens:
             return []
-        rollouts, _ = self.sample(self.trainer.state.iteration)
-        return experiences(self.learnt(rollouts), tokens)
+        return experiences(self.explore(self.trainer.state.iteration).learnt, tokens)
 
-    def sample(self, iteration: int) -> tuple[list[Rollout], dict[str, Any]]:
-        """N completions of each of the iteration's questions, from the policy as it is now.
-
-        Where questions are left out whose completions all score the same, others are asked in their
-        place, ``resamplings`` times at most. What the baseline has sampled stands beside them, as
-        fields of ``Scored``.
-        """
-        config = self.config
-        rollouts: list[Rollout] = []
+    def explore(self, iteration: int) -> Explored:
+        """N completions of each of the iteration's questions, from the policy as it is now."""
         with self.trainer.sampler() as sampler:
-            for attempt in range(config.resamplings + 1):
-                if len(self.kept(rollouts)) < config.rollouts_per_iteration:
-                    rollouts += self.ask(sampler, iteration, attempt)
-            if config.baseline not in SAMPLED or not (learnt := self.learnt(rollouts)):
-                return rollouts, {}
-            more = SAMPLED[config.baseline]
-            return rollouts, more(self.job, self.reward, sampler, learnt, iteration, config)
+            return self.exploration.sample(sampler, iteration)
 
-    def ask(self, sampler: Sampler, iteration: int, attempt: int) -> list[Rollout]:
-        """Samples N completions of each of as many questions as an iteration has."""
-        job, config = self.job, self.config
-        count = config.rollouts_per_iteration // config.num_samples_per_prompt
-        place = (iteration - 1) * (config.resamplings + 1) + attempt
-        problems = next_in_stream(job.train, place * count, count, job.config.seed)
-        again = f"-again-{attempt}" if attempt else ""
-        return job.collect(
-            sampler,
-            problems,
-            job.prompts(problems, few_shot=job.few_shot),
-            job.params(config.num_samples_per_prompt, config.temperature),
-            seed=derive_seed(job.config.seed, "ppo", iteration, f"explore{again}"),
-            file=job.run.rollouts / f"iteration-{iteration:05d}{again}.parquet",
-            description=f"iteration {iteration} of {config.iterations}: sampling",
-            reward=self.reward,
-        )
-
-    def learnt(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
-        """The rollouts of an iteration that are learnt from."""
-        return trainable(self.kept(rollouts), mask_truncated=self.config.mask_truncated)
-
-    def kept(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
-        """The rollouts of the questions that are learnt from."""
-        config = self.config
-        count = config.rollouts_per_iteration // config.num_samples_per_prompt
-        return questions(rollouts, config.filter, count)
-
-    def compute_advantages(
-        self, rollouts: Sequence[Rollout], beside: Mapping[str, Any] = NOTHING
-    ) -> list[Experience]:
-        """Computes the advantage and the return of every token, and logs the iteration.
-
-        beside: see ``sample``.
-        """
-        config, state = self.config, self.trainer.state
-        learnt = self.learnt(rollouts)
+    def compute_advantages(self, explored: Explored) -> list[Experience]:
+        """Computes the advantage and the return of every token, and logs the iteration."""
+        config, state, learnt = self.config, self.trainer.state, explored.learnt
         if not learnt:
             logger.warning("iteration %d has no completion to learn from", state.iteration)
             return []
-        annotations = annotate(
+        read = annotate(
             self.trainer.model,
             self.trainer.reference,
             learnt,
@@ -201,63 +140,51 @@ class PPO:
             self.dtype,
             self.job.process,
         )
-        mask = annotations.loss_mask
+        mask = read.loss_mask
         sampled = padded(r.completion.logprobs for r in learnt)
-        old_logprobs = sampled if config.old_logprobs == "sampler" else annotations.logprobs
-        kl = kl_k1(old_logprobs, annotations.ref_logprobs)
+        old_logprobs = sampled if config.old_logprobs == "sampler" else read.logprobs
+        kl = kl_k1(old_logprobs, read.ref_logprobs)
         kl_per_completion = masked_sum(kl, mask).item() / len(learnt)
-        if config.kl_target is not None:
-            state.kl_coef = self.job.process.broadcast(
-                adapt_kl_coef(
-                    state.kl_coef,
-                    kl_per_completion,
-                    config.kl_target,
-                    config.kl_horizon,
-                    len(learnt),
-                )
-            )
+        state.kl_coef = self.adapted_kl_coef(kl_per_completion, len(learnt))
         rewards = shaped_rewards(learnt, config, state.scores)
         if config.kl_penalty == "reward":
             rewards = rewards - state.kl_coef * kl
         groups = torch.tensor(numbered(r.prompt.problem_id for r in learnt))
-        scored = Scored(rewards, mask, annotations.values, groups, **beside)
+        scored = Scored(rewards, mask, read.values, groups, **explored.beside)
         advantages, returns = BASELINES[config.baseline](scored, config)
         scaled = SCALES[config.scale](advantages, scored, config)
         weights = off_policy_weights(
-            annotations.logprobs, sampled, config.off_policy_correction, config.off_policy_cap
+            read.logprobs, sampled, config.off_policy_correction, config.off_policy_cap
         )
-
         record = {
-            "ppo/iteration": state.iteration,
-            "ppo/rollouts": state.sampled,
-            "ppo/kl": kl_per_completion,
-            "ppo/kl_coef": state.kl_coef,
-            "ppo/sampler_logprob_gap": masked_mean(
-                (sampled - annotations.logprobs).abs(), mask
-            ).item(),
-            **experience_statistics(
-                rollouts,
-                config.num_samples_per_prompt,
-                annotations,
-                advantages,
-                returns,
-                "ppo",
-                has_critic=config.value_layers is not None,
+            "pg/iteration": state.iteration,
+            "pg/rollouts": state.sampled,
+            "pg/kl": kl_per_completion,
+            "pg/kl_coef": state.kl_coef,
+            **iteration_record(
+                explored.rollouts, config, read, sampled, advantages, returns, weights
             ),
         }
-        if config.off_policy_correction != "none":
-            record["ppo/off_policy_weight"] = masked_mean(weights, mask).item()
         self.job.log.log(self.trainer.steps, record)
         for warning in self.diagnosis.check(record):
             logger.warning("iteration %d: %s", state.iteration, warning)
         tokens = {
             "old_logprobs": old_logprobs,
-            "ref_logprobs": annotations.ref_logprobs,
-            "old_values": annotations.values,
+            "ref_logprobs": read.ref_logprobs,
+            "old_values": read.values,
             "advantages": weights * scaled,  # as much as weighing the loss
             "returns": returns,
         }
         return experiences(learnt, {name: x[mask] for name, x in tokens.items()})
+
+    def adapted_kl_coef(self, kl: float, count: int) -> float:
+        """β after ``count`` completions of so many nats each: kl_target says where it goes."""
+        config, beta = self.config, self.trainer.state.kl_coef
+        if config.kl_target is None:
+            return beta
+        return self.job.process.broadcast(
+            adapt_kl_coef(beta, kl, config.kl_target, config.kl_horizon, count)
+        )
 
     def update(self, experience: Sequence[Experience]) -> None:
         """Learns from the iteration's epochs of minibatches, but for those taken before a kill."""
@@ -281,30 +208,17 @@ class PPO:
         Returns how far the policy had moved before it, in nats per token.
         """
         process = self.job.process
-        of_all = self.sizes(minibatch)
+        of_all = Minibatch.of(minibatch, self.job.config.dataset.max_new_tokens)
         mine = []
         rows = self.trainer.model.layout.rows(minibatch)
         for batch, weight in shares(rows, self.config.micro_batch_tokens, process):
-            loss, token_metrics = self.loss(batch, of_all)
+            loss, of_tokens = self.loss(batch, of_all)
             (weight * loss / of_all.num_tokens).backward()
             if weight:
-                mine.append(token_metrics)
-        metrics = self.trainer.step()
-        parts = list(chain.from_iterable(process.gather(mine)))
-        tokens = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        ratio = tokens.pop("ratio")
-        metrics |= {"ppo/ratio_min": ratio.min().item(), "ppo/ratio_max": ratio.max().item()}
-        metrics |= {f"ppo/{name}": x.float().mean().item() for name, x in tokens.items()}
+                mine.append(of_tokens)
+        metrics = self.trainer.step() | step_record(process.gather(mine))
         self.job.log.log(self.trainer.steps, metrics)
-        return process.broadcast(metrics["ppo/approx_kl"])
-
-    def sizes(self, minibatch: Sequence[Experience]) -> Minibatch:
-        """The sizes of an optimizer step's minibatch."""
-        return Minibatch(
-            sum(one.num_tokens for one in minibatch),
-            sum(len(one.group.completion_ids) for one in minibatch),
-            self.job.config.dataset.max_new_tokens,
-        )
+        return process.broadcast(metrics["pg/approx_kl"])
 
     def loss(
         self, batch: Sequence[Experience], of_all: Minibatch

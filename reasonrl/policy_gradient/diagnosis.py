@@ -58,13 +58,13 @@ class Diagnosis:
             nothing. A value that isn't finite counts as unknown, as in the log, but an unknown KL
             counts as too large.
         """
-        if "ppo/iteration" not in record:
+        if "pg/iteration" not in record:
             return []
         seen = {name: _finite(value) for name, value in record.items()}
         if self._iterations == 0:
-            self._first_entropy = seen["ppo/entropy"]
+            self._first_entropy = seen["pg/entropy"]
         self._iterations += 1
-        explained = seen.get("ppo/explained_variance", math.nan)  # there may be no critic
+        explained = seen.get("pg/explained_variance", math.nan)  # there may be no critic
         if self._iterations > CRITIC_WARMUP and not math.isnan(explained):
             self._unexplained = self._unexplained + 1 if explained <= ROUNDING else 0
         conditions = {
@@ -80,7 +80,7 @@ class Diagnosis:
         return begun
 
     def _kl(self, seen: Mapping[str, float]) -> str | None:
-        kl, length = seen["ppo/kl"], seen["rollout/mean_length"]
+        kl, length = seen["pg/kl"], seen["rollout/mean_length"]
         if kl <= MAX_KL_PER_TOKEN * length:
             return None
         return (
@@ -88,12 +88,12 @@ class Diagnosis:
             f"{MAX_KL_PER_TOKEN} per token: the policy writes what the reference hardly ever does, "
             "often because the steps are too large or the reward pays for something unintended. "
             "Read the latest rollouts, and mend the reward if it does. Else raise "
-            f"algorithm.kl_coef (now {seen['ppo/kl_coef']:.3g}) or set algorithm.kl_target; lower "
+            f"algorithm.kl_coef (now {seen['pg/kl_coef']:.3g}) or set algorithm.kl_target; lower "
             "algorithm.learning_rate or set algorithm.max_approx_kl."
         )
 
     def _entropy(self, seen: Mapping[str, float]) -> str | None:
-        entropy, length = seen["ppo/entropy"], seen["rollout/mean_length"]
+        entropy, length = seen["pg/entropy"], seen["rollout/mean_length"]
         floor = MIN_ENTROPY_PER_COMPLETION / max(length, 1.0)
         if not entropy < max(floor, MIN_ENTROPY_SHARE * self._first_entropy):
             return None
@@ -109,7 +109,7 @@ class Diagnosis:
             return None
         return (
             f"Explained variance has been 0 or less for {CRITIC_PATIENCE} iterations (now "
-            f"{seen['ppo/explained_variance']:.2g}): the critic predicts returns no better than "
+            f"{seen['pg/explained_variance']:.2g}): the critic predicts returns no better than "
             "their mean would, so that advantages are mostly noise. Raise algorithm.value_layers "
             "or algorithm.value_learning_rate, or pass algorithm.detach_value=false; where it is "
             "far below 0, lower algorithm.learning_rate instead."
@@ -117,8 +117,8 @@ class Diagnosis:
 
     def _scores(self, seen: Mapping[str, float]) -> str | None:
         samples = self.num_samples_per_prompt
-        same = seen["ppo/score_std"] <= ROUNDING
-        if not (same or (samples > 1 and seen["ppo/unequal_questions"] == 0)):
+        same = seen["pg/score_std"] <= ROUNDING
+        if not (same or (samples > 1 and seen["pg/unequal_questions"] == 0)):
             return None
         if seen["rollout/correct"] == 1:
             return (

@@ -12,11 +12,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from reasonrl.config.algorithm.ppo import PPOConfig
-from reasonrl.learning.functional import explained_variance, masked_mean, padded
+from reasonrl.learning.functional import padded
 from reasonrl.learning.packed import PromptGroup
 from reasonrl.learning.supervised import shares
 from reasonrl.policy_gradient.actor_critic import ActorCritic, ReadReference
-from reasonrl.rewards.verdicts import completions_statistics
 from reasonrl.runs.process import ALONE, Process
 from reasonrl.types import Rollout
 
@@ -222,37 +221,3 @@ def annotate(
 @dataclass(frozen=True, slots=True)
 class _Numbered(PromptGroup):
     number: int
-
-
-def experience_statistics(
-    rollouts: Sequence[Rollout],
-    num_samples_per_prompt: int,
-    annotations: Annotations,
-    advantages: Tensor,
-    returns: Tensor,
-    prefix: str,
-    *,
-    has_critic: bool = True,
-) -> dict[str, float]:
-    """The metrics of an iteration's rollouts and tokens, for the log.
-
-    rollouts: all of the iteration, grouped by question.
-    annotations: those of the rollouts that are learnt from.
-    advantages, returns: (B, T), not whitened, of the annotated rollouts.
-    prefix: begins the names of the metrics that aren't about the rollouts alone.
-    has_critic: whether there is a value function, which has metrics too.
-    """
-    mask, values = annotations.loss_mask, annotations.values
-    explained = explained_variance(values, returns, mask)
-    scores = torch.tensor([r.score for r in rollouts]).view(-1, num_samples_per_prompt)
-    return {
-        **{f"rollout/{name}": x for name, x in completions_statistics(rollouts).items()},
-        f"{prefix}/score_std": scores.std(correction=0).item(),
-        f"{prefix}/unequal_questions": (scores.amax(1) > scores.amin(1)).float().mean().item(),
-        f"{prefix}/entropy": masked_mean(annotations.entropy, mask).item(),
-        **({f"{prefix}/value_mean": masked_mean(values, mask).item()} if has_critic else {}),
-        f"{prefix}/return_mean": masked_mean(returns, mask).item(),
-        f"{prefix}/advantage_mean": masked_mean(advantages, mask).item(),
-        f"{prefix}/advantage_std": advantages[mask].std(correction=0).item(),
-        **({f"{prefix}/explained_variance": explained} if has_critic else {}),
-    }

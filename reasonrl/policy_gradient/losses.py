@@ -20,6 +20,7 @@ from reasonrl.learning.functional import (
     value_loss,
 )
 from reasonrl.policy_gradient.actor_critic import TokenOutputs
+from reasonrl.policy_gradient.experience import Experience
 
 # Takes the log-ratios of n tokens and the lengths that cut them into completions.
 RATIOS: Mapping[str, Callable[[Tensor, Sequence[int]], Tensor]] = {
@@ -35,6 +36,15 @@ class Minibatch:
     num_tokens: int
     num_completions: int
     max_new_tokens: int  # the most tokens of a completion
+
+    @classmethod
+    def of(cls, experience: Sequence[Experience], max_new_tokens: int) -> Minibatch:
+        """The sizes of what an optimizer step learns from."""
+        return cls(
+            sum(one.num_tokens for one in experience),
+            sum(len(one.group.completion_ids) for one in experience),
+            max_new_tokens,
+        )
 
     def token(self, lengths: Sequence[int]) -> Tensor:  # noqa: ARG002
         """All tokens weigh the same."""

@@ -53,7 +53,6 @@ class Trainer:
         model: the policy with its value function, which several processes now share out.
         """
         self.job, self.config, self.model = job, config, model
-        self.name = job.config.algorithm.kind
         self._reference_hash = job.weights_hash(model.policy)
         job.shard(model)
         self.reference = self._make_reference()
@@ -142,8 +141,8 @@ class Trainer:
         norms = zip(self._groups, self.optimization.step(), strict=True)
         self.state.taken += 1
         return {
-            **{f"{self.name}/{group}_grad_norm": norm for group, norm in norms},
-            f"{self.name}/learning_rate": learning_rate,
+            **{f"pg/{group}_grad_norm": norm for group, norm in norms},
+            "pg/learning_rate": learning_rate,
         }
 
     def end_iteration(
@@ -157,7 +156,7 @@ class Trainer:
         """
         num_tokens = sum(one.num_tokens for one in experience)
         times = {
-            f"{self.name}/steps": self.state.taken,
+            "pg/steps": self.state.taken,
             "time/sampling_share": sampling / (sampling + learning),
             "time/learning_share": learning / (sampling + learning),
             "time/tokens_per_second": num_tokens / (sampling + learning),
@@ -188,9 +187,7 @@ class Trainer:
                 description=f"iteration {state.iteration}: validation",
             )
         accuracy = job.process.broadcast(accuracy)
-        job.log.log(
-            self.steps, {f"{self.name}/rollouts": state.sampled, "eval/validation_maj@1": accuracy}
-        )
+        job.log.log(self.steps, {"pg/rollouts": state.sampled, "eval/validation_maj@1": accuracy})
         if state.iteration and accuracy > state.best_validation:
             state.best, state.best_validation = state.iteration, accuracy
             job.process.first(lambda: self._keep(policy))

@@ -23,7 +23,7 @@ from reasonrl.runs.process import ALONE, Process
 from reasonrl.util.atomic import writing
 from reasonrl.util.errors import UserError
 
-PREFIXES = ("rollout", *ALGORITHMS, "eval", "time")
+PREFIXES = ("rollout", "pg", *ALGORITHMS, "eval", "time")
 MEASURED = ("time/", "memory/")  # of what the machine took; no two equal runs have it equal
 
 NOW = "time/now"  # seconds since 1970, UTC

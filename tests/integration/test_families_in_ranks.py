@@ -67,7 +67,7 @@ def learn(process: Process, folder: str, trainable: str) -> tuple[list[dict[str,
             ppo = PPO(job, config.algorithm)
             assert ppo.trainer.model.layout == PADDED
             ppo.trainer.state.iteration = 1
-            ppo.update(ppo.compute_advantages(rollouts()))
+            ppo.update(ppo.compute_advantages(ppo.exploration.explored(rollouts())))
             weights = ppo.trainer.model.in_use("float32").parameters()
             sizes = sum(w.detach().double().abs().sum().item() for w in weights)
             return process.first(lambda: reproducible(job.run.metrics)), sizes

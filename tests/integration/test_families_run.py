@@ -70,9 +70,9 @@ def test_expert_iteration(configure: Callable[..., TrainConfig]) -> None:
 
 def test_ppo(configure: Callable[..., TrainConfig]) -> None:
     records = finished(plan(configure(*PPO)))
-    gaps = [m["ppo/sampler_logprob_gap"] for m in records if "ppo/sampler_logprob_gap" in m]
+    gaps = [m["pg/sampler_logprob_gap"] for m in records if "pg/sampler_logprob_gap" in m]
     assert len(gaps) == 2
     assert max(gaps) < 1e-4
-    first = next(m for m in records if "ppo/ratio_min" in m)
-    assert first["ppo/ratio_min"] == pytest.approx(1, abs=1e-4)
-    assert first["ppo/ratio_max"] == pytest.approx(1, abs=1e-4)
+    first = next(m for m in records if "pg/ratio_min" in m)
+    assert first["pg/ratio_min"] == pytest.approx(1, abs=1e-4)
+    assert first["pg/ratio_max"] == pytest.approx(1, abs=1e-4)

@@ -47,12 +47,12 @@ LINES = {
         '{"step": 3, "ei/round": 1, "ei/rollouts": 512, "eval/validation_maj@1": 0.7}',
     ],
     PPO: [
-        '{"step": 0, "ppo/rollouts": 0, "eval/validation_maj@1": 0.2}',
-        '{"step": 0, "ppo/rollouts": 64, "rollout/correct": 0.123456789012345678}',
-        '{"step": 4, "ppo/approx_kl": 5e-324}',
-        '{"step": 4, "ppo/rollouts": 64, "eval/validation_maj@1": 0.6}',
-        '{"step": 8, "ppo/rollouts": 128, "eval/validation_maj@1": null}',
-        '{"step": 12, "ppo/rollouts": 192, "eval/validation_maj@1": 0.8999999999999999}',
+        '{"step": 0, "pg/rollouts": 0, "eval/validation_maj@1": 0.2}',
+        '{"step": 0, "pg/rollouts": 64, "rollout/correct": 0.123456789012345678}',
+        '{"step": 4, "pg/approx_kl": 5e-324}',
+        '{"step": 4, "pg/rollouts": 64, "eval/validation_maj@1": 0.6}',
+        '{"step": 8, "pg/rollouts": 128, "eval/validation_maj@1": null}',
+        '{"step": 12, "pg/rollouts": 192, "eval/validation_maj@1": 0.8999999999999999}',
     ],
 }
 # Of each line of EI and PPO, the rollouts sampled so far.
@@ -467,7 +467,7 @@ def test_four_questions_gained_and_none_lost_establish_nothing(
 
 
 def test_the_second_plot_is_of_most_runs(browser: Any, tmp_path: Path) -> None:
-    lines = {"ei": "ei/loss", "ppo": "ppo/policy_loss"}
+    lines = {"ei": "ei/loss", "ppo": "pg/policy_loss"}
     names = ["ei-dense-tiny-sft-s0", "ppo-dense-tiny-sft-s0", "ppo-dense-tiny-sft-s1"]
     for name in names:
         metric = lines[name.partition("-")[0]]
@@ -475,7 +475,7 @@ def test_the_second_plot_is_of_most_runs(browser: Any, tmp_path: Path) -> None:
         make_run(tmp_path, name, lines=[f'{{"step": 1, {values}}}'])
     with opened(browser, page_of(tmp_path, [Member(name, []) for name in names])) as page:
         chosen = page.evaluate("[...document.querySelectorAll('.plot select')].map(s => s.value)")
-        assert chosen == ["eval/validation_maj@1", "ppo/policy_loss"]
+        assert chosen == ["eval/validation_maj@1", "pg/policy_loss"]
 
 
 def test_states_are_coloured_as_on_a_terminal(browser: Any, tmp_path: Path) -> None:

@@ -70,9 +70,9 @@ def test_a_run_leaves_its_record(
     assert names == {"iteration-00000.parquet", "iteration-00002.parquet"}
 
     records = read_metrics(run.metrics)
-    assert [m["ppo/iteration"] for m in records if "ppo/iteration" in m] == [1, 2]
-    assert [m["step"] for m in records if "ppo/policy_loss" in m] == [1, 2, 3, 4]
-    values = [x for m in records for name, x in m.items() if name != "ppo/explained_variance"]
+    assert [m["pg/iteration"] for m in records if "pg/iteration" in m] == [1, 2]
+    assert [m["step"] for m in records if "pg/policy_loss" in m] == [1, 2, 3, 4]
+    values = [x for m in records for name, x in m.items() if name != "pg/explained_variance"]
     assert all(x is not None and math.isfinite(x) for x in values)
 
     policy = read_result(run)

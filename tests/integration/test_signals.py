@@ -138,10 +138,10 @@ def test_a_run_that_is_stopped_in_every_phase_ends_as_if_left_alone(tmp_path: Pa
     assert not [*ppo.rollouts.glob("*.parquet")]
 
     # In PPO's learning, of 4 epochs of 24 minibatches.
-    until(TERM, lambda: lines(ppo, "ppo/approx_kl") >= 4)
+    until(TERM, lambda: lines(ppo, "pg/approx_kl") >= 4)
     assert told(ppo) == "preempted"
     steps, loop = newest_checkpoint(ppo.work / "checkpoints")
-    assert steps == loop["state"]["taken"] == lines(ppo, "ppo/approx_kl") < 96
+    assert steps == loop["state"]["taken"] == lines(ppo, "pg/approx_kl") < 96
 
     # In its evaluation.
     after = ppo.evaluated("test-n60-k8-t0.7") / "after"

@@ -25,15 +25,17 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("
 names = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 # A metric's name begins with that of an algorithm or with one of these.
-PREFIXES = {"rollout", "eval", "time"} | {p.stem for p in (ROOT / "conf/algorithm").glob("*.yaml")}
+PREFIXES = {"rollout", "eval", "time", "pg"} | {
+    p.stem for p in (ROOT / "conf/algorithm").glob("*.yaml")
+}
 # Functions whose dictionaries are logged under a prefix that is put in front elsewhere.
 UNPREFIXED = {
     "completions_statistics": "rollout",
     "label_statistics": "rcrl",
-    "token_losses": "ppo",
+    "token_losses": "pg",
     "spread": "ei",
 }
-NOT_LOGGED = {"ppo/ratio"}  # only its smallest and its largest value are
+NOT_LOGGED = {"pg/ratio"}  # only its smallest and its largest value are
 
 PLACEHOLDERS = {
     "outputs/runs/NAME": "outputs/runs/x",
@@ -143,8 +145,8 @@ def test_every_logged_metric_has_a_row():
 
 def test_logged_names_are_found():
     found = logged()
-    assert found >= {"ppo/kl", "ei/new_solutions", "eval/validation_maj@1", "*/grad_norm"}
-    assert found >= {"rollout/finish_*", "rcrl/share_*", "rcrl/solutions", "ppo/clip_fraction"}
+    assert found >= {"pg/kl", "ei/new_solutions", "eval/validation_maj@1", "*/grad_norm"}
+    assert found >= {"rollout/finish_*", "rcrl/share_*", "rcrl/solutions", "pg/clip_fraction"}
 
 
 def test_the_glossary_names_nothing_else():

@@ -198,7 +198,7 @@ def test_ppo_killed_and_started_again(tmp_path: Path) -> None:
             line
             for file in (outputs / "runs").glob("ppo-*/metrics.jsonl")
             for line in read_metrics(file)
-            if "ppo/sampler_logprob_gap" in line
+            if "pg/sampler_logprob_gap" in line
         ]
 
     process: subprocess.Popen[bytes] = start(outputs, command, tmp_path / "first.log")
@@ -208,5 +208,5 @@ def test_ppo_killed_and_started_again(tmp_path: Path) -> None:
     assert process.wait() == -signal.SIGKILL
     run_to_the_end(outputs, command)
     found = iterations()
-    assert [line["ppo/iteration"] for line in found] == [1, 2, 3]
-    assert max(line["ppo/sampler_logprob_gap"] for line in found) < 1e-4
+    assert [line["pg/iteration"] for line in found] == [1, 2, 3]
+    assert max(line["pg/sampler_logprob_gap"] for line in found) < 1e-4

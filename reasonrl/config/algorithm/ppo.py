@@ -128,7 +128,7 @@ class PPOConfig(LearnerConfig, Algorithm):
     questions = "reward_train_size"
     keeps = ()
     panels = Panels(
-        rollouts="ppo/rollouts",
+        rollouts="pg/rollouts",
         charts=(
             Panel(
                 "accuracy",
@@ -144,16 +144,16 @@ class PPOConfig(LearnerConfig, Algorithm):
             Panel(
                 "KL to the reference",
                 "nats per completion",
-                {"ppo/kl": ""},
+                {"pg/kl": ""},
                 over="rollouts",
                 zero=True,
             ),
-            Panel("entropy", "nats per token", {"ppo/entropy": ""}, over="rollouts", zero=True),
+            Panel("entropy", "nats per token", {"pg/entropy": ""}, over="rollouts", zero=True),
             # How far below 0 a critic is matters little, and would flatten the rest.
             Panel(
                 "critic",
                 "explained variance",
-                {"ppo/explained_variance": ""},
+                {"pg/explained_variance": ""},
                 over="rollouts",
                 ylim=(-1, 1),
                 zero=True,
@@ -161,10 +161,10 @@ class PPOConfig(LearnerConfig, Algorithm):
             Panel(
                 "updates",
                 "clip fraction",
-                {"ppo/clip_fraction": ""},
+                {"pg/clip_fraction": ""},
                 over="rollouts",
                 zero=True,
-                right=("ppo/approx_kl", "approximate KL, nats per token"),
+                right=("pg/approx_kl", "approximate KL, nats per token"),
             ),
             Panel(
                 "completions",
@@ -178,13 +178,13 @@ class PPOConfig(LearnerConfig, Algorithm):
         ),
         line=Line(
             part="iteration",
-            number="ppo/iteration",
+            number="pg/iteration",
             total="iterations",
-            ends="ppo/steps",
+            ends="pg/steps",
             cells=(
                 SCORE,
                 VALIDATED,
-                Cell("KL", "ppo/kl", "7.3f"),
+                Cell("KL", "pg/kl", "7.3f"),
                 Cell("length", "rollout/mean_length", "6.1f"),
             ),
             validates=validates_after,

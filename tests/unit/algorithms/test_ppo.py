@@ -29,6 +29,7 @@ from reasonrl.learning.packed import PADDED, PromptGroup
 from reasonrl.policy.policy import Policy, load_policy, save_policy
 from reasonrl.policy_gradient import trainer as trainer_module
 from reasonrl.policy_gradient.experience import Experience, token_data
+from reasonrl.policy_gradient.losses import Minibatch
 from reasonrl.policy_gradient.trainer import Trainer
 from reasonrl.runs.folder import RunFolder
 from reasonrl.runs.metrics_log import MetricsLog, read_metrics, reproducible
@@ -203,6 +204,10 @@ def reference(ppo: PPO) -> Any:
     return ppo.trainer.reference.policy  # type: ignore[attr-defined]
 
 
+def advantages_of(ppo: PPO, rollouts: Sequence[Rollout]) -> list[Experience]:
+    return ppo.compute_advantages(ppo.exploration.explored(rollouts))
+
+
 def move(ppo: PPO, distance: float = 0.05) -> None:
     """The policy's weights, by what differs from one to the next; values stay 0."""
     generator = torch.Generator().manual_seed(1)
@@ -229,7 +234,7 @@ def test_returns_are_the_rewards_from_the_token_on(
     options: list[str], expected: list[list[float]], lab: Lab
 ) -> None:
     ppo = lab.ppo(*[f"algorithm.{option}" for option in options])
-    experience = ppo.compute_advantages(ROLLOUTS)
+    experience = advantages_of(ppo, ROLLOUTS)
     assert of_tokens(experience, "returns") == rows(expected)
     assert of_tokens(experience, "old_values") == rows([[0.0] * n for n in LENGTHS])
 
@@ -239,12 +244,13 @@ def test_the_score_is_every_sampled_token_s_return(lab: Lab, scripted: Callable)
     lab.sampler = scripted(lambda *_: [" 5", " 1 2 3 4 5 6 7", " 1 2\n\nQ", ""])
     ppo = lab.ppo("algorithm.num_samples_per_prompt=4", "algorithm.batch_size=4", train=TRAIN[:1])
     scores = {"eos": 1.5, "length": -2.0, "stop": 0.25}
-    ppo.reward = lambda completions, _: [
+    ppo.exploration.reward = lambda completions, _: [
         (0.0,) * (len(c.token_ids) - 1) + (scores[c.finish_reason],) for c in completions
     ]
     ppo.trainer.state.iteration = 1
-    rollouts, _ = ppo.sample(1)
-    (experience,) = ppo.compute_advantages(rollouts)
+    explored = ppo.explore(1)
+    (experience,) = ppo.compute_advantages(explored)
+    rollouts = explored.rollouts
     assert [r.completion.finish_reason for r in rollouts] == ["eos", "length", "stop", "eos"]
     lengths = [len(r.completion.token_ids) for r in rollouts]
     assert lengths[1] == 6  # dataset.max_new_tokens
@@ -269,20 +275,20 @@ def test_kl_is_taken_off_the_rewards(lab: Lab) -> None:
             [sum(one.rewards[t:]) - 0.5 * sum(gaps[t:]) for t in range(len(one.rewards))]
         )
     assert min(map(abs, kls)) > 0.1
-    experience = ppo.compute_advantages(ROLLOUTS)
+    experience = advantages_of(ppo, ROLLOUTS)
     assert of_tokens(experience, "returns") == rows(expected)
-    assert lab.metrics("ppo/kl") == [pytest.approx(sum(kls) / 4, abs=1e-5)]  # per completion
+    assert lab.metrics("pg/kl") == [pytest.approx(sum(kls) / 4, abs=1e-5)]  # per completion
     # and is nowhere else
     ppo.trainer.state.kl_coef = 7.0
-    with_more, _ = ppo.loss(experience, ppo.sizes(experience))
+    with_more, _ = ppo.loss(experience, Minibatch.of(experience, 6))
     ppo.trainer.state.kl_coef = 0.0
-    assert with_more.item() == ppo.loss(experience, ppo.sizes(experience))[0].item()
+    assert with_more.item() == ppo.loss(experience, Minibatch.of(experience, 6))[0].item()
 
 
 def test_or_added_to_the_loss(lab: Lab) -> None:
     ppo = lab.ppo("algorithm.kl_coef=7", "algorithm.kl_penalty=loss")
     move(ppo)
-    experience = ppo.compute_advantages(ROLLOUTS)
+    experience = advantages_of(ppo, ROLLOUTS)
     assert of_tokens(experience, "returns") == rows(
         [[1.5, 1.0, 1.0], [-0.25] * 4, [0.0, 0.0], [2.0]]
     )
@@ -291,9 +297,9 @@ def test_or_added_to_the_loss(lab: Lab) -> None:
         policy, ref = (logprobs(m, one) for m in (ppo.trainer.model.policy, reference(ppo)))
         k3 += sum(math.exp(b - a) - 1 - (b - a) for a, b in zip(policy, ref, strict=True))
     assert k3 > 0.1
-    with_kl, _ = ppo.loss(experience, ppo.sizes(experience))
+    with_kl, _ = ppo.loss(experience, Minibatch.of(experience, 6))
     ppo.trainer.state.kl_coef = 0.0
-    without, _ = ppo.loss(experience, ppo.sizes(experience))
+    without, _ = ppo.loss(experience, Minibatch.of(experience, 6))
     assert (with_kl - without).item() == pytest.approx(7 * k3, abs=1e-4)
 
 
@@ -344,8 +350,8 @@ def test_kl_coef_follows_its_target(logprob: float, expected: float, lab: Lab) -
         replace(r, completion=replace(r.completion, logprobs=(logprob,) * len(r.rewards)))
         for r in ROLLOUTS
     ]
-    experience = ppo.compute_advantages(sampled)
-    assert lab.metrics("ppo/kl_coef") == [pytest.approx(expected)]
+    experience = advantages_of(ppo, sampled)
+    assert lab.metrics("pg/kl_coef") == [pytest.approx(expected)]
     assert ppo.trainer.state.kl_coef == pytest.approx(expected)
     # It is that coefficient by which the same rollouts' rewards are shaped.
     kl = logprob - logprobs(reference(ppo), ROLLOUTS[3])[0]
@@ -361,8 +367,8 @@ def test_the_first_ratio_of_an_iteration_is_1(trainable: str, lab: Lab) -> None:
     ppo = lab.ppo("algorithm.epochs=1", f"algorithm.trainable={trainable}")
     assert ppo.trainer.model.policy.config.attention_dropout == 0.5
     ppo.train()
-    lowest, highest = lab.metrics("ppo/ratio_min"), lab.metrics("ppo/ratio_max")
-    clipped, approx_kl = lab.metrics("ppo/clip_fraction"), lab.metrics("ppo/approx_kl")
+    lowest, highest = lab.metrics("pg/ratio_min"), lab.metrics("pg/ratio_max")
+    clipped, approx_kl = lab.metrics("pg/clip_fraction"), lab.metrics("pg/approx_kl")
     for first in (0, 2):  # of two steps
         assert lowest[first] == pytest.approx(1.0, abs=1e-5)
         assert highest[first] == pytest.approx(1.0, abs=1e-5)
@@ -394,41 +400,39 @@ def test_the_ids_learnt_from_are_the_ids_sampled(
 def test_old_logprobs_are_the_sampler_s_or_recomputed(lab: Lab) -> None:
     ppo = lab.ppo()
     recomputed = [logprobs(ppo.trainer.model.policy, one) for one in ROLLOUTS]
-    assert of_tokens(ppo.compute_advantages(ROLLOUTS), "old_logprobs") == rows(recomputed)
+    assert of_tokens(advantages_of(ppo, ROLLOUTS), "old_logprobs") == rows(recomputed)
     ppo.config = replace(ppo.config, old_logprobs="sampler")
-    assert of_tokens(ppo.compute_advantages(ROLLOUTS), "old_logprobs") == [
-        [-0.5] * n for n in LENGTHS
-    ]
+    assert of_tokens(advantages_of(ppo, ROLLOUTS), "old_logprobs") == [[-0.5] * n for n in LENGTHS]
     # how far they are apart is logged in both cases, per token
     gap = sum(abs(-0.5 - x) for of_completion in recomputed for x in of_completion) / 10
-    assert lab.metrics("ppo/sampler_logprob_gap") == [pytest.approx(gap, abs=1e-5)] * 2
+    assert lab.metrics("pg/sampler_logprob_gap") == [pytest.approx(gap, abs=1e-5)] * 2
 
 
 def test_off_policy_correction_weighs_the_advantages(lab: Lab) -> None:
     ppo = lab.ppo("algorithm.off_policy_cap=1.5")
-    plain = of_tokens(ppo.compute_advantages(ROLLOUTS), "advantages")
+    plain = of_tokens(advantages_of(ppo, ROLLOUTS), "advantages")
     own = [logprobs(ppo.trainer.model.policy, one) for one in ROLLOUTS]
     ppo.config = replace(ppo.config, off_policy_correction="tis")
-    corrected = of_tokens(ppo.compute_advantages(ROLLOUTS), "advantages")
+    corrected = of_tokens(advantages_of(ppo, ROLLOUTS), "advantages")
     weights = [[min(math.exp(x + 0.5), 1.5) for x in of_one] for of_one in own]
     assert corrected == [
         [pytest.approx(w * a, abs=1e-4) for w, a in zip(*both, strict=True)]
         for both in zip(weights, plain, strict=True)
     ]
     flat = [w for of_one in weights for w in of_one]
-    assert lab.metrics("ppo/off_policy_weight") == [pytest.approx(sum(flat) / len(flat), abs=1e-5)]
+    assert lab.metrics("pg/off_policy_weight") == [pytest.approx(sum(flat) / len(flat), abs=1e-5)]
 
 
 def test_temperature_one_logprobs(lab: Lab) -> None:
     options = ("algorithm.kl_coef=0", "algorithm.entropy_coef=1")
     ppo = lab.ppo("algorithm.compat.temperature_one_logprobs=true", *options)
     move(ppo)
-    experience = ppo.compute_advantages(ROLLOUTS)
+    experience = advantages_of(ppo, ROLLOUTS)
     for name, model in (("old", ppo.trainer.model.policy), ("ref", reference(ppo))):
         at_one = [logprobs(model, one, temperature=1.0) for one in ROLLOUTS]
         assert of_tokens(experience, f"{name}_logprobs") == rows(at_one)
         assert at_one[0] != rows([logprobs(model, ROLLOUTS[0])])[0]
-    _, of_step = ppo.loss(experience, ppo.sizes(experience))
+    _, of_step = ppo.loss(experience, Minibatch.of(experience, 6))
     assert of_step["ratio"].tolist() == pytest.approx([1.0] * 10, abs=1e-5)
 
 
@@ -440,12 +444,12 @@ def test_unmasked_whitening(lab: Lab) -> None:
     ]
     ppo = lab.ppo()
     # mean 1/4, variance 3/16: 3/4 and -1/4 over √3/4
-    advantages = token_data(ppo.compute_advantages(rollouts))["advantages"]
+    advantages = token_data(advantages_of(ppo, rollouts))["advantages"]
     assert advantages.tolist() == pytest.approx([3**0.5, *[-(3**-0.5)] * 3], abs=1e-5)
     # With two positions of padding: mean 1/6, variance 5/36: 5/6 and -1/6 over √5/6
     compat = CompatConfig(unmasked_whitening=True, temperature_one_logprobs=False)
     ppo.config = replace(ppo.config, compat=compat)
-    advantages = token_data(ppo.compute_advantages(rollouts))["advantages"]
+    advantages = token_data(advantages_of(ppo, rollouts))["advantages"]
     assert advantages.tolist() == pytest.approx([5**0.5, *[-(5**-0.5)] * 3], abs=1e-5)
 
 
@@ -462,7 +466,7 @@ def test_what_other_frameworks_did_is_off_unless_asked_for(lab: Lab) -> None:
 def test_the_loss_by_hand(lab: Lab) -> None:
     """−ρA where nothing is clipped, ½ V² of returns, and an entropy bonus."""
     ppo = lab.ppo("algorithm.clip_range=0.99", "algorithm.value_coef=3")
-    experience = ppo.compute_advantages(ROLLOUTS)
+    experience = advantages_of(ppo, ROLLOUTS)
     advantages, old = (of_tokens(experience, name) for name in ("advantages", "old_logprobs"))
     move(ppo, 0.003)
     ratios, policy_loss, nats = [], 0.0, 0.0
@@ -478,18 +482,18 @@ def test_the_loss_by_hand(lab: Lab) -> None:
     # returns 1.5, 1, 1; -0.25 four times; 0, 0; 2: squares 2.25 + 2 + 0.25 + 0 + 4
     value_loss = 0.5 * 8.5
 
-    loss, of_step = ppo.loss(experience, ppo.sizes(experience))
+    loss, of_step = ppo.loss(experience, Minibatch.of(experience, 6))
     assert loss.item() == pytest.approx(policy_loss + 3 * value_loss, abs=1e-4)
     assert of_step["ratio"].tolist() == pytest.approx(ratios, abs=1e-5)
     kl = [rho - 1 - math.log(rho) for rho in ratios]
     assert of_step["approx_kl"].tolist() == pytest.approx(kl, abs=1e-5)
     assert not of_step["clip_fraction"].any()
     ppo.config = replace(ppo.config, value_coef=5.0)
-    assert (ppo.loss(experience, ppo.sizes(experience))[0] - loss).item() == pytest.approx(
+    assert (ppo.loss(experience, Minibatch.of(experience, 6))[0] - loss).item() == pytest.approx(
         2 * value_loss, abs=1e-4
     )
     ppo.config = replace(ppo.config, value_coef=3.0, entropy_coef=0.25)
-    assert (ppo.loss(experience, ppo.sizes(experience))[0] - loss).item() == pytest.approx(
+    assert (ppo.loss(experience, Minibatch.of(experience, 6))[0] - loss).item() == pytest.approx(
         -0.25 * nats, abs=1e-4
     )
 
@@ -498,11 +502,11 @@ def test_more_entropy_is_less_loss(lab: Lab) -> None:
     """Down the gradient of the bonus entropy rises."""
     ppo = lab.ppo("algorithm.value_coef=0")
     still = [replace(r, rewards=(0.0,) * len(r.rewards)) for r in ROLLOUTS]  # nothing else to gain
-    experience = ppo.compute_advantages(still)
+    experience = advantages_of(ppo, still)
     ppo.config = replace(ppo.config, entropy_coef=1.0)
     ppo.step(experience)
-    ppo.compute_advantages(still)
-    before, after = lab.metrics("ppo/entropy")
+    advantages_of(ppo, still)
+    before, after = lab.metrics("pg/entropy")
     assert after > before + 0.01
 
 
@@ -511,12 +515,12 @@ def test_the_value_s_gradient_stops_where_it_is_told_to(detach: bool, lab: Lab) 
     ppo = lab.ppo(f"algorithm.detach_value={detach}")
     model = ppo.trainer.model
     torch.nn.init.ones_(model.value_head.weight)  # at 0 no gradient would pass
-    experience = ppo.compute_advantages(ROLLOUTS)
+    experience = advantages_of(ppo, ROLLOUTS)
     found = []
     for value_coef in (0.0, 1.0):
         ppo.config = replace(ppo.config, value_coef=value_coef)
         model.zero_grad()
-        ppo.loss(experience, ppo.sizes(experience))[0].backward()
+        ppo.loss(experience, Minibatch.of(experience, 6))[0].backward()
         gradients = [p.grad for p in model.policy_parameters()]
         found.append(torch.cat([g.flatten() for g in gradients if g is not None]))
     assert torch.allclose(found[0], found[1], rtol=0, atol=1e-5) == detach
@@ -525,7 +529,7 @@ def test_the_value_s_gradient_stops_where_it_is_told_to(detach: bool, lab: Lab) 
 def iterate(ppo: PPO) -> None:
     ppo.trainer.state.iteration += 1
     ppo.trainer.state.taken = 0
-    ppo.update(ppo.compute_advantages(ROLLOUTS))
+    ppo.update(advantages_of(ppo, ROLLOUTS))
 
 
 def test_micro_batches_and_padding_change_nothing(make_lab: Callable[[str], Lab]) -> None:
@@ -575,8 +579,8 @@ def test_a_policy_that_moved_too_far_ends_the_iteration(
         # The first step finds the policy where it was, the second one past the limit.
         lab, used[limit] = make_lab(limit), []
         lab.ppo(*options, f"algorithm.max_approx_kl={limit}").train()
-        assert lab.metrics("ppo/steps") == steps
-        rates = lab.metrics("ppo/learning_rate")
+        assert lab.metrics("pg/steps") == steps
+        rates = lab.metrics("pg/learning_rate")
         assert rates == [policy for policy, _ in used[limit]]
         assert [value for _, value in used[limit]] == pytest.approx([10 * rate for rate in rates])
         assert rates[:2] == pytest.approx([5e-3, 1e-2])
@@ -618,7 +622,7 @@ def test_iterations_go_through_the_stream(lab: Lab, scripted: Callable) -> None:
 
 def test_empty_completions_are_left_out(lab: Lab) -> None:
     rollouts = [*ROLLOUTS[:2], rollout("t1", (), (), "stop"), ROLLOUTS[3]]
-    first, second = lab.ppo().compute_advantages(rollouts)
+    first, second = advantages_of(lab.ppo(), rollouts)
     assert first.group.completion_ids == ((20, 21, 0), (30, 31, 32, 33))
     assert second.group.completion_ids == ((50,),)
     assert second.tokens.returns.tolist() == [2.0]
@@ -626,7 +630,7 @@ def test_empty_completions_are_left_out(lab: Lab) -> None:
 
 def test_mask_truncated_learns_nothing_from_what_was_cut_off(lab: Lab) -> None:
     ppo = lab.ppo("algorithm.mask_truncated=true")
-    first, second = ppo.compute_advantages(ROLLOUTS)
+    first, second = advantages_of(ppo, ROLLOUTS)
     assert first.group.completion_ids == ((20, 21, 0),)
     assert second.group.completion_ids == ((40, 0), (50,))
     # It counts among the rollouts still.
@@ -640,9 +644,9 @@ def test_kl_is_a_mean_over_the_completions_that_are_learnt_from(lab: Lab) -> Non
     policy, ref = ppo.trainer.model.policy, reference(ppo)
     ended = [one for one in ROLLOUTS if one.completion.finish_reason != "length"]
     total = sum(sum(logprobs(policy, one)) - sum(logprobs(ref, one)) for one in ended)
-    ppo.compute_advantages(ROLLOUTS)
+    advantages_of(ppo, ROLLOUTS)
     assert abs(total) > 0.1
-    assert lab.metrics("ppo/kl") == [pytest.approx(total / 3, abs=1e-5)]  # of 4
+    assert lab.metrics("pg/kl") == [pytest.approx(total / 3, abs=1e-5)]  # of 4
 
 
 def test_an_iteration_with_nothing_to_learn_from_is_passed_over(
@@ -655,14 +659,14 @@ def test_an_iteration_with_nothing_to_learn_from_is_passed_over(
         lab.ppo(*options, train=TRAIN[:2]).train()
     assert "iteration 1 has no completion to learn from" in caplog.text
     assert "iteration 2 has no" not in caplog.text
-    assert lab.metrics("ppo/steps") == [0, 4]
-    assert lab.metrics("ppo/iteration") == [2]
-    records = [m for m in read_metrics(lab.run.metrics) if "ppo/learning_rate" in m]
+    assert lab.metrics("pg/steps") == [0, 4]
+    assert lab.metrics("pg/iteration") == [2]
+    records = [m for m in read_metrics(lab.run.metrics) if "pg/learning_rate" in m]
     assert [m["step"] for m in records] == [1, 2, 3, 4]
     # Of 8 planned steps these are the last four. At the 2nd one the rate is 1e-2, at the 8th 1e-3,
     # so at the 5th it is halfway between.
-    assert records[0]["ppo/learning_rate"] == pytest.approx(5.5e-3)
-    assert records[-1]["ppo/learning_rate"] == pytest.approx(1e-3)
+    assert records[0]["pg/learning_rate"] == pytest.approx(5.5e-3)
+    assert records[-1]["pg/learning_rate"] == pytest.approx(1e-3)
     assert lab.run.policy.exists()
 
 
@@ -673,9 +677,9 @@ def test_an_iteration_with_nothing_to_learn_from_is_passed_over(
 @pytest.mark.parametrize("number", [math.nan, math.inf])
 def test_gradients_that_are_not_finite_are_refused(broken: str, number: float, lab: Lab) -> None:
     ppo = lab.ppo()
-    experience, model = ppo.compute_advantages(ROLLOUTS), ppo.trainer.model
+    experience, model = advantages_of(ppo, ROLLOUTS), ppo.trainer.model
     before = weights_hash(model)
-    ppo.loss(experience, ppo.sizes(experience))[0].backward()
+    ppo.loss(experience, Minibatch.of(experience, 6))[0].backward()
     parameters = model.policy_parameters() if broken == "policy" else model.value_parameters()
     assert parameters[-1].grad is not None
     parameters[-1].grad[0] = number
@@ -705,7 +709,7 @@ def test_policy_and_value_gradients_are_clipped_apart(lab: Lab) -> None:
     logged = trainer.step()
     # 30² + 40² = 50², clipped to 1; 0.3² + 0.4² = 0.5², as it is
     assert norms == pytest.approx([1.0, 0.5], abs=1e-4)
-    found = [logged[f"ppo/{name}_grad_norm"] for name in ("policy", "value")]
+    found = [logged[f"pg/{name}_grad_norm"] for name in ("policy", "value")]
     assert found == pytest.approx([50.0, 0.5], abs=1e-4)
     assert all(p.grad is None for p in (*policy, *value))
 
@@ -769,7 +773,7 @@ def test_validation_comes_every_so_often_and_at_the_end(lab: Lab, scripted: Call
     lab.sampler = scripted(lambda *_: [" #### 5"])  # to v0, not to v1
     lab.ppo("algorithm.iterations=5", "algorithm.validate_every=2").train()
     records = [m for m in read_metrics(lab.run.metrics) if "eval/validation_maj@1" in m]
-    assert [m["ppo/rollouts"] for m in records] == [0, 8, 16, 20]
+    assert [m["pg/rollouts"] for m in records] == [0, 8, 16, 20]
     assert [m["eval/validation_maj@1"] for m in records] == [0.5] * 4
 
 
@@ -906,7 +910,7 @@ def test_a_run_killed_everywhere_ends_as_if_left_alone(
     monkeypatch.setitem(ENGINES, "transformers", opening(open_mortal))
     reaper.run(*overrides)
 
-    steps = sum(straight.metrics("ppo/steps"))
+    steps = sum(straight.metrics("pg/steps"))
     assert steps >= 4
     killed_at = [(name, taken) for name, _, taken in reaper.seen]
     assert [taken for name, taken in killed_at if name == "step"] == list(range(steps))
@@ -916,7 +920,7 @@ def test_a_run_killed_everywhere_ends_as_if_left_alone(
     assert hash_of(lab.run.policy) == hash_of(straight.run.policy)
     found, expected = (reproducible(one.run.metrics) for one in (lab, straight))
     assert found == expected
-    assert {m["ppo/kl"] for m in expected if "ppo/kl" in m} != {0.0}
+    assert {m["pg/kl"] for m in expected if "pg/kl" in m} != {0.0}
 
 
 def test_without_a_checkpoint_it_starts_over(
@@ -931,7 +935,7 @@ def test_without_a_checkpoint_it_starts_over(
     reaper.run()
     assert len(reaper.seen) == 8
     assert hash_of(lab.run.policy) == hash_of(straight.run.policy)
-    names = ("ppo/kl", "ppo/policy_loss", "ppo/value_loss", "eval/validation_maj@1")
+    names = ("pg/kl", "pg/policy_loss", "pg/value_loss", "eval/validation_maj@1")
     for name in names:
         assert lab.metrics(name) == straight.metrics(name)
 
@@ -974,7 +978,9 @@ def bandit(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Bandit]:
         start = distributions(reference(ppo), asked, 1.0)[0]
         token = int(start.argsort(descending=True)[10])
         monkeypatch.setattr(
-            ppo, "reward", lambda given, _: [(float([*c.token_ids] == [token]),) for c in given]
+            ppo.exploration,
+            "reward",
+            lambda given, _: [(float([*c.token_ids] == [token]),) for c in given],
         )
         played = Bandit([start[token].exp().item()])
         end_iteration = ppo.trainer.end_iteration

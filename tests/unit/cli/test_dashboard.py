@@ -87,7 +87,7 @@ def test_an_algorithm_s_section_has_what_it_declares(specification: dict[str, An
         "validation": [
             ("step", "eval/validation_maj@1"),
             ("ei/rollouts", "eval/validation_maj@1"),
-            ("ppo/rollouts", "eval/validation_maj@1"),
+            ("pg/rollouts", "eval/validation_maj@1"),
         ],
         "learning": [
             ("step", "sft/loss"),
@@ -102,14 +102,14 @@ def test_an_algorithm_s_section_has_what_it_declares(specification: dict[str, An
             ("ei/rollouts", "ei/problems_solved"),
         ],
         "ppo": [
-            ("ppo/rollouts", "rollout/correct"),
-            ("ppo/rollouts", "ppo/kl"),
-            ("ppo/rollouts", "ppo/entropy"),
-            ("ppo/rollouts", "ppo/explained_variance"),
-            ("ppo/rollouts", "ppo/clip_fraction"),
-            ("ppo/rollouts", "ppo/approx_kl"),
-            ("ppo/rollouts", "rollout/mean_length"),
-            ("ppo/rollouts", "rollout/finish_length"),
+            ("pg/rollouts", "rollout/correct"),
+            ("pg/rollouts", "pg/kl"),
+            ("pg/rollouts", "pg/entropy"),
+            ("pg/rollouts", "pg/explained_variance"),
+            ("pg/rollouts", "pg/clip_fraction"),
+            ("pg/rollouts", "pg/approx_kl"),
+            ("pg/rollouts", "rollout/mean_length"),
+            ("pg/rollouts", "rollout/finish_length"),
         ],
         "rcrl": [("step", "rcrl/conditioning_gap")],
     }
@@ -124,7 +124,7 @@ def test_all_that_is_drawn_is_logged(specification: dict[str, Any]) -> None:
         prefix, _, rest = name.partition("/")
         spelled = (f'"{name}"', f'"{rest}"', f"}}/{rest}")
         assert any(text in SOURCES for text in spelled), name
-        assert prefix in ("eval", "rollout", "sft", "ei", "ppo", "rcrl", "orm", "sorm")
+        assert prefix in ("eval", "rollout", "sft", "ei", "pg", "rcrl", "orm", "sorm")
 
 
 def test_the_axes_are_in_every_configuration(tmp_path: Path) -> None:

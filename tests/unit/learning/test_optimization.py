@@ -157,7 +157,7 @@ def test_it_goes_on_from_its_latest_checkpoint_and_the_log_with_it(log: MetricsL
     for step in (1, 2):
         model.pull([1.0, -1.0], [1.0, -1.0])
         taken.step()
-        log.log(step, {"ppo/loss": 0.5})
+        log.log(step, {"pg/loss": 0.5})
         if step == 1:
             taken.save_if_due(lambda: taken.save({"place": 7}, {"values": torch.tensor([1.5])}))
     again = Two()

@@ -55,12 +55,13 @@ def asked(ppo: PPO) -> list[str]:
 
 
 def test_no_question_is_asked_anew_where_enough_differ(make: Callable[..., PPO]) -> None:
-    ppo = make("algorithm=dapo", "algorithm.temperature=1")
-    rollouts, beside = ppo.sample(1)
+    ppo = make("algorithm=dapo", "algorithm.temperature=1", "algorithm.mask_truncated=false")
+    explored = ppo.explore(1)
+    rollouts, beside = explored.rollouts, explored.beside
     assert len({r.score for r in rollouts}) == 2
-    kept = ppo.kept(rollouts)
+    kept = explored.learnt
     number = 0  # of files that it takes until both questions' completions differ
-    while len(ppo.kept(rollouts[: 8 * (number + 1)])) < 8 and number < 2:
+    while len(ppo.exploration.explored(rollouts[: 8 * (number + 1)]).learnt) < 8 and number < 2:
         number += 1
     assert len(asked(ppo)) == number + 1 == len(rollouts) // 8
     assert beside == {}
@@ -73,20 +74,21 @@ def test_others_are_asked_where_all_score_the_same(
     make: Callable[..., PPO], caplog: pytest.LogCaptureFixture
 ) -> None:
     ppo = make("algorithm=dapo", reward=alike)
-    rollouts, _ = ppo.sample(1)
+    explored = ppo.explore(1)
     assert asked(ppo) == [
         "iteration-00001-again-1.parquet",
         "iteration-00001-again-2.parquet",
         "iteration-00001.parquet",
     ]
-    assert len(rollouts) == 3 * 8
-    assert ppo.compute_advantages(rollouts) == []
+    assert len(explored.rollouts) == 3 * 8
+    assert ppo.compute_advantages(explored) == []
     assert "no completion to learn from" in caplog.text
 
 
 def test_the_greedy_completion_s_score_is_each_one_s_baseline(make: Callable[..., PPO]) -> None:
     ppo = make("algorithm=reinforce", "algorithm.baseline=greedy", "algorithm.scale=none")
-    rollouts, beside = ppo.sample(1)
+    explored = ppo.explore(1)
+    rollouts, beside = explored.rollouts, explored.beside
     prompts = list(dict.fromkeys(r.prompt for r in rollouts))
     with ppo.trainer.sampler() as sampler:
         greedy = sampler.sample(prompts, ppo.job.params(1, 0.0), seed=0)
@@ -96,7 +98,8 @@ def test_the_greedy_completion_s_score_is_each_one_s_baseline(make: Callable[...
 
 def test_a_state_s_value_is_what_goes_on_from_it_scores(make: Callable[..., PPO]) -> None:
     ppo = make("algorithm=vineppo", "algorithm.num_continuations=3", "algorithm.temperature=0.7")
-    rollouts, beside = ppo.sample(1)
+    explored = ppo.explore(1)
+    rollouts, beside = explored.rollouts, explored.beside
     steps = beside["steps"]
     assert len(steps) == len(rollouts) == 8
     assert max(len(one.starts) for one in steps) > 1

@@ -21,24 +21,24 @@ KEYS = {
 
 # A healthy iteration. tiny has 0.06 nats of entropy per token after fine-tuning.
 HEALTHY = {
-    "ppo/iteration": 1,
-    "ppo/rollouts": 1024,
+    "pg/iteration": 1,
+    "pg/rollouts": 1024,
     "rollout/correct": 0.3,
     "rollout/score": 0.3,
     "rollout/mean_length": 40.0,
     "rollout/finish_length": 0.01,
-    "ppo/score_std": 0.46,
-    "ppo/unequal_questions": 0.4,
-    "ppo/kl": 1.0,
-    "ppo/kl_coef": 0.05,
-    "ppo/entropy": 0.06,
-    "ppo/explained_variance": 0.3,
+    "pg/score_std": 0.46,
+    "pg/unequal_questions": 0.4,
+    "pg/kl": 1.0,
+    "pg/kl_coef": 0.05,
+    "pg/entropy": 0.06,
+    "pg/explained_variance": 0.3,
 }
-SAME = {"ppo/score_std": 0.0, "ppo/unequal_questions": 0.0}
+SAME = {"pg/score_std": 0.0, "pg/unequal_questions": 0.0}
 
 # What goes wrong in a single iteration, and the words of its message.
-KL = ({"ppo/kl": 21.0}, "KL to the reference is 21 nats per completion of 40 tokens, above 0.5")
-ENTROPY = ({"ppo/entropy": 0.005}, "Entropy is 0.005 nats per token, 0.06 in the first")
+KL = ({"pg/kl": 21.0}, "KL to the reference is 21 nats per completion of 40 tokens, above 0.5")
+ENTROPY = ({"pg/entropy": 0.005}, "Entropy is 0.005 nats per token, 0.06 in the first")
 NONE_RIGHT = (
     SAME | {"rollout/correct": 0.0, "rollout/score": 0.0},
     "All samples score 0, 0.0% are right",
@@ -47,7 +47,7 @@ ALL_RIGHT = (
     SAME | {"rollout/correct": 1.0, "rollout/score": 1.0},
     "All samples are right, and score 1 on average",
 )
-ALIKE = ({"ppo/unequal_questions": 0.0}, "The 4 samples of each question all score the same, 30.0%")
+ALIKE = ({"pg/unequal_questions": 0.0}, "The 4 samples of each question all score the same, 30.0%")
 CUT = ({"rollout/finish_length": 0.204}, "20.4% of completions are cut off, above 20%, and mean")
 CRITIC = "Explained variance has been 0 or less for 10 iterations (now -0.13)"
 
@@ -59,7 +59,7 @@ def warnings(*changes, num_samples_per_prompt=4):
 
 
 def explained(*values):
-    return [{"ppo/explained_variance": value} for value in values]
+    return [{"pg/explained_variance": value} for value in values]
 
 
 def first_warned(changes):
@@ -103,7 +103,7 @@ def test_conditions_are_told_apart():
     ],
 )
 def test_kl_is_judged_by_the_length(kl, length, told):
-    change = {"ppo/kl": kl, "rollout/mean_length": length, "ppo/entropy": 1.0}
+    change = {"pg/kl": kl, "rollout/mean_length": length, "pg/entropy": 1.0}
     assert len(warnings(change)[0]) == told
 
 
@@ -124,13 +124,13 @@ def test_kl_is_judged_by_the_length(kl, length, told):
 )
 def test_entropy_is_judged_by_the_first_iteration_and_a_floor(first, then, length, told):
     of_length = {"rollout/mean_length": length}
-    start = HEALTHY | {"ppo/entropy": first}
-    messages = warnings(start, of_length | {"ppo/entropy": then, "ppo/kl": 0.0})[1]
+    start = HEALTHY | {"pg/entropy": first}
+    messages = warnings(start, of_length | {"pg/entropy": then, "pg/kl": 0.0})[1]
     assert len(messages) == told
 
 
 def test_a_policy_may_start_collapsed():
-    (messages,) = warnings({"ppo/entropy": 0.002})  # 0.1 nats / 40 tokens = 0.0025
+    (messages,) = warnings({"pg/entropy": 0.002})  # 0.1 nats / 40 tokens = 0.0025
     assert messages[0].startswith("Entropy is 0.002 nats per token, 0.002 in the first iteration")
 
 
@@ -166,14 +166,14 @@ def test_a_critic_that_dies_again_is_told_again():
 
 
 def test_a_single_sample_has_no_other_to_differ_from():
-    alike = {"ppo/unequal_questions": 0.0}
+    alike = {"pg/unequal_questions": 0.0}
     assert warnings(alike, num_samples_per_prompt=1) == [[]]
     ((message,),) = warnings(NONE_RIGHT[0], num_samples_per_prompt=1)
     assert message.startswith(NONE_RIGHT[1])
 
 
 def test_equal_scores_may_have_a_rounded_deviation():
-    ((message,),) = warnings({"ppo/score_std": 1e-9, "rollout/score": 0.1})
+    ((message,),) = warnings({"pg/score_std": 1e-9, "rollout/score": 0.1})
     assert message.startswith("All samples score 0.1, 30.0% are right")
 
 
@@ -216,17 +216,17 @@ def test_a_resumed_run_goes_on_where_it_was(tmp_path):
     """Wherever it stopped, from all the records of its log, nan and infinity among them."""
     values = [-math.inf, math.nan, *[-1.0] * 12, 0.1, *[-1.0] * 15]
     records = [HEALTHY | change for change in explained(*values)]
-    records[4] |= {"ppo/kl": math.inf} | ENTROPY[0]
-    records[5] |= {"ppo/kl": math.nan}
+    records[4] |= {"pg/kl": math.inf} | ENTROPY[0]
+    records[5] |= {"pg/kl": math.nan}
     records[12] |= CUT[0]
     records[13] |= CUT[0] | SAME
     with MetricsLog(tmp_path / "metrics.jsonl") as log:
         for step, record in enumerate(records):
-            log.log(step, {"ppo/rollouts": 0, "eval/validation_maj@1": 0.3})
+            log.log(step, {"pg/rollouts": 0, "eval/validation_maj@1": 0.3})
             log.log(step, record)
-            log.log(step, {"ppo/policy_loss": 0.1, "ppo/clip_fraction": 0.1})
+            log.log(step, {"pg/policy_loss": 0.1, "pg/clip_fraction": 0.1})
     logged = read_metrics(tmp_path / "metrics.jsonl")
-    assert None in [record.get("ppo/kl", 0) for record in logged]
+    assert None in [record.get("pg/kl", 0) for record in logged]
 
     whole = Diagnosis(4)
     expected = [whole.check(record) for record in records]
@@ -240,5 +240,5 @@ def test_a_resumed_run_goes_on_where_it_was(tmp_path):
 
 def test_a_record_of_anything_else_says_nothing():
     diagnosis = Diagnosis(4)
-    assert diagnosis.check({"step": 3, "ppo/policy_loss": None}) == []
+    assert diagnosis.check({"step": 3, "pg/policy_loss": None}) == []
     assert diagnosis.check(json.loads('{"step": 3, "eval/split": "test"}')) == []

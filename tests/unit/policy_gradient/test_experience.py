@@ -25,12 +25,12 @@ from reasonrl.policy_gradient.experience import (
     Moments,
     annotate,
     by_question,
-    experience_statistics,
     experiences,
     shaped_rewards,
     token_data,
     trainable,
 )
+from reasonrl.policy_gradient.records import iteration_record
 from reasonrl.sampling import SamplingParams, TransformersEngine
 from reasonrl.types import Completion, FinishReason, Prompt, Rollout
 
@@ -360,7 +360,7 @@ def test_the_ratio_is_one_before_anything_is_learnt_in_spite_of_dropout(
 # What is logged
 
 
-def test_statistics_by_hand() -> None:
+def test_the_record_of_an_iteration_by_hand(ppo: PPOConfig) -> None:
     a, b, c = (Prompt(name, (4,)) for name in "abc")
     rollouts = [
         rollout([0.0, 1.0], prompt=a, correct=True),
@@ -381,7 +381,10 @@ def test_statistics_by_hand() -> None:
         ),
     )
     advantages = torch.tensor([[1.0, -1.0], [1.0, 9.0], [-1.0, 1.0], [-1.0, 9.0], [7.0, 9.0]])
-    found = experience_statistics(rollouts, 2, now, advantages, now.values + advantages, "ppo")
+    settings = replace(ppo, num_samples_per_prompt=2)
+    returns, sampled = now.values + advantages, torch.tensor([[0.5, 0.0]] * 5)
+    weights = torch.full((5, 2), 0.5)
+    found = iteration_record(rollouts, settings, now, sampled, advantages, returns, weights)
     assert found == {
         "rollout/correct": pytest.approx(2 / 6),
         "rollout/score": pytest.approx(4 / 6),  # 1, 0, 1/2, 1/2, 0, 2
@@ -392,15 +395,21 @@ def test_statistics_by_hand() -> None:
         "rollout/finish_stop": pytest.approx(2 / 6),
         "rollout/finish_length": pytest.approx(1 / 6),
         # squares 1 + 1/4 + 1/4 + 4 = 5.5, /6 = 0.916667, less (4/6)² = 0.444444: 0.472222
-        "ppo/score_std": pytest.approx(0.472222**0.5, abs=1e-5),
-        "ppo/unequal_questions": pytest.approx(2 / 3),  # not the second
-        "ppo/entropy": pytest.approx(1.0),  # (0.5 + 1.5 + 2 + 1 + 1 + 0 + 1) / 7
-        "ppo/value_mean": pytest.approx(4.0),  # 1 … 7
-        "ppo/return_mean": pytest.approx(5.0),  # and the advantages: 4 + 1
-        "ppo/advantage_mean": pytest.approx(1.0),  # 1 - 1 + 1 - 1 + 1 - 1 + 7 = 7
+        "pg/score_std": pytest.approx(0.472222**0.5, abs=1e-5),
+        "pg/unequal_questions": pytest.approx(2 / 3),  # not the second
+        "pg/entropy": pytest.approx(1.0),  # (0.5 + 1.5 + 2 + 1 + 1 + 0 + 1) / 7
+        "pg/sampler_logprob_gap": pytest.approx(2.5 / 7),  # each completion's first token is off
+        "pg/value_mean": pytest.approx(4.0),  # 1 … 7
+        "pg/return_mean": pytest.approx(5.0),  # and the advantages: 4 + 1
+        "pg/advantage_mean": pytest.approx(1.0),  # 1 - 1 + 1 - 1 + 1 - 1 + 7 = 7
         # (6 + 49) / 7 - 1 = 48/7
-        "ppo/advantage_std": pytest.approx((48 / 7) ** 0.5, abs=1e-5),
+        "pg/advantage_std": pytest.approx((48 / 7) ** 0.5, abs=1e-5),
         # returns 2, 1, 4, 3, 6, 5, 14: squares 4 + 1 + 16 + 9 + 36 + 25 + 196 = 287, /7 = 41,
         # less 25 = 16. Returns less values are the advantages, of variance 48/7: 1 - 3/7
-        "ppo/explained_variance": pytest.approx(4 / 7, abs=1e-5),
+        "pg/explained_variance": pytest.approx(4 / 7, abs=1e-5),
     }
+    settings = replace(settings, baseline="group_mean", off_policy_correction="tis")
+    other = iteration_record(rollouts, settings, now, sampled, advantages, returns, weights)
+    assert found.keys() - other.keys() == {"pg/value_mean", "pg/explained_variance"}
+    assert other.keys() - found.keys() == {"pg/off_policy_weight"}
+    assert other["pg/off_policy_weight"] == 0.5

@@ -50,10 +50,10 @@ def test_ppo_s_validations_are_no_samples(tmp_path: Path) -> None:
     )
     log(
         run_folder(config),
-        {"step": 0, "ppo/rollouts": 0, "eval/validation_maj@1": 0.1},
-        {"step": 0, "ppo/rollouts": 64, "rollout/mean_length": 10.0},
-        {"step": 8, "ppo/rollouts": 128, "rollout/mean_length": 12.5},
-        {"step": 16, "ppo/rollouts": 128, "eval/validation_maj@1": 0.2},
+        {"step": 0, "pg/rollouts": 0, "eval/validation_maj@1": 0.1},
+        {"step": 0, "pg/rollouts": 64, "rollout/mean_length": 10.0},
+        {"step": 8, "pg/rollouts": 128, "rollout/mean_length": 12.5},
+        {"step": 16, "pg/rollouts": 128, "eval/validation_maj@1": 0.2},
     )
     assert budget_of(run_folder(config), config) == Budget(300, 128, 16, 1440)
     # what a baseline samples is

@@ -19,23 +19,23 @@ def iteration(number, rollouts, **metrics):
         "correct": "rollout/correct",
         "length": "rollout/mean_length",
         "cut": "rollout/finish_length",
-        "kl": "ppo/kl",
-        "entropy": "ppo/entropy",
-        "explained": "ppo/explained_variance",
+        "kl": "pg/kl",
+        "entropy": "pg/entropy",
+        "explained": "pg/explained_variance",
     }
     values = {"correct": 0.3, "length": 32.0, "cut": 0.01, "kl": 0.0, "entropy": 0.06}
     values = values | {"explained": 0.1} | metrics
-    return {"step": 0, "ppo/iteration": number, "ppo/rollouts": rollouts} | {
+    return {"step": 0, "pg/iteration": number, "pg/rollouts": rollouts} | {
         names[name]: value for name, value in values.items()
     }
 
 
 def step(clip_fraction, approx_kl):
-    return {"step": 1, "ppo/clip_fraction": clip_fraction, "ppo/approx_kl": approx_kl}
+    return {"step": 1, "pg/clip_fraction": clip_fraction, "pg/approx_kl": approx_kl}
 
 
 def validation(rollouts, accuracy):
-    return {"step": 0, "ppo/rollouts": rollouts, "eval/validation_maj@1": accuracy}
+    return {"step": 0, "pg/rollouts": rollouts, "eval/validation_maj@1": accuracy}
 
 
 PPO = [
@@ -43,10 +43,10 @@ PPO = [
     iteration(1, 64, explained=-4.0),
     step(0.1, 0.001),
     step(0.3, 0.002),
-    {"step": 2, "ppo/steps": 2, "time/sampling_share": 0.4},
+    {"step": 2, "pg/steps": 2, "time/sampling_share": 0.4},
     iteration(2, 128, correct=0.4, length=34.0, cut=0.02, kl=1.5, entropy=0.05, explained=None),
     step(0.2, 0.004),
-    {"step": 3, "ppo/steps": 1, "time/sampling_share": 0.4},
+    {"step": 3, "pg/steps": 1, "time/sampling_share": 0.4},
     validation(128, 0.45),
 ]
 
@@ -75,32 +75,32 @@ def lines(axes):
 
 
 def test_a_metric_stands_at_the_rollouts_sampled_before_it():
-    assert over_rollouts(PPO, "ppo/kl", "ppo/rollouts") == [(64, 0.0), (128, 1.5)]
-    assert over_rollouts(PPO, "eval/validation_maj@1", "ppo/rollouts") == [(0, 0.35), (128, 0.45)]
-    assert over_rollouts(PPO, "time/sampling_share", "ppo/rollouts") == [(64, 0.4), (128, 0.4)]
+    assert over_rollouts(PPO, "pg/kl", "pg/rollouts") == [(64, 0.0), (128, 1.5)]
+    assert over_rollouts(PPO, "eval/validation_maj@1", "pg/rollouts") == [(0, 0.35), (128, 0.45)]
+    assert over_rollouts(PPO, "time/sampling_share", "pg/rollouts") == [(64, 0.4), (128, 0.4)]
 
 
 def test_optimizer_steps_are_averaged_by_iteration():
     # (0.1 + 0.3) / 2 = 0.2 and (0.001 + 0.002) / 2 = 0.0015 over the two steps on 64 rollouts.
-    (first, second) = over_rollouts(PPO, "ppo/clip_fraction", "ppo/rollouts")
+    (first, second) = over_rollouts(PPO, "pg/clip_fraction", "pg/rollouts")
     assert first == pytest.approx((64, 0.2))
     assert second == (128, 0.2)
-    assert over_rollouts(PPO, "ppo/approx_kl", "ppo/rollouts")[0] == pytest.approx((64, 0.0015))
+    assert over_rollouts(PPO, "pg/approx_kl", "pg/rollouts")[0] == pytest.approx((64, 0.0015))
 
 
 def test_null_is_a_gap_and_so_is_a_mean_with_it():
-    (first, second) = over_rollouts(PPO, "ppo/explained_variance", "ppo/rollouts")
+    (first, second) = over_rollouts(PPO, "pg/explained_variance", "pg/rollouts")
     assert first == (64, -4.0)
     assert second[0] == 128
     assert math.isnan(second[1])
     records = [iteration(1, 64), step(0.1, 0.0), step(None, 0.0)]
-    ((_, mean),) = over_rollouts(records, "ppo/clip_fraction", "ppo/rollouts")
+    ((_, mean),) = over_rollouts(records, "pg/clip_fraction", "pg/rollouts")
     assert math.isnan(mean)
 
 
 def test_a_metric_that_was_never_logged_has_no_points():
-    assert over_rollouts(PPO, "ppo/nothing", "ppo/rollouts") == []
-    assert over_rollouts([], "ppo/kl", "ppo/rollouts") == []
+    assert over_rollouts(PPO, "pg/nothing", "pg/rollouts") == []
+    assert over_rollouts([], "pg/kl", "pg/rollouts") == []
 
 
 def test_a_ppo_run_has_six_panels_over_rollouts(draw):

@@ -49,15 +49,15 @@ def test_an_iteration_of_ppo_is_one_line_with_its_validation(
     settings = settings_of("algorithm=ppo", "algorithm.iterations=3", "algorithm.validate_every=2")
     file = tmp_path / "metrics.jsonl"
     live = Live(file, settings, num_validation=200)
-    iteration = {"rollout/score": 0.25, "ppo/kl": 0.0312, "rollout/mean_length": 41.26}
-    end = {"ppo/steps": 2, "time/tokens_per_second": 1234.5}
+    iteration = {"rollout/score": 0.25, "pg/kl": 0.0312, "rollout/mean_length": 41.26}
+    end = {"pg/steps": 2, "time/tokens_per_second": 1234.5}
     with MetricsLog(file, live.follow) as log:  # the clock says 10 at its opening
-        log.log(0, {"ppo/rollouts": 0, "eval/validation_maj@1": 0.45})  # after 10 seconds
-        log.log(0, {"ppo/iteration": 1, **iteration})
-        log.log(1, {"ppo/policy_loss": 0.1})
+        log.log(0, {"pg/rollouts": 0, "eval/validation_maj@1": 0.45})  # after 10 seconds
+        log.log(0, {"pg/iteration": 1, **iteration})
+        log.log(1, {"pg/policy_loss": 0.1})
         assert len(caplog.records) == 2
         log.log(2, end)  # after 40
-        log.log(2, {"ppo/iteration": 2, **iteration})
+        log.log(2, {"pg/iteration": 2, **iteration})
         log.log(4, end)
         assert len(caplog.records) == 3  # its validation is awaited
         log.log(4, {"eval/validation_maj@1": 1.0})  # after 70

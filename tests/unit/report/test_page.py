@@ -40,18 +40,18 @@ EVIL = '<img src=x onerror="boom()"></script><script>boom()</script><!--'
 def test_curves_are_what_was_logged(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     file.write_text(
-        '{"step": 0, "ppo/rollouts": 0, "eval/validation_maj@1": 0.1}\n'
-        '{"step": 0, "ppo/rollouts": 8, "rollout/correct": 0.30000000000000004}\n'
-        '{"step": 1, "ppo/approx_kl": null}\n'
-        '{"step": 2, "ppo/approx_kl": 5e-324, "time/host": "node1"}\n'
-        '{"step": 2, "ppo/approx'  # being written
+        '{"step": 0, "pg/rollouts": 0, "eval/validation_maj@1": 0.1}\n'
+        '{"step": 0, "pg/rollouts": 8, "rollout/correct": 0.30000000000000004}\n'
+        '{"step": 1, "pg/approx_kl": null}\n'
+        '{"step": 2, "pg/approx_kl": 5e-324, "time/host": "node1"}\n'
+        '{"step": 2, "pg/approx'  # being written
     )
     assert read_curves(file) == {
-        "ppo/rollouts": Curve([0, 0], [0, 8], [0, 8]),
+        "pg/rollouts": Curve([0, 0], [0, 8], [0, 8]),
         "eval/validation_maj@1": Curve([0], [0], [0.1]),
         "rollout/correct": Curve([0], [8], [0.30000000000000004]),
         # Of optimizer steps on the eight rollouts before them.
-        "ppo/approx_kl": Curve([1, 2], [8, 8], [None, 5e-324]),
+        "pg/approx_kl": Curve([1, 2], [8, 8], [None, 5e-324]),
     }
 
 

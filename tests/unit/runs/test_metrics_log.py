@@ -43,15 +43,15 @@ def test_a_line_says_when_it_was_written_and_what_the_run_has_taken(tmp_path, mo
     path = tmp_path / "metrics.jsonl"
     for step, gigabytes in ((1, 2), (2, 3)):
         with MetricsLog(path, peak_memory=lambda: gigabytes * 1e9) as log:  # noqa: B023
-            log.log(step, {"ppo/kl": 0.5, "time/tokens_per_second": 7.0})
-    first = {"step": 1, "ppo/kl": 0.5, "time/tokens_per_second": 7.0}
+            log.log(step, {"pg/kl": 0.5, "time/tokens_per_second": 7.0})
+    first = {"step": 1, "pg/kl": 0.5, "time/tokens_per_second": 7.0}
     now = {"time/now": 1_700_000_000.25}
     assert read_metrics(path, stamps=True) == [
         first | now | {"time/elapsed": 1.5, "memory/peak_gb": 2.0},
         first | now | {"step": 2, "time/elapsed": 3.5, "memory/peak_gb": 3.0},
     ]
     assert read_metrics(path) == [first, first | {"step": 2}]
-    assert reproducible(path) == [{"step": 1, "ppo/kl": 0.5}, {"step": 2, "ppo/kl": 0.5}]
+    assert reproducible(path) == [{"step": 1, "pg/kl": 0.5}, {"step": 2, "pg/kl": 0.5}]
 
 
 def test_the_peak_of_memory_is_that_of_this_process():
