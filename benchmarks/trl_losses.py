@@ -15,9 +15,9 @@ Three things are computed otherwise, and made the same here to see that they are
 
 - To a question's standard deviation TRL adds 10⁻⁴, ours 10⁻⁶.
 - TRL multiplies the KL in GRPO's loss by the ratio, unless it is told not to.
-- RLOO's ratio is of a completion of |a| tokens. TRL's is of its probabilities, and ours the |a|th
-  root of that, so ours gets each log-ratio |a| times. With completions of one token there is no
-  difference, and nothing is made the same.
+- RLOO's ratio is of a token in ours and of a completion in TRL's. Ours are made sequences', which
+  are the |a|th root of TRL's, and get each log-ratio |a| times. With completions of one token that
+  makes no difference.
 
 ``tests/unit/policy_gradient/test_trl.py`` holds ours to what this has written.
 """
@@ -113,6 +113,7 @@ GRPO = {
     "use_bias_correction_kl": False,
     "epsilon": 0.2,
 }
+OURS_AS_RLOO = ("algorithm=rloo", "algorithm.ratio=sequence", "algorithm.aggregation=sequence")
 RLOO = {"beta": 0.05, "epsilon": 0.2}
 CASES = (
     Case("grpo", ("algorithm=grpo",), "GRPO", GRPO),
@@ -140,8 +141,8 @@ CASES = (
             "epsilon_high": 0.28,
         },
     ),
-    Case("rloo", ("algorithm=rloo",), "RLOO", RLOO, whole_ratio=True),
-    Case("rloo, one token each", ("algorithm=rloo",), "RLOO", RLOO, completions="single"),
+    Case("rloo", OURS_AS_RLOO, "RLOO", RLOO, whole_ratio=True),
+    Case("rloo, one token each", OURS_AS_RLOO, "RLOO", RLOO, completions="single"),
 )
 
 

@@ -64,7 +64,7 @@ from reasonrl.policy_gradient.experience import (
 )
 from reasonrl.policy_gradient.exploration import Exploration, Explored
 from reasonrl.policy_gradient.losses import AGGREGATIONS, Minibatch, token_losses
-from reasonrl.policy_gradient.records import iteration_record, step_record
+from reasonrl.policy_gradient.records import rollouts_record, step_record, tokens_record
 from reasonrl.policy_gradient.trainer import Trainer
 from reasonrl.runs.metrics_log import read_metrics
 from reasonrl.runs.preemption import saving
@@ -128,7 +128,13 @@ class PPO:
     def compute_advantages(self, explored: Explored) -> list[Experience]:
         """Computes the advantage and the return of every token, and logs the iteration."""
         config, state, learnt = self.config, self.trainer.state, explored.learnt
+        record = {
+            "pg/iteration": state.iteration,
+            "pg/rollouts": state.sampled,
+            **rollouts_record(explored.rollouts, config),
+        }
         if not learnt:
+            self.job.log.log(self.trainer.steps, record)
             logger.warning("iteration %d has no completion to learn from", state.iteration)
             return []
         read = annotate(
@@ -156,14 +162,10 @@ class PPO:
         weights = off_policy_weights(
             read.logprobs, sampled, config.off_policy_correction, config.off_policy_cap
         )
-        record = {
-            "pg/iteration": state.iteration,
-            "pg/rollouts": state.sampled,
+        record |= {
             "pg/kl": kl_per_completion,
             "pg/kl_coef": state.kl_coef,
-            **iteration_record(
-                explored.rollouts, config, read, sampled, advantages, returns, weights
-            ),
+            **tokens_record(config, read, sampled, advantages, scaled, returns, weights),
         }
         self.job.log.log(self.trainer.steps, record)
         for warning in self.diagnosis.check(record):

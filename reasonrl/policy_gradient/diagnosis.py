@@ -55,10 +55,10 @@ class Diagnosis:
         """The conditions that begin with this iteration, each with its symptom, cause and remedy.
 
         record: an iteration's, as it is logged or read back; other records of the log begin
-            nothing. A value that isn't finite counts as unknown, as in the log, but an unknown KL
-            counts as too large.
+            nothing, nor does an iteration with nothing to learn from. A value that isn't finite
+            counts as unknown, as in the log, but an unknown KL counts as too large.
         """
-        if "pg/iteration" not in record:
+        if "pg/kl" not in record:
             return []
         seen = {name: _finite(value) for name, value in record.items()}
         if self._iterations == 0:
@@ -72,6 +72,7 @@ class Diagnosis:
             "entropy": self._entropy(seen),
             "critic": self._critic(seen),
             "scores": self._scores(seen),
+            "advantages": self._advantages(seen),
             "truncation": self._truncation(seen),
         }
         found = {name: message for name, message in conditions.items() if message is not None}
@@ -138,6 +139,16 @@ class Diagnosis:
             "question's better samples from its worse, usually because they are too alike. Raise "
             "algorithm.num_samples_per_prompt or algorithm.temperature, or pay for steps on the "
             "way with reward=dense."
+        )
+
+    def _advantages(self, seen: Mapping[str, float]) -> str | None:
+        if seen.get("pg/nonzero_advantages", math.nan) != 0 or seen["pg/unequal_questions"] == 0:
+            return None
+        return (
+            "All advantages are 0, though samples of a question score differently: nothing is "
+            "learnt. With algorithm.scale=group_mean a question teaches only if its mean score is "
+            "above 0, and with algorithm.mask_truncated only completions that weren't cut off do. "
+            "Give rewards of 0 and more, or pass algorithm.scale=none."
         )
 
     def _truncation(self, seen: Mapping[str, float]) -> str | None:

@@ -15,38 +15,43 @@ from reasonrl.rewards.verdicts import completions_statistics
 from reasonrl.types import Rollout
 
 
-def iteration_record(
-    rollouts: Sequence[Rollout],
+def rollouts_record(rollouts: Sequence[Rollout], config: PPOConfig) -> dict[str, float]:
+    """The metrics of all rollouts of an iteration, grouped by question."""
+    scores = torch.tensor([r.score for r in rollouts]).view(-1, config.num_samples_per_prompt)
+    return {
+        **{f"rollout/{name}": x for name, x in completions_statistics(rollouts).items()},
+        "pg/score_std": scores.std(correction=0).item(),
+        "pg/unequal_questions": (scores.amax(1) > scores.amin(1)).float().mean().item(),
+    }
+
+
+def tokens_record(
     config: PPOConfig,
     annotations: Annotations,
     sampled: Tensor,
     advantages: Tensor,
+    scaled: Tensor,
     returns: Tensor,
     weights: Tensor,
 ) -> dict[str, float]:
-    """The metrics of an iteration's rollouts and of its tokens.
+    """The metrics of the tokens that an iteration learns from; each tensor is (B, T).
 
-    rollouts: all of the iteration, grouped by question.
-    annotations: those of the rollouts that are learnt from.
-    sampled: (B, T), the log-probabilities that the sampler gave their tokens.
-    advantages, returns: (B, T), neither scaled nor whitened, of the same.
-    weights: (B, T), which correct for the sampler.
+    sampled: the log-probabilities that the sampler gave them.
+    advantages, scaled: before scale, and after it.
+    weights: what corrects for the sampler.
     """
     mask = annotations.loss_mask
-    scores = torch.tensor([r.score for r in rollouts]).view(-1, config.num_samples_per_prompt)
 
     def mean(values: Tensor) -> float:
         return masked_mean(values, mask).item()
 
     record = {
-        **{f"rollout/{name}": x for name, x in completions_statistics(rollouts).items()},
-        "pg/score_std": scores.std(correction=0).item(),
-        "pg/unequal_questions": (scores.amax(1) > scores.amin(1)).float().mean().item(),
         "pg/entropy": mean(annotations.entropy),
         "pg/sampler_logprob_gap": mean((sampled - annotations.logprobs).abs()),
         "pg/return_mean": mean(returns),
         "pg/advantage_mean": mean(advantages),
         "pg/advantage_std": advantages[mask].std(correction=0).item(),
+        "pg/nonzero_advantages": mean((scaled != 0).float()),
     }
     if config.baseline == "critic":
         values = annotations.values

@@ -345,6 +345,23 @@ class PPOConfig(LearnerConfig, Algorithm):
             f"{key}.kl_penalty must be loss where steps have values of their own; got "
             f"{self.kl_penalty} with {key}.baseline={self.baseline}.",
         )
+        # What a baseline samples is scored as it is, so the scores that it is taken off must be.
+        changed = {
+            "scale_scores": self.scale_scores,
+            "score_clip": self.score_clip is not None,
+            "truncation_penalty": self.truncation_penalty > 0,
+        }
+        for name in (name for name, given in changed.items() if given):
+            require(
+                self.baseline not in ("greedy", "step_continuations"),
+                f"{key}.{name}={getattr(self, name)} changes scores, but not those that "
+                f"{key}.baseline={self.baseline} samples. Leave it out.",
+            )
+        require(
+            self.scale != "group_mean" or self.kl_penalty == "loss" or self.kl_coef == 0,
+            f"{key}.kl_penalty must be loss with {key}.scale=group_mean, which divides by a "
+            f"question's mean score: KL would be part of it; got {self.kl_penalty}.",
+        )
 
     def needs(self, run: TrainConfig) -> dict[str, TrainConfig]:
         return {}

@@ -206,6 +206,18 @@ RULES = [
      "algorithm.sample.num_samples_per_prompt must be 1 or more; got 0."),
     ("algorithm.policy.rounds=0", ["algorithm=rcrl"], "algorithm.policy.rounds must be 1 or more"),
     ("algorithm.epochs=0", ["algorithm=rcrl"], "algorithm.epochs must be 1 or more; got 0."),
+    ("algorithm.score_clip=0.5", ["algorithm=reinforce", "algorithm.baseline=greedy"],
+     "algorithm.score_clip=0.5 changes scores, but not those that algorithm.baseline=greedy "
+     "samples. Leave it out."),
+    ("algorithm.truncation_penalty=0.5", ["algorithm=reinforce", "algorithm.baseline=greedy"],
+     "algorithm.truncation_penalty=0.5 changes scores, but not those that"),
+    ("algorithm.scale_scores=true", ["algorithm=vineppo"], "algorithm.scale_scores=True changes "
+     "scores, but not those that algorithm.baseline=step_continuations samples. Leave it out."),
+    ("algorithm.kl_penalty=reward", ["algorithm=maxrl", "algorithm.kl_coef=0.1"],
+     "algorithm.kl_penalty must be loss with algorithm.scale=group_mean, which divides by a "
+     "question's mean score: KL would be part of it; got reward."),
+    ("algorithm.kl_penalty=reward", ["algorithm=vineppo"], "algorithm.kl_penalty must be loss "
+     "where steps have values of their own; got reward"),
     ("algorithm.returns=steps", ["algorithm=rcrl"], "algorithm.returns must be one of value, "
      "solution; got algorithm.returns=steps."),
     ("algorithm.label_tokens=new", ["algorithm=rcrl"], "algorithm.label_tokens must be one of own, "

@@ -103,12 +103,21 @@ def test_steps_by_hand(config: PPOConfig) -> None:
     assert found.tolist() == [[0.5, 0.25], [-0.5, 0], [-0.5, -0.5], [-0.5, 0], [0.5, 0.5], [0.5, 0]]
 
 
-def test_leaving_one_out_is_the_group_s_mean_times_k_by_k_less_1(config: PPOConfig) -> None:
-    """RLOO is Dr. GRPO, but for the learning rate."""
+def test_leaving_one_out_is_the_group_s_mean_times_k_by_k_less_1(
+    config: PPOConfig, configure: Callable[..., TrainConfig]
+) -> None:
+    """RLOO is Dr. GRPO, but for the learning rate and the KL."""
     rloo = torch.tensor(of_completions(config, "leave_one_out"))
     dr_grpo = torch.tensor(of_completions(config, "group_mean"))
     sizes = torch.tensor([4.0, 4, 4, 4, 2, 2])
     assert torch.allclose(rloo, sizes / (sizes - 1) * dr_grpo)
+    of_rloo, of_dr_grpo = (vars(configure(f"algorithm={n}").algorithm) for n in ("rloo", "dr_grpo"))
+    assert {name for name, value in of_rloo.items() if value != of_dr_grpo[name]} == {
+        "name",
+        "baseline",
+        "kl_coef",
+        "kl_penalty",
+    }
 
 
 def test_questions_alike_are_no_one_else_s_advantage(config: PPOConfig) -> None:

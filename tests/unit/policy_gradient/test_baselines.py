@@ -15,6 +15,7 @@ from reasonrl.job import Job
 from reasonrl.policy_gradient.advantages import BASELINES, Scored
 from reasonrl.rewards.base import TokenRewards
 from reasonrl.rewards.sparse import at_end
+from reasonrl.runs.metrics_log import read_metrics
 from reasonrl.types import Completion, Problem
 from tests.helpers.configs import TINY, small_config
 from tests.helpers.jobs import job_of
@@ -83,6 +84,10 @@ def test_others_are_asked_where_all_score_the_same(
     assert len(explored.rollouts) == 3 * 8
     assert ppo.compute_advantages(explored) == []
     assert "no completion to learn from" in caplog.text
+    (record,) = read_metrics(ppo.job.run.metrics)  # what was sampled for nothing counts
+    assert record["pg/iteration"] == ppo.trainer.state.iteration
+    assert record["rollout/mean_length"] > 0
+    assert record["pg/unequal_questions"] == 0
 
 
 def test_the_greedy_completion_s_score_is_each_one_s_baseline(make: Callable[..., PPO]) -> None:

@@ -33,6 +33,7 @@ HEALTHY = {
     "pg/kl_coef": 0.05,
     "pg/entropy": 0.06,
     "pg/explained_variance": 0.3,
+    "pg/nonzero_advantages": 0.4,
 }
 SAME = {"pg/score_std": 0.0, "pg/unequal_questions": 0.0}
 
@@ -48,6 +49,10 @@ ALL_RIGHT = (
     "All samples are right, and score 1 on average",
 )
 ALIKE = ({"pg/unequal_questions": 0.0}, "The 4 samples of each question all score the same, 30.0%")
+NO_ADVANTAGE = (
+    {"pg/nonzero_advantages": 0.0},
+    "All advantages are 0, though samples of a question",
+)
 CUT = ({"rollout/finish_length": 0.204}, "20.4% of completions are cut off, above 20%, and mean")
 CRITIC = "Explained variance has been 0 or less for 10 iterations (now -0.13)"
 
@@ -67,12 +72,19 @@ def first_warned(changes):
     return next((i for i, messages in enumerate(warnings(*changes), start=1) if messages), None)
 
 
+def test_an_iteration_with_nothing_to_learn_from_says_nothing():
+    of_tokens = ("pg/kl", "pg/kl_coef", "pg/entropy", "pg/explained_variance")
+    assert Diagnosis(4).check({k: v for k, v in HEALTHY.items() if k not in of_tokens}) == []
+
+
 def test_a_healthy_run_says_nothing():
     assert warnings(*[{}] * 30) == [[]] * 30
 
 
 @pytest.mark.parametrize(
-    ("change", "words"), [KL, ENTROPY, NONE_RIGHT, ALL_RIGHT, ALIKE, CUT], ids=lambda v: str(v)[:20]
+    ("change", "words"),
+    [KL, ENTROPY, NONE_RIGHT, ALL_RIGHT, ALIKE, NO_ADVANTAGE, CUT],
+    ids=lambda v: str(v)[:20],
 )
 def test_a_condition_is_told_once_while_it_lasts_and_again_when_it_comes_back(change, words):
     told = warnings({}, change, change, {}, change)

@@ -30,7 +30,7 @@ from reasonrl.policy_gradient.experience import (
     token_data,
     trainable,
 )
-from reasonrl.policy_gradient.records import iteration_record
+from reasonrl.policy_gradient.records import rollouts_record, tokens_record
 from reasonrl.sampling import SamplingParams, TransformersEngine
 from reasonrl.types import Completion, FinishReason, Prompt, Rollout
 
@@ -384,8 +384,9 @@ def test_the_record_of_an_iteration_by_hand(ppo: PPOConfig) -> None:
     settings = replace(ppo, num_samples_per_prompt=2)
     returns, sampled = now.values + advantages, torch.tensor([[0.5, 0.0]] * 5)
     weights = torch.full((5, 2), 0.5)
-    found = iteration_record(rollouts, settings, now, sampled, advantages, returns, weights)
-    assert found == {
+    scaled = torch.tensor([[0.0, 1.0]] * 5)
+    found = tokens_record(settings, now, sampled, advantages, scaled, returns, weights)
+    assert rollouts_record(rollouts, settings) | found == {
         "rollout/correct": pytest.approx(2 / 6),
         "rollout/score": pytest.approx(4 / 6),  # 1, 0, 1/2, 1/2, 0, 2
         "rollout/unparsed": pytest.approx(4 / 6),
@@ -399,6 +400,7 @@ def test_the_record_of_an_iteration_by_hand(ppo: PPOConfig) -> None:
         "pg/unequal_questions": pytest.approx(2 / 3),  # not the second
         "pg/entropy": pytest.approx(1.0),  # (0.5 + 1.5 + 2 + 1 + 1 + 0 + 1) / 7
         "pg/sampler_logprob_gap": pytest.approx(2.5 / 7),  # each completion's first token is off
+        "pg/nonzero_advantages": pytest.approx(2 / 7),
         "pg/value_mean": pytest.approx(4.0),  # 1 … 7
         "pg/return_mean": pytest.approx(5.0),  # and the advantages: 4 + 1
         "pg/advantage_mean": pytest.approx(1.0),  # 1 - 1 + 1 - 1 + 1 - 1 + 7 = 7
@@ -409,7 +411,7 @@ def test_the_record_of_an_iteration_by_hand(ppo: PPOConfig) -> None:
         "pg/explained_variance": pytest.approx(4 / 7, abs=1e-5),
     }
     settings = replace(settings, baseline="group_mean", off_policy_correction="tis")
-    other = iteration_record(rollouts, settings, now, sampled, advantages, returns, weights)
+    other = tokens_record(settings, now, sampled, advantages, scaled, returns, weights)
     assert found.keys() - other.keys() == {"pg/value_mean", "pg/explained_variance"}
     assert other.keys() - found.keys() == {"pg/off_policy_weight"}
     assert other["pg/off_policy_weight"] == 0.5

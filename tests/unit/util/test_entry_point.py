@@ -34,9 +34,7 @@ def test_help_is_there_at_once(command: str) -> None:
     assert output("-c", HELP, command).stderr == "set()\n"
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert (
-        seconds < 4
-    )  # 1.0 on an idle server of 2024, twice that where other tests share its cores
+    assert seconds < 4  # 1.0 on an idle server of 2024, twice that where its cores are shared
 
 
 def choices(command: str) -> dict[str, str]:
