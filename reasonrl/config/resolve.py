@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, get_args, get_type_hints
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from reasonrl.config.algorithm import ALGORITHMS
@@ -53,6 +53,13 @@ def resolve(config: DictConfig, overrides: Sequence[str] = ()) -> TrainConfig:
 
     overrides: what the command line said, as ``KEY=VALUE``.
     """
+    splits = OmegaConf.select(config, "evaluation.split")
+    if isinstance(splits, ListConfig):
+        listed = ",".join(map(str, splits))
+        raise UserError(
+            f"evaluation.split must be one split: a run is judged by one protocol; got [{listed}]. "
+            f"Afterwards python evaluate.py run=RUN 'evaluation.split=[{listed}]' judges by all."
+        )
     resolved = TrainConfig(**_sections(config, TrainConfig, overrides))
     validate(resolved)
     return resolved

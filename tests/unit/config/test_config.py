@@ -206,6 +206,9 @@ RULES = [
      "algorithm.sample.num_samples_per_prompt must be 1 or more; got 0."),
     ("algorithm.policy.rounds=0", ["algorithm=rcrl"], "algorithm.policy.rounds must be 1 or more"),
     ("algorithm.epochs=0", ["algorithm=rcrl"], "algorithm.epochs must be 1 or more; got 0."),
+    ("evaluation.split=[test,ood]", [], "evaluation.split must be one split: a run is judged by "
+     "one protocol; got [test,ood]. Afterwards python evaluate.py run=RUN "
+     "'evaluation.split=[test,ood]' judges by all."),
     ("algorithm.score_clip=0.5", ["algorithm=reinforce", "algorithm.baseline=greedy"],
      "algorithm.score_clip=0.5 changes scores, but not those that algorithm.baseline=greedy "
      "samples. Leave it out."),
