@@ -65,7 +65,7 @@ def json_lines(file: Path) -> Iterator[Row]:
     """The rows of a file with one JSON object a line. Raises UserError with file and line."""
     try:
         # splitlines would also split at U+2028 and other line ends that a JSON string may hold.
-        lines = file.read_text(encoding="utf-8").split("\n")
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: must be readable as UTF-8 text; {error}.") from None
     for number, line in enumerate(lines, 1):
@@ -77,7 +77,7 @@ def json_lines(file: Path) -> Iterator[Row]:
 def json_array(file: Path) -> list[Row]:
     """The rows of a file that is one JSON array of objects. Raises UserError with file and line."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise UserError(f"{file}:{error.lineno}: must be JSON; {error.msg}.") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,11 +49,20 @@ def rows_of(path: str, split: str, name: str | None, subset: str | None = None) 
 
 
 def rows_of_file(file: Path) -> list[Row]:
-    """The rows of a file, by its ending. Raises UserError with its place where it can't be read."""
+    """The rows of a file, by its ending.
+
+    Raises UserError with its place where it can't be read or has no rows.
+    """
     reader = READERS.get(file.suffix.lower())
     if reader is None:
         raise UserError(f"{file}: must end in one of {', '.join(READERS)}. Convert it.")
-    return reader(file)
+    return _some(reader(file), str(file))
+
+
+def _some(rows: list[Row], source: str) -> list[Row]:
+    if not rows:
+        raise UserError(f"{source}: must have rows; there are none.")
+    return rows
 
 
 def _existing(file: Path, key: str) -> Path:
@@ -62,17 +73,40 @@ def _existing(file: Path, key: str) -> Path:
 
 def _json(file: Path) -> list[Row]:
     with file.open("rb") as opened:
-        is_array = opened.read(1024).lstrip()[:1] == b"["
+        is_array = opened.read(1024).removeprefix(BOM_UTF8).lstrip()[:1] == b"["
     return json_array(file) if is_array else list(json_lines(file))
 
 
 def _csv(file: Path) -> list[Row]:
-    # Texts such as NA and None are answers like others.
-    return _read(file, lambda d: d.Dataset.from_csv(str(file), keep_default_na=False))
+    """The rows of a table with a header. Cells are the texts that they are: 00501 is no number."""
+    rows = []
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as opened:
+            reader = csv.DictReader(opened, strict=True)
+            header = reader.fieldnames or []
+            if len({*header}) < len(header):
+                raise UserError(f"{file}: must have columns of different names; got {header}.")
+            for values in reader:
+                place = f"{file}:{reader.line_num}"
+                if None in values:
+                    raise UserError(
+                        f"{place}: must have {len(header)} cells, as the header has; got more. "
+                        "Quote a cell with commas."
+                    )
+                rows.append(Row(values, place))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{file}: must be readable as CSV in UTF-8; {error}.") from None
+    return rows
 
 
 def _parquet(file: Path) -> list[Row]:
-    return _read(file, lambda d: d.Dataset.from_parquet(str(file)))
+    from pyarrow import parquet  # which not every run needs
+
+    try:
+        table = parquet.read_table(file).to_pylist()
+    except Exception as error:  # pyarrow's own kinds, and the OS's
+        raise UserError(f"{file}: must be readable; got {_reason(error)}.") from None
+    return _rows(table, str(file))
 
 
 READERS: dict[str, Callable[[Path], list[Row]]] = {
@@ -83,18 +117,8 @@ READERS: dict[str, Callable[[Path], list[Row]]] = {
 }
 
 
-def _read(file: Path, load: Callable[[Any], Any]) -> list[Row]:
-    import datasets  # takes seconds to import, and most runs don't need it
-
-    try:
-        table = load(datasets)
-    except Exception as error:  # the library raises its own kinds, pandas' and the OS's
-        raise UserError(f"{file}: must be readable; got {_reason(error)}.") from None
-    return _rows(table, str(file))
-
-
 def _load_saved(folder: Path) -> Any:
-    import datasets
+    import datasets  # takes seconds to import, and most runs don't need it
 
     try:
         return datasets.load_from_disk(str(folder))
@@ -127,7 +151,10 @@ def _rows_of_table(loaded: Any, path: str, split: str, name: str | None) -> list
             f"dataset.path={path}."
         )
     wanted = name or split
-    return _rows(loaded[wanted], f"{path} {wanted}") if wanted in loaded else None
+    if wanted not in loaded:
+        return None
+    source = f"{path} {wanted}"
+    return _some(_rows(loaded[wanted], source), source)
 
 
 def _rows(table: Any, source: str) -> list[Row]:

@@ -11,6 +11,7 @@ import pytest
 from reasonrl.config.dataset.jsonl import FORMS, JSONLConfig
 from reasonrl.grading import GRADERS
 from reasonrl.problems import load_problems
+from reasonrl.problems.tables import rows_of_file
 from reasonrl.types import Problem
 from reasonrl.util.errors import UserError
 
@@ -81,6 +82,88 @@ def test_each_form_has_the_same_problems(
     assert load_problems(own(path), "test")[1] == Problem(
         id="jsonl-train-5", question="row 5?", answer="5", solution="It is 5.\n#### 5"
     )
+
+
+def test_cells_of_csv_are_the_texts_that_they_are(tmp_path: Path) -> None:
+    file = tmp_path / "x.csv"
+    # The first would be floats together, and each of the second a number or missing by itself.
+    golds = ["00501", "1.00", "9007199254740993", "0.5", "12345678901234567000", "True", "1e3"]
+    golds += ["NA", "None", "nan", '"a, ""b"""', '"two\nlines"']
+    file.write_text("".join(f"{line}\n" for line in ["a,n", *(f"{gold},0.5" for gold in golds)]))
+    read = [row.values["a"] for row in rows_of_file(file)]
+    assert read == [*golds[:-2], 'a, "b"', "two\nlines"]
+    assert rows_of_file(file)[0].place == f"{file}:2"
+
+
+@pytest.mark.parametrize("row", [",x", '"",x', "  ,x", "\n,"])
+def test_an_empty_cell_of_csv_is_missing(tmp_path: Path, row: str) -> None:
+    file = tmp_path / "x.csv"
+    file.write_text(f"q,s,a\none?,x,1\n{row}\n")
+    with pytest.raises(UserError, match=r"x.csv:\d: [qa] must be there and not empty"):
+        load_problems(own(file), "train")
+
+
+@pytest.mark.parametrize("gold", ["NA", "None", "nan", "00501", "1.00"])
+def test_an_answer_of_csv_is_the_text_of_its_cell(tmp_path: Path, gold: str) -> None:
+    for name in ("train", "validation", "test"):
+        (tmp_path / f"{name}.csv").write_text(f"q,a\n{name}?,{gold}\n")
+    config = own(tmp_path, "exact", fields=FIELDS | {"solution": None})
+    assert load_problems(config, "test")[0].answer == gold.lower()
+
+
+def test_parquet_keeps_its_types(tmp_path: Path) -> None:
+    values = {"a": [9007199254740993, None], "b": [0.5, 1.0], "c": ["NA", "00501"]}
+    datasets.Dataset.from_dict(values).to_parquet(tmp_path / "x.parquet")
+    assert [row.values for row in rows_of_file(tmp_path / "x.parquet")] == [
+        {"a": 9007199254740993, "b": 0.5, "c": "NA"},
+        {"a": None, "b": 1.0, "c": "00501"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("x.csv", "q,a\none?,1\n"), ("x.jsonl", '{"q": "one?", "a": "1"}\n'),
+     ("x.json", '[{"q": "one?", "a": "1"}]'), ("y.json", '{"q": "one?", "a": "1"}')],
+)  # fmt: skip
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    assert [row.values for row in rows_of_file(tmp_path / name)] == [{"q": "one?", "a": "1"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("x.csv", ""), ("x.csv", "q,a\n"), ("x.jsonl", ""), ("x.jsonl", "\n"), ("x.json", "[]")],
+)
+def test_a_file_without_rows_is_named(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError) as error:
+        load_problems(own(tmp_path / name), "train")
+    assert str(error.value) == f"{tmp_path / name}: must have rows; there are none."
+
+
+def test_a_table_without_rows_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = datasets.Dataset.from_dict({"q": [], "a": []})
+    table.to_parquet(tmp_path / "x.parquet")
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: datasets.DatasetDict(train=table))
+    for path, place in ((tmp_path / "x.parquet", tmp_path / "x.parquet"), ("a/b", "a/b train")):
+        with pytest.raises(UserError) as error:
+            load_problems(own(path), "train")
+        assert str(error.value) == f"{place}: must have rows; there are none."
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("q,a\none, two?,1\n", "x.csv:2: must have 2 cells, as the header has; got more"),
+        ("q,a,a\none?,1,2\n", "x.csv: must have columns of different names; got ['q', 'a', 'a']"),
+        ('q,a\n"one?,1\n', "x.csv: must be readable as CSV in UTF-8; unexpected end of data"),
+    ],
+)
+def test_a_broken_csv_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(UserError) as error:
+        rows_of_file(tmp_path / "x.csv")
+    assert message in str(error.value)
 
 
 def test_splits_are_the_files_of_a_folder(tmp_path: Path) -> None:
