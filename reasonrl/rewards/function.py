@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 KEY = "reward.path"
 ARGUMENTS = ("problem", "completion", "answer")
+LARGEST = (2 - 2**-23) * 2.0**127  # of float32, in which rewards are computed with
 MOST = 1 + 1e-6  # of what it returns for a completion, rounding errors of a sum included
 
 
@@ -94,7 +95,7 @@ class Function:
         """What the function returns for a completion, checked."""
         try:
             given = self.score(problem, written, read_answer(completion, self.grader))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._wrong(problem, "score every completion", told(error, self.file)) from error
         given = given.tolist() if hasattr(given, "tolist") else given  # an array's or a tensor's
         is_list = isinstance(given, Sequence) and not isinstance(given, str)
@@ -104,6 +105,8 @@ class Function:
             wanted = "return a number, or a list of one for each step"
         elif not all(map(math.isfinite, numbers)):
             wanted = "return finite numbers"
+        elif any(abs(number) > LARGEST for number in numbers):
+            wanted = f"return numbers of at most {LARGEST:.1e} in size, which float32 holds"
         elif is_list and len(numbers) != len(written.steps):
             wanted = f"return one number for each step, of which there are {len(written.steps)}"
         elif math.fsum(numbers) > MOST:

@@ -37,13 +37,14 @@ def load_function(code: str, key: str, arguments: tuple[str, ...]) -> Callable[.
 
     arguments: the names of the positional arguments that it must take.
 
-    Raises UserError for a file that fails as it is run, or that has no such function.
+    Raises UserError for a file that isn't Python's by its ending or fails as it is run, or that has
+    no such function.
     """
     file, _, name = code.rpartition(":")
     module_name = f"own_code_{content_of_function(code, key)}"
     spec = importlib.util.spec_from_file_location(module_name, file)
-    assert spec is not None
-    assert spec.loader is not None
+    if spec is None or spec.loader is None:  # which a file of another ending hasn't
+        raise UserError(f"{key}={code} must name a Python file, FILE.py.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module  # where dataclasses and pickle look for it
     try:

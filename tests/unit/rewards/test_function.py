@@ -22,6 +22,7 @@ from reasonrl.rewards import REWARDS, Materials, Reward
 from reasonrl.rewards.function import Function, Written
 from reasonrl.types import Completion, FinishReason, Problem
 from reasonrl.util.errors import UserError
+from reasonrl.util.own_code import load_function
 from tests.helpers.configs import ROOT
 from tests.helpers.grading import STRICT
 
@@ -115,6 +116,12 @@ def test_two_steps_that_end_with_one_token_are_both_paid_there(
         ({"score": 1}, "return a number, or a list of one for each step; got {'score': 1}"),
         (float("nan"), "return finite numbers; got nan"),
         ([0.0, float("inf"), 0.0], "return finite numbers; got [0.0, inf, 0.0]"),
+        (-1e300, "return numbers of at most 3.4e+38 in size, which float32 holds; got -1e+300"),
+        (
+            [0.0, -4e38, 0.0],
+            "return numbers of at most 3.4e+38 in size, which float32 holds; got "
+            "[0.0, -4e+38, 0.0]",
+        ),
         ([0.5, 0.5], "return one number for each step, of which there are 3; got [0.5, 0.5]"),
         (
             [0.5, 0.5, 0.5],
@@ -167,6 +174,27 @@ def test_an_exception_names_the_problem_and_the_line(
         f"reward.path={file}:score must score every completion; got ZeroDivisionError: division by "
         f"zero, in line 3 of {file}, for p."
     )
+
+
+def test_an_exit_names_the_problem_and_the_line(
+    build: Callable[..., Reward], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    lines = "import sys\ndef score(problem, completion, answer):\n    sys.exit(3)\n"
+    with pytest.raises(UserError) as refused:
+        build(lines)([completion(tokenizer, RIGHT)], [PROBLEM])
+    file = tmp_path / "mine.py"
+    assert str(refused.value) == (
+        f"reward.path={file}:score must score every completion; got SystemExit: 3, in line 3 of "
+        f"{file}, for p."
+    )
+
+
+def test_an_interrupt_ends_the_command(rewarded: Callable[..., list[float]]) -> None:
+    def score(*_: object) -> float:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rewarded(score)
 
 
 @pytest.mark.parametrize(
@@ -226,6 +254,14 @@ def test_a_file_may_hold_what_a_module_may(
     )
     (rewards,) = build(lines)([completion(tokenizer, RIGHT)], [PROBLEM])
     assert rewards[-1] == 1.25  # 1 for the answer, and half of 0.5
+
+
+def test_a_file_that_is_not_called_python(tmp_path: Path) -> None:
+    file = tmp_path / "mine.txt"
+    file.write_text("")
+    with pytest.raises(UserError) as refused:
+        load_function(f"{file}:score", "reward.path", ("problem",))
+    assert str(refused.value) == f"reward.path={file}:score must name a Python file, FILE.py."
 
 
 def test_a_missing_file(build: Callable[..., Reward], tmp_path: Path) -> None:
