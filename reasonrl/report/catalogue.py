@@ -194,15 +194,18 @@ def by_seed(entries: Sequence[Entry]) -> list[list[Entry]]:
     return [sorted(group, key=lambda entry: entry.config.seed) for group in groups.values()]
 
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # among them all that end a line
+
+
 def text_of(value: Any) -> str:
-    """A setting's value as the command line has it."""
+    r"""A setting's value as the command line has it, in one line: a newline is ``\n``."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list | tuple):
         return f"[{','.join(map(text_of, value))}]"
-    return str(value)
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], str(value))
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, Any]]:

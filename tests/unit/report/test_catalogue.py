@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from reasonrl.report.catalogue import by_seed, chosen, differing, read_catalogue, short_keys
+from reasonrl.report.catalogue import (
+    by_seed,
+    chosen,
+    differing,
+    read_catalogue,
+    short_keys,
+    text_of,
+)
 from reasonrl.util.errors import UserError
 from tests.helpers.finished_runs import finished
 
@@ -112,3 +119,8 @@ def test_runs_of_several_seeds_are_put_together(outputs: Path) -> None:
         [0],
         [0, 1],
     ]
+
+
+def test_a_setting_s_text_is_one_line() -> None:
+    assert text_of(["\n\n", "\nQ:"]) == r"[\n\n,\nQ:]"
+    assert text_of("Q: {question}\r\tA\x1b:\u2028é") == r"Q: {question}\r\tA\x1b:\u2028é"
