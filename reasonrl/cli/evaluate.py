@@ -71,7 +71,8 @@ def evaluate_and_show(config: DictConfig, overrides: Sequence[str] = ()) -> None
 def evaluate_all_and_show(points: Mapping[tuple[str, ...], DictConfig]) -> None:
     """Evaluates what each configuration names, then shows all of them in one table.
 
-    All are checked before the first is evaluated. Raises UserError.
+    All are checked before the first is evaluated. Tables for people have pass@k of the largest k
+    alone; CSV and JSON have all estimates. Raises UserError.
 
     points: by the overrides that the command gave each.
     """
@@ -96,7 +97,9 @@ def evaluate_all_and_show(points: Mapping[tuple[str, ...], DictConfig]) -> None:
             rows[name] = {
                 metric: estimate
                 for metric, estimate in evaluation.estimates().items()
-                if not metric.startswith("pass@") or metric == list(evaluation.scores)[-1]
+                if kind in ("csv", "json")
+                or not metric.startswith("pass@")
+                or metric == list(evaluation.scores)[-1]
             }
             records.append(asked.record)
             if process.is_main:
@@ -112,11 +115,17 @@ def evaluate_all_and_show(points: Mapping[tuple[str, ...], DictConfig]) -> None:
 
 
 def _by_split(config: DictConfig, overrides: Sequence[str]) -> dict[tuple[str, ...], DictConfig]:
-    """The configuration with each of its splits, by its overrides. Raises UserError for none."""
-    if not config.evaluation.split:
+    """The configuration with each of its splits, by its overrides.
+
+    Raises UserError for none, and for one that is named twice.
+    """
+    splits = list(config.evaluation.split)
+    if not splits:
         raise UserError("evaluation.split must name a split, or several; got []. Leave it out.")
+    if twice := [split for split in dict.fromkeys(splits) if splits.count(split) > 1]:
+        raise UserError(f"evaluation.split must name each split once; got {twice[0]} again.")
     points = {}
-    for split in config.evaluation.split:
+    for split in splits:
         one = config.copy()
         one.evaluation.split = split
         others = [o for o in overrides if o.lstrip("+").partition("=")[0] != "evaluation.split"]

@@ -163,6 +163,19 @@ def test_several_are_one_table(
     assert "test_size=5" in said
 
 
+@pytest.mark.parametrize("kind", ["csv", "json", "markdown"])
+def test_programs_are_given_every_estimate_of_several(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str
+):
+    monkeypatch.setattr(module, "_evaluate", all_right)
+    said = (f"run={run.path}", "dataset.test_size=4", f"format={kind}")
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        evaluate_all_and_show({said: compose("evaluate", list(said))})
+    shown = capsys.readouterr().out
+    assert "pass@2" in shown
+    assert ("pass@1" in shown) == (kind != "markdown")
+
+
 def test_several_splits_are_evaluated_each_by_itself(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -179,6 +192,13 @@ def test_several_splits_are_evaluated_each_by_itself(
     records = [line for line in told.err.splitlines() if line.startswith("record: ")]
     assert ["/test-n4-" in record for record in records] == [True, False]
     assert ["/platinum-n4-" in record for record in records] == [False, True]
+
+
+def test_a_split_that_is_named_twice_is_refused():
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("evaluate", ["evaluation.split=[test,ood,test]"])
+    with pytest.raises(UserError, match=r"split must name each split once; got test again"):
+        evaluate_and_show(config)
 
 
 def test_no_split_at_all_is_refused():
