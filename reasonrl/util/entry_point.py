@@ -121,5 +121,27 @@ def _explain(error: Exception) -> str:
     hint = f" Did you mean {close[0]}?" if close else ""
     full_key = str(unknown.full_key)
     group = full_key.rpartition(".")[0]
+    if owners := _options_with(full_key):
+        hint += f" It is a key of {', '.join(owners)}."
     where = f"{group} has the keys" if group else "The keys and groups are"
-    return f"{full_key} must be a known key.{hint} {where} {', '.join(keys)}."
+    known = f"{where} {', '.join(keys)}" if keys else f"{group} has no keys as it is"
+    return f"{full_key} must be a known key.{hint} {known}."
+
+
+def _options_with(full_key: str) -> list[str]:
+    """The options of the key's group whose own file has the key, as ``prompt=chat``."""
+    group, _, key = full_key.partition(".")
+    if not key or not GlobalHydra.instance().is_initialized():
+        return []
+    loader, found = GlobalHydra.instance().config_loader(), []
+    sources = [source for source in loader.get_sources() if source.is_group(group)]
+    for option in loader.get_group_options(group):
+        for source in sources:
+            if source.is_config(f"{group}/{option}"):
+                read = source.load_config(f"{group}/{option}")
+                is_whole = read.header.get("package") == "_global_"
+                above, _, last = (full_key if is_whole else key).rpartition(".")
+                node = OmegaConf.select(read.config, above) if above else read.config
+                if isinstance(node, DictConfig) and last in node.keys():  # noqa: SIM118, also null
+                    found.append(f"{group}={option}")
+    return found

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 
-from reasonrl.util.entry_point import decoded
+from reasonrl.util.entry_point import _explain, decoded
 
 ROOT = Path(__file__).parents[3]
 # Runs a command with --help, and says on stderr which of the slow packages it has imported.
@@ -85,3 +87,20 @@ def test_transformers_keeps_quiet_at_work() -> None:
 )
 def test_escapes_in_prompts_are_what_they_mean(argument: str, meant: str):
     assert decoded(argument) == meant
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("prompt.system=x", "It is a key of prompt=chat. prompt has no keys as it is."),
+        ("reward.function_weight=1", "It is a key of reward=function. reward has the keys "),
+        ("runtime.zzz=1", "runtime.zzz must be a known key. runtime has the keys "),
+        ("hydra.launcher.zzz=1", "hydra.launcher.zzz must be a known key. hydra.launcher has the "),
+        ("prompt.sytem=x", "prompt.sytem must be a known key. prompt has no keys as it is."),
+    ],
+)
+def test_a_key_of_another_option_names_the_option(override: str, said: str) -> None:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        with pytest.raises(HydraException) as error:
+            compose("train", [override])
+        assert said in _explain(error.value)
