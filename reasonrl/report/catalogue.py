@@ -194,7 +194,8 @@ def by_seed(entries: Sequence[Entry]) -> list[list[Entry]]:
     return [sorted(group, key=lambda entry: entry.config.seed) for group in groups.values()]
 
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # among them all that end a line
+# What would end a line, other control characters, and what they are written with.
+_ESCAPED = re.compile(r"[\\\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def text_of(value: Any) -> str:
@@ -205,7 +206,7 @@ def text_of(value: Any) -> str:
         return f"{value:g}"
     if isinstance(value, list | tuple):
         return f"[{','.join(map(text_of, value))}]"
-    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], str(value))
+    return _ESCAPED.sub(lambda found: ascii(found[0])[1:-1], str(value))
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, Any]]:

@@ -123,4 +123,5 @@ def test_runs_of_several_seeds_are_put_together(outputs: Path) -> None:
 
 def test_a_setting_s_text_is_one_line() -> None:
     assert text_of(["\n\n", "\nQ:"]) == r"[\n\n,\nQ:]"
+    assert text_of("a\n") != text_of("a\\n") == r"a\\n"
     assert text_of("Q: {question}\r\tA\x1b:\u2028é") == r"Q: {question}\r\tA\x1b:\u2028é"
