@@ -273,6 +273,25 @@ def test_resubmit_only_says_what_it_would_do_until_it_gets_yes(
     ]
 
 
+def test_resubmit_shows_what_it_submits(
+    outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(submit, "resubmit", lambda _, names, __: names)
+    changed = ["--memory-gb", "120", "--hours", "1.5"]
+    assert run(outputs, "resubmit", "--state", "failed,blocked", *changed, "--yes") == 0
+    # The crashed one, and the one that is done, are left out.
+    assert capsys.readouterr().out.splitlines() == [
+        "ei-1a2b3c4d",
+        "run           state    attempt    took  why",
+        "ei-tiny-s0    failed         2  2h 07m  ValueError: [red]",
+        "rcrl-tiny-s0  blocked                   needs ei-tiny-s0",
+        "",
+        "2 runs: 1 failed, 1 blocked",
+        "with mem_gb=120, timeout_min=90",
+        "submitted: 2",
+    ]
+
+
 def test_cancel_ends_jobs_that_are_alive(
     outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

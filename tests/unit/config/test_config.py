@@ -118,6 +118,11 @@ SPLIT = "evaluation.split"
 RULES = [
     ("algorithm=sft", ["init=sft"], "algorithm=sft must start from other weights than its own "
      "result; got init=sft. Pass init=pretrained."),
+    *(("dataset=jsonl", ["dataset.path=x", *others], "dataset=jsonl must have solutions to "
+       f"fine-tune on; got dataset.fields.solution=null with init={init}, algorithm={name}. Name "
+       "the field that holds them, or pass init=pretrained.")
+      for name, init, others in (
+          ("sft", "pretrained", ["algorithm=sft"]), ("ppo", "sft", ["algorithm=ppo"]))),
     ("+init.run=outputs/runs/x", [], "init.run must name a run's folder with init=run, and only "
      "there; got init=sft init.run=outputs/runs/x. Pass init=run init.run=outputs/runs/NAME."),
     ("init=run", [], "got init=run init.run=None. Pass init=run init.run=outputs/runs/NAME."),

@@ -304,6 +304,22 @@ def test_exemplars_are_shown_to_a_policy_that_is_asked_with_them_alone(
         assert [("4+5=9" in text) for text in texts] == [few_shot] * 3
 
 
+def test_a_folder_that_cannot_be_written_is_an_error_before_anything_is_sampled(
+    config: TrainConfig,
+    random_policy: str,
+    scripted: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    sampler = scripted(script)
+    monkeypatch.setitem(ENGINES, "transformers", sampler)
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / "file" / "after"
+    with pytest.raises(UserError, match=f"path={folder} must be writable; got Not a directory"):
+        run(config, random_policy, folder)
+    assert sampler.calls == []
+
+
 def test_an_interrupted_evaluation_goes_on(
     config: TrainConfig,
     random_policy: str,

@@ -193,6 +193,43 @@ def test_a_line_says_which_runs_were_made_on_other_hardware(shown: Any, tmp_path
     )
 
 
+def test_a_line_says_which_runs_were_made_with_other_code(shown: Any, tmp_path: Path) -> None:
+    results = {(f"algorithm={name}",): EI for name in ("ei", "ppo", "rcrl")}
+    for name, changes, torch in (("ei", None, "2.9"), ("ppo", "b" * 64, "2.9"), ("rcrl", "", "3")):
+        run = RunFolder(tmp_path / f"algorithm={name}")
+        run.path.mkdir()
+        attempt = {"commit": "a" * 40, "diff_sha256": changes, "packages": {"torch": torch}}
+        run.provenance.write_text(json.dumps({"attempts": [attempt]}))
+    _, _, line = shown(results).partition("These runs ")
+    assert " ".join(line.split()) == (
+        "were made with different code (aaaaaaaa: algorithm=ei, algorithm=rcrl; aaaaaaaa+bbbbbbbb: "
+        "algorithm=ppo), torch (2.9: algorithm=ei, algorithm=ppo; 3: algorithm=rcrl): what they do "
+        "may differ for that alone."
+    )
+
+
+def test_runs_by_several_protocols_are_named_by_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "result_of", lambda planned, _: planned.result)
+    plans = {}
+    for k in (4, 96):
+        said = (f"evaluation.num_samples_per_prompt={k}",)
+        plans[said] = planned(EI, RunFolder(tmp_path / str(k)))
+        plans[said].config.protocol = f"test-n4-k{k}-t0.7"
+    with output.capture() as printed:
+        show_comparison(plans)
+    table = " ".join(printed.get().split())
+    assert table.startswith("comparison, by maj@1 on test-n4-k4-t0.7, test-n4-k96-t0.7;")
+    rows = [line.split("│")[1].strip() for line in printed.get().splitlines() if "│" in line]
+    assert [row for row in rows if row] == [
+        "num_samples_per_prompt=4",
+        "test-n4-k4-t0.7",
+        "num_samples_per_prompt=96",
+        "test-n4-k96-t0.7",
+    ]
+
+
 def test_of_equal_or_unknown_hardware_nothing_is_said(shown: Any) -> None:
     assert "These runs" not in shown({("seed=0",): EI, ("seed=1",): EI})
 

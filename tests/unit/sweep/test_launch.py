@@ -20,7 +20,7 @@ from reasonrl.pipeline.plan import Plan
 from reasonrl.runs.folder import GAIN, RunFolder, Status, read_config, read_status, write_status
 from reasonrl.sweep import launch as launching
 from reasonrl.sweep import local
-from reasonrl.sweep.launch import Point, launch, point, sweep_name
+from reasonrl.sweep.launch import Point, launch, plan_table, point, sweep_name
 from reasonrl.sweep.manifest import Member, Submission, Submitted, Sweep
 from reasonrl.sweep.options import LauncherOptions, cluster_of, job_options, read_options
 from reasonrl.sweep.slurm import SlurmError
@@ -227,6 +227,27 @@ def test_of_many_runs_the_first_are_shown(
     text = shown.export_text()
     assert text.count("sft-tiny") == 40
     assert "… and 962 more" in text  # 1002 - 40
+
+
+def test_a_plan_is_a_line_for_each_run_with_a_cell_for_what_it_needs_and_asks_for(
+    tmp_path: Path,
+) -> None:
+    asked = {"nodes": 1, "gpus_per_node": 2, "cpus_per_task": 4, "mem_gb": 60, "timeout_min": 90}
+    names = ["sft-tiny-s0-1a2b3c4d", *(f"ei-tiny-s{seed}-1a2b3c4d" for seed in range(41))]
+    members = [Member(names[0], None, [], {**asked, "gpus_per_node": 0})]
+    members += [Member(name, [], names[:1], {**asked, "nodes": 3}) for name in names[1:]]
+    sweep = replace(made_up_sweep(tmp_path, names)[0], runs=members)
+    write_status(sweep.run(names[0]), Status.here("done", 1))
+    title, head, *lines = plan_table(sweep, asks=True).plain.splitlines()
+    assert title == "ei-1a2b3c4d: 42 runs"
+    assert [re.split("  +", line) for line in (head, *lines[:2])] == [
+        ["run", "state", "needs", "asks for"],
+        ["sft-tiny-s0", "done", "4 CPU, 60 GB, 1.5 h"],
+        ["ei-tiny-s0", "to do", "sft-tiny-s0", "3 nodes of 2 GPU, 4 CPU, 60 GB, 1.5 h"],
+    ]
+    assert len(lines) == 41
+    assert lines[-1] == "… and 2 more"  # 42 - 40
+    assert "asks for" not in plan_table(sweep, asks=False).plain
 
 
 def test_one_wrong_point_is_named_and_nothing_is_submitted(
