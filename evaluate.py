@@ -12,7 +12,7 @@ from reasonrl.util.entry_point import one_line_errors, run_app
 @hydra.main(config_path="conf", config_name="evaluate", version_base="1.3")
 def main(config: DictConfig) -> None:
     with one_line_errors():
-        # torch is slow to import, and neither --help nor predictions need it.
+        # --help needs none of it.
         if config.predictions is not None:
             from reasonrl.cli.predictions import grade_and_show
 

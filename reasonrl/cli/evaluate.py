@@ -1,4 +1,7 @@
-"""What evaluate.py does with runs and models: it turns them into metrics."""
+"""What evaluate.py does with runs and models: it turns them into metrics.
+
+Torch is imported once nothing is left to be refused: mistakes are told in a moment.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
@@ -19,7 +21,6 @@ from reasonrl.cli.run_overrides import applied_to
 from reasonrl.config.identity import decisive, identity
 from reasonrl.config.resolve import resolve_evaluation, with_homes
 from reasonrl.config.schema import EvaluateConfig
-from reasonrl.evaluation.policy import evaluate
 from reasonrl.evaluation.summary import METRICS, Evaluation, warn_of_unparsed
 from reasonrl.grading import grader_of
 from reasonrl.grading.metrics import paired_difference
@@ -28,12 +29,10 @@ from reasonrl.pipeline.memory import EVALUATION, with_batch_size
 from reasonrl.pipeline.outcome import show_unparsed
 from reasonrl.pipeline.overrides import differing
 from reasonrl.pipeline.plan import base_model, with_sizes
-from reasonrl.policy.policy import shape_of
 from reasonrl.policy.source import content_of as content_of_model
 from reasonrl.problems import content_of, load_problems
 from reasonrl.report.export import export
 from reasonrl.report.tables import comparison_table, gains_table
-from reasonrl.reward_models.model import RewardModel
 from reasonrl.runs import ranks
 from reasonrl.runs.folder import RunFolder, read_config
 from reasonrl.runs.process import Process, joined, usable_cores
@@ -173,7 +172,7 @@ class _Asked:
     problems: list[Problem]
     exemplars: list[Problem]  # of the few-shot prompt, where the policy needs one
     record: Path  # the folder of what the evaluation writes
-    reward_model: str | None  # the folder of the run that made it
+    reward_model: Path | None  # its folder
 
 
 def _asked(config: DictConfig, overrides: Sequence[str]) -> _Asked:
@@ -183,6 +182,7 @@ def _asked(config: DictConfig, overrides: Sequence[str]) -> _Asked:
         config = applied_to(trained, OmegaConf.load(run.config), config, overrides)
     resolved = resolve_evaluation(config, [] if config.run is not None else overrides)
     dataset, split = resolved.dataset, resolved.evaluation.split
+    reward_model = _reward_model(resolved, config.reward_model)
     if config.run is not None:
         name, policy = Path(config.run).resolve().name, policy_of(run)
     else:
@@ -207,11 +207,25 @@ def _asked(config: DictConfig, overrides: Sequence[str]) -> _Asked:
         if not (record / METRICS).exists():
             record = writable(record, Path(resolved.runtime.outputs))
     ranks.check(resolved)
-    judged = config.reward_model is not None
+    from reasonrl.policy.policy import shape_of  # this imports torch
+
+    judged = reward_model is not None
     shape = shape_of(policy.path)
     resolved = with_batch_size(resolved, shape, EVALUATION, reward_model=judged)
     problems = problems[: dataset.size_of(split)]
-    return _Asked(name, resolved, policy, problems, exemplars, record, config.reward_model)
+    return _Asked(name, resolved, policy, problems, exemplars, record, reward_model)
+
+
+def _reward_model(config: EvaluateConfig, run: str | None) -> Path | None:
+    """The folder of the reward model that a run has made. Raises UserError if it can't be used."""
+    if run is None:
+        return None
+    if config.evaluation.num_samples_per_prompt == 1:
+        raise UserError(
+            f"reward_model={run} must have samples to choose among; got "
+            "evaluation.num_samples_per_prompt=1. Raise it."
+        )
+    return reward_model_of(RunFolder(Path(run)), "reward_model")
 
 
 def _record_of_model(config: EvaluateConfig) -> Path:
@@ -236,8 +250,17 @@ def _show_unparsed(asked: _Asked, evaluation: Evaluation, kind: str) -> None:
 
 
 def _evaluate(asked: _Asked, process: Process) -> Evaluation:
-    config = asked.config
+    import torch
+
+    from reasonrl.evaluation.policy import evaluate
+    from reasonrl.reward_models.model import RewardModel
+
+    config, folder = asked.config, asked.reward_model
     torch.set_num_threads(config.runtime.threads or max(1, usable_cores() // process.local_size))
+    judge = None
+    if folder is not None:
+        device = process.device(config.model.device)
+        judge = RewardModel.load(folder, config.model.compute_dtype, device)
     return evaluate(
         config,
         asked.policy,
@@ -246,23 +269,9 @@ def _evaluate(asked: _Asked, process: Process) -> Evaluation:
         folder=asked.record,
         progress=Progress(shown=process.is_main),
         description="evaluation",
-        reward_model=_load_reward_model(config, asked.reward_model, process),
+        reward_model=judge,
         process=process,
     )
-
-
-def _load_reward_model(
-    config: EvaluateConfig, run: str | None, process: Process
-) -> RewardModel | None:
-    if run is None:
-        return None
-    if config.evaluation.num_samples_per_prompt == 1:
-        raise UserError(
-            f"reward_model={run} must have samples to choose among; got "
-            "evaluation.num_samples_per_prompt=1. Raise it."
-        )
-    folder = reward_model_of(RunFolder(Path(run)), "reward_model")
-    return RewardModel.load(folder, config.model.compute_dtype, process.device(config.model.device))
 
 
 def _gains_on_vote(evaluation: Evaluation) -> Table:

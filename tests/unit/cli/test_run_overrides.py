@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -116,6 +118,48 @@ def test_a_split_must_be_one_of_the_run_s_own_dataset(asked: Callable[..., _Aske
         UserError, match=r"split=ood must be one of train, validation, test, platinum, plus, "
     ):
         asked("evaluation.split=ood")
+
+
+# Tells what evaluate.py says of each command, and then whether it has imported torch.
+TOLD = """
+import sys
+from hydra import compose, initialize_config_dir
+from reasonrl.cli.evaluate import evaluate_and_show
+from reasonrl.util.errors import UserError
+initialize_config_dir(sys.argv[1], version_base="1.3")
+for command in sys.argv[2:]:
+    said = command.split()
+    try:
+        evaluate_and_show(compose("evaluate", said), said)
+    except UserError as error:
+        print(error)
+print("torch" in sys.modules)
+"""
+
+
+def test_mistakes_are_told_without_torch(run: RunFolder):
+    mistakes = {
+        f"run={run.path} evaluation.num_samples_per_prompt=0": "evaluation.num_samples_per_prompt "
+        "must be 1 or more; got 0.",
+        f"run={run.path} reward_model=none": "reward_model=none must be a finished run of",
+        "evaluation.num_samples_per_prompt=0": "evaluation.num_samples_per_prompt must be 1 or",
+    }
+    command = [sys.executable, "-c", TOLD, str(ROOT / "conf"), *mistakes]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    *lines, torch = told.stdout.splitlines()
+    assert torch == "False"
+    for line, mistake in zip(lines, mistakes.values(), strict=True):
+        assert line.startswith(mistake)
+
+
+def test_a_record_is_among_the_outputs_where_the_run_may_not_be_written_to(
+    asked: Callable[..., _Asked], run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    assert run.path in asked().record.parents
+    monkeypatch.setattr("os.access", lambda path, _: run.path not in (path, *Path(path).parents))
+    record = asked(f"runtime.outputs={tmp_path / 'mine'}").record
+    assert record.parents[2] == tmp_path / "mine"
+    assert record.name == "after"
 
 
 def test_a_model_s_record_is_of_its_weights_and_problems(tmp_path: Path):
