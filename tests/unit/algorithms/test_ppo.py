@@ -660,7 +660,8 @@ def test_an_iteration_with_nothing_to_learn_from_is_passed_over(
     assert "iteration 1 has no completion to learn from" in caplog.text
     assert "iteration 2 has no" not in caplog.text
     assert lab.metrics("pg/steps") == [0, 4]
-    assert lab.metrics("pg/iteration") == [2]
+    assert lab.metrics("pg/iteration") == [1, 2]  # what was sampled in vain is logged, too
+    assert len(lab.metrics("pg/kl")) == 1
     records = [m for m in read_metrics(lab.run.metrics) if "pg/learning_rate" in m]
     assert [m["step"] for m in records] == [1, 2, 3, 4]
     # Of 8 planned steps these are the last four. At the 2nd one the rate is 1e-2, at the 8th 1e-3,
