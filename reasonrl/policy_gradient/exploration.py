@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reasonrl.config.algorithm.ppo import PPOConfig
@@ -49,7 +49,7 @@ class Exploration:
             return explored
         more = SAMPLED[config.baseline]
         beside = more(self.job, self.reward, sampler, explored.learnt, iteration, config)
-        return Explored(rollouts, explored.learnt, beside)
+        return replace(explored, beside=beside)
 
     def explored(self, rollouts: Sequence[Rollout]) -> Explored:
         """Tells which of an iteration's rollouts are learnt from."""

@@ -351,9 +351,9 @@ class PPOConfig(LearnerConfig, Algorithm):
             "score_clip": self.score_clip is not None,
             "truncation_penalty": self.truncation_penalty > 0,
         }
-        for name in (name for name, given in changed.items() if given):
+        for name, given in changed.items():
             require(
-                self.baseline not in ("greedy", "step_continuations"),
+                not given or self.baseline not in ("greedy", "step_continuations"),
                 f"{key}.{name}={getattr(self, name)} changes scores, but not those that "
                 f"{key}.baseline={self.baseline} samples. Leave it out.",
             )
