@@ -46,10 +46,20 @@ def test_questions_samples_and_evaluation_are_the_same(algorithm: str, model: st
     assert config.init == train("budget=equal", f"model={model}").init
 
 
+def test_vineppos_samples_are_mostly_continuations_of_steps() -> None:
+    config = train("experiment=equal-budget", "algorithm=vineppo")
+    algorithm = config.algorithm
+    assert isinstance(algorithm, PPOConfig)
+    assert training_set(config).train_size == 1000
+    # and 16.4 continuations of each completion, measured with tiny from SFT
+    assert (samples(config), algorithm.num_continuations) == (920, 4)
+    assert algorithm.batch_size == algorithm.rollouts_per_iteration == 46
+
+
 def test_an_option_of_the_budget_belongs_to_an_algorithm() -> None:
     names = {folder.name for folder in (CONF / "by_budget").iterdir()}
     # rest_em has those of ei, and most variants of PPO those of all policy gradients
-    assert names == {"ei", "rft", "rcrl", "policy_gradient", "dapo"}
+    assert names == {"ei", "rft", "rcrl", "policy_gradient", "dapo", "vineppo"}
     for name in names:
         shared = CONF / name / "default.yaml"
         file = shared if shared.exists() else CONF / "algorithm" / f"{name}.yaml"
