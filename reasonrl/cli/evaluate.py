@@ -33,9 +33,10 @@ from reasonrl.policy.source import content_of as content_of_model
 from reasonrl.problems import content_of, load_problems
 from reasonrl.report.export import export
 from reasonrl.report.tables import comparison_table, gains_table
-from reasonrl.runs import ranks
+from reasonrl.runs import machines, ranks
 from reasonrl.runs.folder import RunFolder, read_config
 from reasonrl.runs.process import Process, joined, usable_cores
+from reasonrl.runs.rank import as_rank
 from reasonrl.runs.result import AFTER, policy_of, reward_model_of
 from reasonrl.types import Problem, SavedPolicy
 from reasonrl.util.entry_point import set_up_logging
@@ -145,7 +146,7 @@ def _evaluate_together(
     asked: _Asked, config: DictConfig, overrides: Sequence[str], process: Process
 ) -> Evaluation:
     """Evaluates by this process and its like, or by several that it starts for it."""
-    if process.size == 1 and ranks.num_processes(asked.config) > 1:
+    if process.size == 1 and machines.num_processes(asked.config) > 1:
         with attempt(), TemporaryDirectory() as folder:
             file = Path(folder) / "config.yaml"
             OmegaConf.save(config, file, resolve=True)
@@ -156,7 +157,7 @@ def _evaluate_together(
 
 def evaluate_as_rank(file: str, overrides: Sequence[str]) -> None:
     """Evaluates what the configuration in a file names, together with the other ranks."""
-    with ranks.as_rank() as process:
+    with as_rank() as process:
         config = OmegaConf.load(file)
         assert isinstance(config, DictConfig)
         _evaluate(process.first(lambda: _asked(config, overrides)), process)
@@ -206,7 +207,7 @@ def _asked(config: DictConfig, overrides: Sequence[str]) -> _Asked:
         record = run.evaluated(resolved.protocol) / AFTER
         if not (record / METRICS).exists():
             record = writable(record, Path(resolved.runtime.outputs))
-    ranks.check(resolved)
+    machines.check(resolved)
     from reasonrl.policy.policy import shape_of  # this imports torch
 
     judged = reward_model is not None

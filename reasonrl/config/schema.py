@@ -64,7 +64,7 @@ class RuntimeConfig:
     outputs: str  # the folder of all runs and sweeps
     threads: int | None  # None: one for each core
     checkpoint_seconds: float  # between checkpoints: a kill loses at most so much work
-    # Those that make a run together, or auto (``runs.ranks.num_processes``). Older runs had one.
+    # Those that make a run together, or auto (``runs.machines.num_processes``). Older runs had one.
     processes: int | str = "auto"
     log_completions: int = 2  # so many of each validation
 

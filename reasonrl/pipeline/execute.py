@@ -30,7 +30,7 @@ from reasonrl.report.wandb_mirror import Mirror, mirrored
 from reasonrl.reward_models.learning import VERDICTS
 from reasonrl.reward_models.model import RewardModel
 from reasonrl.rewards.steps import STEPS_FILE
-from reasonrl.runs import ranks
+from reasonrl.runs import machines, ranks
 from reasonrl.runs.folder import GAIN, RunFolder, is_done, running, write_config
 from reasonrl.runs.metrics_log import MetricsLog, peak_memory
 from reasonrl.runs.preemption import boundary
@@ -57,7 +57,7 @@ def ensure_done(
         for a run that is to have several, each run its own: nothing of an earlier one stays in a
         GPU's memory. On any machine but the first of several it only starts those.
     """
-    if not ranks.Machine.here().is_first and process.size == 1:
+    if not machines.Machine.here().is_first and process.size == 1:
         ranks.lend(lambda: is_done(planned.run))
     elif not process.broadcast(is_done(planned.run)):
         for first in planned.prerequisites.values():
@@ -65,7 +65,7 @@ def ensure_done(
         # A signal that came late in a prerequisite begins no attempt at this run.
         boundary(process=process)
         with running(planned.run, wait=wait, process=process) as todo:
-            if todo and process.size == 1 and ranks.are_needed(planned.config):
+            if todo and process.size == 1 and machines.are_needed(planned.config):
                 write_config(planned.run, planned.config)  # for the ranks
                 ranks.make_together(ranks.of_run(planned.run.path), planned.config)
             elif todo:

@@ -32,7 +32,7 @@ from reasonrl.pipeline.problems import (
 from reasonrl.policy.source import content_of as content_of_model
 from reasonrl.policy.source import find_folder, local_folder
 from reasonrl.problems import content_of, load_problems
-from reasonrl.runs import ranks
+from reasonrl.runs import machines
 from reasonrl.runs.folder import RunFolder, is_done, read_config, run_folder
 from reasonrl.runs.process import ALONE
 from reasonrl.runs.result import AFTER, BEFORE, policy_of
@@ -206,7 +206,7 @@ class Planner:
         if self._here and not done:
             self._cached(("device", model), lambda: ALONE.device(model.device))
             self._cached(("sampler", config.sampler), config.sampler.check_installed)
-            self._cached(("ranks", model, config.runtime), lambda: ranks.check(config))
+            self._cached(("ranks", model, config.runtime), lambda: machines.check(config))
         exemplars, validation = self._validation(dataset)
         first = {gives: self.plan(one) for gives, one in prerequisites(config).items()}
         base = self._cached_base(config)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from reasonrl.runs.folder import RunFolder, read_config
-from reasonrl.runs.ranks import as_rank
+from reasonrl.runs.rank import as_rank
 from reasonrl.util.entry_point import set_up_logging
 from reasonrl.util.progress import Progress
 

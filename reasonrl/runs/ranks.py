@@ -23,15 +23,12 @@ This module imports torch only where it is needed.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-import traceback
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -40,10 +37,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reasonrl.config.model import LARGE
 from reasonrl.config.schema import EvaluateConfig
-from reasonrl.runs.preemption import SIGNALS, STOPPED, Preempted, boundary, listening, received
-from reasonrl.runs.process import Process, joined, usable_cores
+from reasonrl.runs.machines import Machine, check, num_processes
+from reasonrl.runs.preemption import SIGNALS, Preempted, boundary, received
+from reasonrl.runs.process import usable_cores
+from reasonrl.runs.rank import PARENT, Word
 from reasonrl.util.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,110 +56,12 @@ PARTING_SECONDS = 7.0  # how long the first machine waits for the others to have
 SILENCE_SECONDS = 600.0
 KNOCK_SECONDS = 5.0  # how long a machine tries to reach the store before it looks around again
 
-PARENT = "REASONRL_PARENT"  # the variable with the parent's process id
-FIRST_PORT, NUM_PORTS = 20_000, 12_000  # of stores that other machines find by their Slurm job
-
 CALL, FAILED = "call", "failed"  # keys of the store: what is to be started; whether one failed
 PACKAGE = Path(__file__).parents[1]
 
 
 class RankError(Exception):
     """Says which rank failed first, and of what: ``rank 3: ValueError: …``."""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """One of the machines whose ranks make a run together."""
-
-    number: int = 0
-    count: int = 1
-    host: str = "localhost"  # where number 0 is reached
-    port: int = 0  # of number 0's store; 0: any that is free, which only number 0 can know
-
-    @property
-    def is_first(self) -> bool:
-        """Whether the parent on this machine owns the run."""
-        return self.number == 0
-
-    @classmethod
-    def here(cls) -> Machine:
-        """This machine: one of those of a Slurm job step with a task on each, or the only one."""
-        step = os.environ
-        count = int(step.get("SLURM_STEP_NUM_NODES", 1))
-        if count == 1 or int(step.get("SLURM_STEP_NUM_TASKS", 1)) != count:
-            return cls()
-        port = FIRST_PORT + int(step["SLURM_JOB_ID"]) % NUM_PORTS
-        return cls(int(step["SLURM_NODEID"]), count, _first_host(), port)
-
-
-@dataclass(frozen=True)
-class Word:
-    """The last word of a rank."""
-
-    kind: str  # done, stopped, failed, or died, which the parent says for it
-    time: float  # seconds since 1970
-    text: str = ""  # the error in a line, or the signal that stopped it
-    is_user_error: bool = False
-    trace: str = ""  # the error's traceback
-
-
-def num_processes(config: EvaluateConfig) -> int:
-    """The number of processes that ``runtime.processes`` means here.
-
-    ``auto`` is as many as the GPUs that the model asks for in a Slurm job. Elsewhere it is the
-    number of this machine's GPUs for a large model, and 1 for any other.
-    """
-    model, wanted = config.model, config.runtime.processes
-    if isinstance(wanted, int):
-        return wanted
-    if "SLURM_JOB_ID" in os.environ:
-        return model.resources.nodes * max(1, model.resources.gpus)
-    if (model.num_parameters or 0) < LARGE or model.device not in ("auto", "cuda"):
-        return 1
-    import torch
-
-    return max(1, torch.cuda.device_count())
-
-
-def are_needed(config: EvaluateConfig) -> bool:
-    """Whether ranks make a run, and not the process that owns it.
-
-    That holds for several, and for a single one that has a large model on a GPU: in a group its
-    learner computes with weights that are cast one layer at a time, and scores few tokens at once.
-    """
-    if num_processes(config) > 1:
-        return True
-    model = config.model
-    if (model.num_parameters or 0) < LARGE or model.device not in ("auto", "cuda"):
-        return False
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def check(config: EvaluateConfig) -> None:
-    """Raises UserError if the run's processes can't be started on this machine."""
-    size, count, device = num_processes(config), Machine.here().count, config.model.device
-    if size == 1:
-        return
-    if device not in ("auto", "cuda", "cpu"):
-        raise UserError(
-            f"model.device={device} must be auto, cuda or cpu for several processes; got "
-            f"runtime.processes={size}. Pass model.device=auto."
-        )
-    if size % count:
-        raise UserError(
-            f"runtime.processes={size} must be a multiple of the number of machines; got {count}. "
-            f"Pass runtime.processes={count * (size // count + 1)}."
-        )
-    import torch
-
-    gpus = torch.cuda.device_count() if device != "cpu" else 0
-    if 0 < gpus < size // count:
-        raise UserError(
-            f"runtime.processes={size} must leave each process a GPU of its own; this machine has "
-            f"{gpus}. Pass runtime.processes={gpus * count}."
-        )
 
 
 def of_run(folder: Path) -> list[str]:
@@ -251,20 +151,6 @@ def _knock(machine: Machine) -> TCPStore | None:
         return _store(machine, is_master=False, seconds=KNOCK_SECONDS)
     except DistError:
         return None
-
-
-def _first_host() -> str:
-    """The name of a Slurm job's first machine, or its address where the name isn't known."""
-    nodes = os.environ["SLURM_JOB_NODELIST"]
-    try:
-        said = subprocess.run(
-            ["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True
-        )
-        name = said.stdout.split()[0]
-        socket.getaddrinfo(name, None)
-        return name
-    except (OSError, subprocess.CalledProcessError, IndexError):
-        return os.environ["SLURM_LAUNCH_NODE_IPADDR"]
 
 
 def _part(store: Store, machine: Machine, *, is_well: bool) -> None:
@@ -434,61 +320,3 @@ def _how_ended(code: int) -> str:
         return f"killed by {signal.Signals(-code).name}"
     except ValueError:
         return f"killed by signal {-code}"
-
-
-# --- in a rank
-
-
-@contextmanager
-def as_rank() -> Iterator[Process]:
-    """In a process that ``make_together`` has started: joins the ranks, and leaves a last word.
-
-    Inside the block signals ask to stop. The process ends with it, with the exit status of what
-    became of the work.
-    """
-    _die_with_parent()
-    with listening():
-        code = 0
-        try:
-            with joined() as process:
-                yield process
-            word = Word("done", time.time())
-        except Preempted as told:
-            word, code = Word("stopped", time.time(), str(told)), STOPPED
-        except BaseException as error:
-            word, code = _failure(error), 1
-        _say(word)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # Its threads may wait for ranks that are gone, and a late signal would find no handler.
-        os._exit(code)
-
-
-def _failure(error: BaseException) -> Word:
-    is_user_error = isinstance(error, UserError)
-    text = " ".join((str(error) if is_user_error else f"{type(error).__name__}: {error}").split())
-    return Word("failed", time.time(), text, is_user_error, "".join(traceback.format_exc()))
-
-
-def _say(word: Word) -> None:
-    from torch.distributed import TCPStore
-
-    key = f"word/{os.environ['RANK']}"
-    store = TCPStore(
-        os.environ["MASTER_ADDR"],
-        int(os.environ["MASTER_PORT"]),
-        is_master=False,
-        wait_for_workers=False,
-        timeout=timedelta(seconds=60),
-    )
-    store.set(key, json.dumps(asdict(word)))
-    store.get(key)  # it has arrived
-
-
-def _die_with_parent() -> None:
-    """Has the system kill this process when its parent is gone (Linux)."""
-    if sys.platform == "linux":
-        set_death_signal = 1  # PR_SET_PDEATHSIG of linux/prctl.h
-        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
-        if os.getppid() != int(os.environ[PARENT]):  # it was gone before
-            os._exit(1)

@@ -198,8 +198,8 @@ def _in_sweep(config: TrainConfig, sweep: Sweep) -> TrainConfig:
     """
     tracking, runtime = config.tracking.grouped(sweep.name), config.runtime
     if sweep.cluster == "local" and sweep.at_once > 1 and runtime.threads is None:
+        from reasonrl.runs.machines import num_processes
         from reasonrl.runs.process import usable_cores
-        from reasonrl.runs.ranks import num_processes
 
         processes = sweep.at_once * num_processes(config)
         runtime = replace(runtime, threads=max(1, usable_cores() // processes))

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from reasonrl.config.schema import TrainConfig
 from reasonrl.runs.folder import RunFolder, is_done, note_failure, read_config, read_status
+from reasonrl.runs.machines import Machine
 from reasonrl.runs.preemption import STOPPED, Preempted, listening
-from reasonrl.runs.ranks import Machine
 from reasonrl.sweep import slurm
 from reasonrl.sweep.local import is_alive
 from reasonrl.sweep.slurm import SlurmError

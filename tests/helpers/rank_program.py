@@ -22,7 +22,8 @@ from reasonrl.runs import process as processes
 from reasonrl.runs.folder import RunFolder, running
 from reasonrl.runs.preemption import STOPPED, Preempted, at_own_pace, boundary, listening
 from reasonrl.runs.process import Process
-from reasonrl.runs.ranks import as_rank, make_together
+from reasonrl.runs.rank import as_rank
+from reasonrl.runs.ranks import make_together
 from reasonrl.util.errors import UserError
 from tests.helpers.configs import small_config
 

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from reasonrl.runs.preemption import boundary
-from reasonrl.runs.ranks import as_rank
+from reasonrl.runs.rank import as_rank
 from reasonrl.util.atomic import write_json, write_text
 
 
