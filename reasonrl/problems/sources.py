@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from reasonrl.util.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,8 @@ def hub_rows(hub: str, split: str, config: str | None = None) -> list[Row]:
     """A split of a dataset on the Hugging Face hub (or of a local folder in the hub's layout)."""
     import datasets  # takes seconds to import, and most runs don't need it
 
+    # Without a network the library tries again for half a minute.
+    logger.info("reading %s of %s, from the Hugging Face hub or its cache", split, hub)
     try:
         rows = datasets.load_dataset(hub, config, split=split)
     except Exception as error:  # the library raises its own kinds, requests' and the OS's

@@ -70,17 +70,17 @@ def one_line_errors() -> Iterator[None]:
 def set_up_logging() -> None:
     """Sends what is logged to the terminal, without the chatter of libraries.
 
-    transformers reads its two variables when it is imported, which must come later than this: it
-    takes longer to import than ``--help`` to print.
+    transformers and huggingface_hub read their variables when they are imported, which must come
+    later than this: it takes longer to import them than ``--help`` to print.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # It warns of each attempt, twice, where there is no network; what it raises is reported.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     handler = _Handler(console=console, show_path=False, show_time=False, show_level=False)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
     for noisy in ("httpx", "datasets", "filelock", "matplotlib", "fsspec", "submitit"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    # It warns of each attempt, twice, where there is no network; what it raises is reported.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 
 class _Handler(RichHandler):

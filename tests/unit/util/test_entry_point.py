@@ -75,6 +75,18 @@ def test_transformers_keeps_quiet_at_work() -> None:
     assert shown.stdout == "20 False\n"
 
 
+def test_the_hubs_library_keeps_quiet_about_its_attempts() -> None:
+    """It sets its level when it is imported, so that a level set before is lost."""
+    code = (
+        "from reasonrl.util.entry_point import set_up_logging\n"
+        "set_up_logging()\n"
+        "from huggingface_hub import HfApi\n"
+        "import logging\n"
+        "logging.getLogger('huggingface_hub.utils._http').warning('Retrying in 1s')"
+    )
+    assert output("-c", code).stderr == ""
+
+
 @pytest.mark.parametrize(
     ("argument", "meant"),
     [
