@@ -18,9 +18,12 @@ import yaml
 
 from reasonrl.config.base import decisive_values
 from reasonrl.config.identity import decisive, prerequisites, training_set
+from reasonrl.config.reward import RewardConfig
 from reasonrl.config.schema import TrainConfig
+from reasonrl.problems.prompts import form_of
+from reasonrl.problems.tables import READERS
 from reasonrl.report.catalogue import text_of
-from reasonrl.runs.folder import GAIN, RunFolder, read_config, run_folder
+from reasonrl.runs.folder import GAIN, OWN_REWARD, RunFolder, read_config, run_folder
 from reasonrl.runs.provenance import PACKAGE
 from reasonrl.runs.result import AFTER, BEFORE, read_result
 
@@ -74,7 +77,7 @@ def _made(config: TrainConfig) -> str:
         "with a solution to learn from": dataset.num_references,
     }
     counts = [f"{'all' if n is None else n} {what}" for what, n in sizes.items()]
-    data = _data_id(config)
+    data = _data_id(config) or Path(config.dataset.path or "").name
     lines = [
         f"- Base model: {_hub_id(config.model.path) or config.model.name}",
         f"- Started from: `init={config.init.name}`",
@@ -82,13 +85,24 @@ def _made(config: TrainConfig) -> str:
         _settings("Algorithm", config.algorithm),
     ]
     if "reward" in whole:
-        lines.append(f"- Reward: {_listed(whole['reward'])}")
+        own = f"; {_own_reward(config.reward)}" if config.reward.code is not None else ""
+        lines.append(f"- Reward: {_listed(whole['reward'])}{own}")
     lines.append(
         f"- Dataset: `{config.dataset.name}`{f' ({data})' if data else ''}; problems: "
         f"{', '.join(counts)}"
     )
+    if config.dataset.path is not None and dataset.content is not None:
+        lines[-1] += f"; hash of what they hold: `{dataset.content}`"
     lines.append(f"- Seed: {config.seed}")
     return "\n".join(lines)
+
+
+def _own_reward(reward: RewardConfig) -> str:
+    file, _, function = str(reward.code).rpartition(":")
+    return (
+        f"its function is `{function}` of `{Path(file).name}`, which the run's folder keeps as "
+        f"`{OWN_REWARD}`"
+    )
 
 
 def _settings(what: str, settings: Any) -> str:
@@ -108,7 +122,7 @@ def _listed(values: Mapping[str, Any]) -> str:
 def _prompts(run: RunFolder, config: TrainConfig) -> str:
     policy = read_result(run)
     lines = [f"It was trained with prompts of the form `{config.prompt.name}`, of this template:"]
-    lines.append(_fenced(config.dataset.prompt))
+    lines.append(_fenced(form_of(config).template))
     if config.prompt.name == "chat":
         lines.append("The chat template of its tokenizer makes the prompt of it.")
     if getattr(config.prompt, "system", None):
@@ -191,7 +205,8 @@ def _repeated(run: RunFolder) -> str:
         command = _fenced(shlex.join(["python", PROGRAM, *_told(said)]), "bash")
         lines.insert(
             0,
-            "The command that it was made by, or what needed it (of a file, only the name):\n\n"
+            "The command that it was made by, or what needed it (of an absolute path, only the "
+            "end). On files that hold the same it makes a run of the same name:\n\n"
             f"{command}\n",
         )
     return "\n".join(lines)
@@ -209,9 +224,13 @@ def _data_id(config: TrainConfig) -> str | None:
 
 
 def _hub_id(path: str) -> str | None:
-    """The path if it is a hub id; None for a folder, also one that comes with the project."""
-    is_folder = Path(path).exists() or (PACKAGE.parent / path).exists()
-    return path if re.fullmatch(r"\w[\w.-]*/[\w.-]+", path) and not is_folder else None
+    """The path if it is a hub id; None for a folder, also one that comes with the project.
+
+    What is named like a file of problems is one, though it needn't be on this machine.
+    """
+    is_file = Path(path).suffix.lower() in READERS
+    is_local = is_file or Path(path).exists() or (PACKAGE.parent / path).exists()
+    return path if re.fullmatch(r"\w[\w.-]*/[\w.-]+", path) and not is_local else None
 
 
 def _read(file: Path) -> Any:

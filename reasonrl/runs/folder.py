@@ -43,6 +43,7 @@ NOTICE_SECONDS = 60.0
 # This file has the paired difference between after and before. It is the last that is written to
 # the folder of a protocol's evaluations.
 GAIN = "gain.json"
+OWN_REWARD = "reward.py"  # a copy of the user's file whose function scored the completions
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class RunFolder:
     @property
     def own_reward(self) -> Path:
         """A copy of the file that scored the run's completions, where that is the user's own."""
-        return self.path / "reward.py"
+        return self.path / OWN_REWARD
 
     @property
     def result(self) -> Path:

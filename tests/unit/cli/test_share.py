@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,11 +12,14 @@ import huggingface_hub
 import pytest
 import yaml
 from huggingface_hub import RepoUrl
+from hydra import compose, initialize_config_dir
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reasonrl.cli.main import main
-from reasonrl.runs.folder import RunFolder, Status, write_status
+from reasonrl.config.resolve import resolve
+from reasonrl.runs.folder import RunFolder, Status, write_config, write_status
 from reasonrl.util.atomic import write_json
+from tests.helpers.configs import ROOT
 from tests.helpers.finished_runs import finished
 
 ANSWERS = {"q0": (True, ["7"]), "q1": (False, ["3"])}
@@ -127,6 +131,29 @@ def test_the_card_says_how_it_was_made(
     ):
         assert said in text, said
     assert "/home/me" not in text
+
+
+def test_the_card_names_data_and_reward_of_ones_own(
+    tmp_path: Path, random_policy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = ["dataset=jsonl", "dataset.path=some/data.jsonl", "init=pretrained", "prompt=chat"]
+    own += ["reward=function", "reward.path=some/mine.py:score"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = resolve(compose("train", own))
+    read = dataclasses.replace(config.dataset, content="0123456789abcdef")
+    made = finished(tmp_path, after=ANSWERS, before=ANSWERS)
+    write_config(made, dataclasses.replace(config, dataset=read))
+    shutil.copytree(random_policy, made.policy)
+    write_json(made.result, {"path": "policy", "few_shot": False, "labels": {}})
+    assert main(["share", str(made.path), "math", "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert (
+        "its function is `score` of `mine.py`, which the run's folder keeps as `reward.py`" in text
+    )
+    (line,) = [line for line in text.splitlines() if line.startswith("- Dataset: ")]
+    assert line.startswith("- Dataset: `jsonl` (data.jsonl); problems: ")
+    assert line.endswith("; hash of what they hold: `0123456789abcdef`")
+    assert "\n{question}\n\nEnd with a line of #### and the number.\n" in text
 
 
 @pytest.mark.parametrize("fault", ["running", "no policy", "no login", "no network"])
