@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+from reasonrl.config.reward.base import LARGEST
 from reasonrl.config.reward.function import FunctionConfig
 from reasonrl.grading.base import Grader
 from reasonrl.grading.steps import last_tokens
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 KEY = "reward.path"
 ARGUMENTS = ("problem", "completion", "answer")
-LARGEST = (2 - 2**-23) * 2.0**127  # of float32, in which rewards are computed with
 MOST = 1 + 1e-6  # of what it returns for a completion, rounding errors of a sum included
 
 
@@ -105,8 +105,11 @@ class Function:
             wanted = "return a number, or a list of one for each step"
         elif not all(map(math.isfinite, numbers)):
             wanted = "return finite numbers"
-        elif any(abs(number) > LARGEST for number in numbers):
-            wanted = f"return numbers of at most {LARGEST:.1e} in size, which float32 holds"
+        elif max(1.0, self.weight) * sum(map(abs, numbers)) > LARGEST:
+            wanted = (
+                f"return numbers whose sizes, times reward.function_weight={self.weight:g}, are "
+                f"{LARGEST:.1e} together at most, which float32 holds"
+            )
         elif is_list and len(numbers) != len(written.steps):
             wanted = f"return one number for each step, of which there are {len(written.steps)}"
         elif math.fsum(numbers) > MOST:

@@ -11,6 +11,7 @@ from reasonrl.config.base import CONTENT, require, undeclared
 if TYPE_CHECKING:
     from reasonrl.config.schema import TrainConfig
 
+LARGEST = (2 - 2**-23) * 2.0**127  # of float32, in which rewards are computed with
 JudgesStepsBy = Literal["continuations", "reward model", "reference solution"]
 
 
@@ -61,16 +62,25 @@ class RewardConfig:
         for name, weight in weights.items():
             require(0 <= weight < math.inf, f"reward.{name} must be 0 or more; got {weight}.")
         require(
+            self.best <= LARGEST,
+            f"reward={self.name} must have weights whose sum float32 holds, {LARGEST:.1e} at most; "
+            f"got {' '.join(_listed(weights))}.",
+        )
+        require(
             0 < self.threshold <= self.best,
             f"reward.threshold={self.threshold} must be above 0, which failures reach too, and at "
-            f"most {self.best:g}, the best score there is; got reward={self.name}"
-            + "".join(f" reward.{name}={weight:g}" for name, weight in weights.items())
+            f"most {self.best:g}, the best score there is; got "
+            + " ".join([f"reward={self.name}", *_listed(weights)])
             + ".",
         )
 
     def _weights(self) -> dict[str, float]:
         names = [f.name for f in fields(self) if f.name.endswith("_weight")]
         return {name: getattr(self, name) for name in names}
+
+
+def _listed(weights: dict[str, float]) -> list[str]:
+    return [f"reward.{name}={weight:g}" for name, weight in weights.items()]
 
 
 DECLARATIONS = ("judges_steps_by", "needs", "finished_run")

@@ -165,6 +165,9 @@ RULES = [
     ("reward.threshold=1.6", ["reward=dense"], "reward.threshold=1.6 must be above 0, which "
      "failures reach too, and at most 1.5, the best score there is; got reward=dense "
      "reward.outcome_weight=1 reward.step_weight=0.5."),
+    ("reward.step_weight=3e38", ["reward=dense", "reward.outcome_weight=1e38"],
+     "reward=dense must have weights whose sum float32 holds, 3.4e+38 at most; got "
+     "reward.outcome_weight=1e+38 reward.step_weight=3e+38."),
     ("reward.step_weight=-1", ["reward=dense"], "reward.step_weight must be 0 or more; got -1.0."),
     ("reward.at=never", ["reward=orm"], "reward.at must be one of end, steps, differences; got "
      "reward.at=never."),

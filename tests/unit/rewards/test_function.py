@@ -28,6 +28,7 @@ from tests.helpers.grading import STRICT
 
 PROBLEM = Problem("p", "Ana has 2 and 3 of 4 each.", "20", "2+3=5\n5*4=20\n#### 20")
 RIGHT = " 2+3=5\n5*4=20\n#### 20"
+SIZES = "times reward.function_weight=1, are 3.4e+38 together at most, which float32 holds"
 PAGE = (ROOT / "docs" / "own-rewards.md").read_text(encoding="utf-8")
 
 
@@ -116,12 +117,9 @@ def test_two_steps_that_end_with_one_token_are_both_paid_there(
         ({"score": 1}, "return a number, or a list of one for each step; got {'score': 1}"),
         (float("nan"), "return finite numbers; got nan"),
         ([0.0, float("inf"), 0.0], "return finite numbers; got [0.0, inf, 0.0]"),
-        (-1e300, "return numbers of at most 3.4e+38 in size, which float32 holds; got -1e+300"),
-        (
-            [0.0, -4e38, 0.0],
-            "return numbers of at most 3.4e+38 in size, which float32 holds; got "
-            "[0.0, -4e+38, 0.0]",
-        ),
+        (-1e300, f"return numbers whose sizes, {SIZES}; got -1e+300"),
+        ([0.0, -4e38, 0.0], f"return numbers whose sizes, {SIZES}; got [0.0, -4e+38, 0.0]"),
+        ([-2e38, -2e38, 0.0], f"return numbers whose sizes, {SIZES}; got [-2e+38, -2e+38, 0.0]"),
         ([0.5, 0.5], "return one number for each step, of which there are 3; got [0.5, 0.5]"),
         (
             [0.5, 0.5, 0.5],
@@ -136,6 +134,22 @@ def test_what_it_may_not_return(
     with pytest.raises(UserError) as refused:
         rewarded(lambda *_: returned)
     assert str(refused.value) == f"reward.path=mine.py:score must {said}, for p."
+
+
+def test_what_it_returns_must_be_in_float32_after_its_weight_too(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """2e38 is, four times as much isn't: the score would be -inf, and every advantage with it."""
+    of = completion(tokenizer, RIGHT)
+    one = Function(lambda *_: -2e38, "mine.py:score", 1.5, tokenizer, STRICT)
+    assert one([of], [PROBLEM])[0][-1] == pytest.approx(-3e38)
+    with pytest.raises(UserError) as refused:
+        Function(lambda *_: -2e38, "mine.py:score", 4.0, tokenizer, STRICT)([of], [PROBLEM])
+    assert str(refused.value) == (
+        "reward.path=mine.py:score must return numbers whose sizes, times "
+        "reward.function_weight=4, are 3.4e+38 together at most, which float32 holds; got "
+        "-2e+38, for p."
+    )
 
 
 @pytest.fixture
