@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import sys
 from codecs import BOM_UTF8
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 from reasonrl.problems.sources import Row, json_array, json_lines
 from reasonrl.util.errors import UserError
+
+csv.field_size_limit(sys.maxsize)  # of a cell; a long solution may have more than its own 131,072
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 SAVED = ("dataset_info.json", "dataset_dict.json")  # in what ``save_to_disk`` has written

@@ -166,6 +166,12 @@ def test_a_broken_csv_is_refused(tmp_path: Path, text: str, message: str) -> Non
     assert message in str(error.value)
 
 
+def test_a_cell_of_csv_may_be_long(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(f"q,a\n{'x' * 131_073},1\n")
+    (row,) = rows_of_file(tmp_path / "x.csv")
+    assert len(row.text("q")) == 131_073
+
+
 def test_splits_are_the_files_of_a_folder(tmp_path: Path) -> None:
     for split, number in (("train", 5), ("test", 2)):
         lines(tmp_path / f"{split}.jsonl", rows(number, split))
