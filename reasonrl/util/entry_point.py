@@ -7,10 +7,13 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
+from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
@@ -22,6 +25,8 @@ from rich.text import Text
 from reasonrl.util.errors import UserError
 from reasonrl.util.progress import console
 
+SWEEPER = "hydra/sweeper="
+CONF = Path(__file__).resolve().parents[2] / "conf"
 WITH_ESCAPES = ("dataset.prompt=", "dataset.stop=", "prompt.system=")
 ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
 
@@ -29,7 +34,7 @@ ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
 def run_app(main: Callable[[], None]) -> None:
     """Runs a Hydra entry point; ``one_line_errors`` handles what Hydra itself raises."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises instead of printing
-    sys.argv[1:] = map(decoded, sys.argv[1:])
+    sys.argv[1:] = left_to_runs([decoded(argument) for argument in sys.argv[1:]])
     set_up_logging()
     OmegaConf.register_new_resolver("group_options", _group_options, replace=True)
     with one_line_errors():
@@ -44,6 +49,29 @@ def decoded(argument: str) -> str:
     if not argument.startswith(WITH_ESCAPES):
         return argument
     return re.sub(r"\\([nt\\])", lambda found: ESCAPES[found[1]], argument)
+
+
+def left_to_runs(arguments: Sequence[str]) -> list[str]:
+    """The arguments, where the keys of an option that is swept are swept too, over one value.
+
+    Before a sweep Hydra composes the configuration once, without what is swept: it would look for
+    the ``algorithm.kl_coef=0.1`` of ``-m algorithm=ppo,grpo`` in the default algorithm, which has
+    no such key. A search (``hydra/sweeper``) sweeps over nothing but what it is told to search.
+    """
+    if not {"-m", "--multirun"} & {*arguments} or any(a.startswith(SWEEPER) for a in arguments):
+        return list(arguments)
+    values = [a for a in arguments if re.match(r"[\w/]+(\.\w+)*=.", a)]
+    try:
+        parsed = OverridesParser.create().parse_overrides(values)
+    except HydraException:  # which Hydra reports
+        return list(arguments)
+    swept = {o.key_or_group for o in parsed if o.is_sweep_override()}
+    kept = {
+        str(o.input_line)
+        for o in parsed
+        if not o.is_sweep_override() and o.key_or_group.partition(".")[0] in swept
+    }
+    return [re.sub(r"=(.*)", r"=choice(\1)", a, flags=re.S) if a in kept else a for a in arguments]
 
 
 @contextmanager
@@ -131,8 +159,11 @@ def _explain(error: Exception) -> str:
 def _options_with(full_key: str) -> list[str]:
     """The options of the key's group whose own file has the key, as ``prompt=chat``."""
     group, _, key = full_key.partition(".")
-    if not key or not GlobalHydra.instance().is_initialized():
+    if not key:
         return []
+    if not GlobalHydra.instance().is_initialized():  # Hydra has ended, by the error
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return _options_with(full_key)
     loader, found = GlobalHydra.instance().config_loader(), []
     sources = [source for source in loader.get_sources() if source.is_group(group)]
     for option in loader.get_group_options(group):

@@ -270,6 +270,15 @@ def test_outputs_that_cannot_be_written(
         (["train.py", "modle=tiny"], "modle must be a known key. Did you mean model?"),
         (["train.py", "seed=zero"], "seed must be a whole number, 0 or more; got seed=zero."),
         (["evaluate.py", "run=none"], "run=none must be a run's folder; there is no none/.hydra"),
+        (
+            [
+                "train.py",
+                "-m",
+                "reward=sparse,function",
+                "reward.path=x.py:score",
+            ],
+            "reward.path must be a known key. It is a key of reward=function. reward has the keys",
+        ),
         (["train.py", "-m", "seed=0,1", "model=tiny,huge"], "model=huge must be one of 13b, 7b,"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

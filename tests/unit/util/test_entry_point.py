@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
-from reasonrl.util.entry_point import _explain, decoded
+from reasonrl.util.entry_point import _explain, decoded, left_to_runs
 
 ROOT = Path(__file__).parents[3]
 # Runs a command with --help, and says on stderr which of the slow packages it has imported.
@@ -102,6 +102,26 @@ def test_escapes_in_prompts_are_what_they_mean(argument: str, meant: str):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "left"),
+    [
+        (
+            ["-m", "algorithm=ppo,grpo", "algorithm.kl_coef=0.1", "reward.threshold=1", "seed=0,1"],
+            ["algorithm.kl_coef=choice(0.1)"],
+        ),
+        (["algorithm.stop=[1,2]", "algorithm=a,b", "--multirun"], ["algorithm.stop=choice([1,2])"]),
+        (["-m", "reward=a,b", "reward.path=x.py:f"], ["reward.path=choice(x.py:f)"]),
+        (["-m", "algorithm=a,b", "+algorithm.new=1", "~algorithm.old"], []),
+        (["-m", "algorithm=a,b", "algorithm.epochs=1,2", "seed=("], []),
+        (["-m", "algorithm=a,b", "algorithm.epochs=1", "hydra/sweeper=optuna"], []),
+        (["algorithm=ppo", "algorithm.kl_coef=0.1"], []),
+    ],
+)
+def test_keys_of_what_is_swept_are_left_to_the_runs(arguments: list[str], left: list[str]) -> None:
+    assert [a for a in left_to_runs(arguments) if a not in arguments] == left
+    assert len(left_to_runs(arguments)) == len(arguments)
+
+
+@pytest.mark.parametrize(
     ("override", "said"),
     [
         ("prompt.system=x", "It is a key of prompt=chat. prompt has no keys as it is."),
@@ -112,7 +132,7 @@ def test_escapes_in_prompts_are_what_they_mean(argument: str, meant: str):
     ],
 )
 def test_a_key_of_another_option_names_the_option(override: str, said: str) -> None:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        with pytest.raises(HydraException) as error:
-            compose("train", [override])
-        assert said in _explain(error.value)
+    config_dir = initialize_config_dir(str(ROOT / "conf"), version_base="1.3")
+    with pytest.raises(HydraException) as error, config_dir:
+        compose("train", [override])
+    assert said in _explain(error.value)  # as after Hydra has ended
