@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-
 from reasonrl.config.dataset.gsm8k import GSM8KConfig
 from reasonrl.grading.answers import canonical_number, strip_annotations
 from reasonrl.grading.strict import Strict
-from reasonrl.problems.sources import Row, hub_rows, json_lines, local_file
+from reasonrl.problems.sources import Row, hub_rows, json_lines, local_file, readable
 from reasonrl.types import Problem
 from reasonrl.util.errors import UserError
-
-logger = logging.getLogger(__name__)
 
 GOLD = Strict(next_question="")  # the grader that reads the files' own solutions
 VALIDATION_SIZE = 256  # the last of the training file, as in the code of the paper's first author
@@ -54,7 +50,8 @@ def load(split: str, *, path: str | None, hub: str, annotations: bool) -> list[P
         rows = hub_rows(hub, source, config="main")
     numbered = [(row, f"gsm8k-{source}-{i}") for i, row in enumerate(rows)]
     if split == "plus":
-        return _plus(numbered)
+        found = [_plus(row, problem_id) for row, problem_id in numbered]
+        return readable(found, "GSM-Plus have no number as their answer")
     problems = [_problem(row, problem_id, annotations) for row, problem_id in numbered]
     if split == "train":
         return problems[:-VALIDATION_SIZE]
@@ -74,21 +71,13 @@ def _problem(row: Row, problem_id: str, annotations: bool) -> Problem:
     )
 
 
-def _plus(rows: list[tuple[Row, str]]) -> list[Problem]:
-    """The problems of GSM-Plus that have a number as their answer; the log says how many haven't.
+def _plus(row: Row, problem_id: str) -> Problem | None:
+    """A problem of GSM-Plus; None if its answer is no number.
 
     Where a perturbation took away what the answer depends on, the answer is None.
     """
-    problems = []
-    for row, problem_id in rows:
-        answer = canonical_number(str(row.values.get("answer")))
-        if answer is not None:
-            solution = f"{row.text('solution').strip()}\n#### {answer}"
-            problems.append(Problem(problem_id, row.text("question").strip(), answer, solution))
-    if left_out := len(rows) - len(problems):
-        logger.info(
-            "%d of %d problems of GSM-Plus have no number as their answer and are left out",
-            left_out,
-            len(rows),
-        )
-    return problems
+    answer = canonical_number(str(row.values.get("answer")))
+    if answer is None:
+        return None
+    solution = f"{row.text('solution').strip()}\n#### {answer}"
+    return Problem(problem_id, row.text("question").strip(), answer, solution)

@@ -7,17 +7,13 @@ that are evaluated only, rows have problem and answer, and some a solution.
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
-from collections.abc import Sequence
 
 from reasonrl.config.dataset.math import MATHConfig
 from reasonrl.grading.boxed import Boxed
-from reasonrl.problems.sources import Row, hub_rows, json_lines, local_file
+from reasonrl.problems.sources import Row, hub_rows, json_lines, local_file, readable
 from reasonrl.types import Problem
 from reasonrl.util.errors import UserError
-
-logger = logging.getLogger(__name__)
 
 GOLD = Boxed(next_question="")  # the grader that reads the files' own solutions
 SUBJECTS = (  # each a configuration on the hub
@@ -66,7 +62,8 @@ def load(split: str, *, path: str | None, hub: str) -> list[Problem]:
     numbered = [(row, f"math-{source}-{i}") for i, row in enumerate(rows)]
     if split in EVALUATED:
         return [_answered(row, problem_id) for row, problem_id in numbered]
-    problems = sorted(_solved(numbered), key=_order)
+    found = [_solved(row, problem_id) for row, problem_id in numbered]
+    problems = sorted(readable(found, "MATH have no readable answer"), key=_order)
     if split == "train":
         return problems[VALIDATION_SIZE:]
     return problems[:VALIDATION_SIZE] if split == "validation" else problems
@@ -76,21 +73,13 @@ def _order(problem: Problem) -> bytes:
     return hashlib.sha256(problem.question.encode()).digest()
 
 
-def _solved(rows: Sequence[tuple[Row, str]]) -> list[Problem]:
-    """The problems whose solution has an answer; the log says of how many it has none."""
-    problems = []
-    for row, problem_id in rows:
-        solution = _BARE.sub(r"\\boxed{\1}", _FRAMED.sub(r"\\boxed{", row.text("solution"))).strip()
-        answer = GOLD.answer(solution)
-        if answer is not None:
-            problems.append(Problem(problem_id, row.text("problem").strip(), answer, solution))
-    if left_out := len(rows) - len(problems):
-        logger.info(
-            "%d of %d problems of MATH have no readable answer and are left out",
-            left_out,
-            len(rows),
-        )
-    return problems
+def _solved(row: Row, problem_id: str) -> Problem | None:
+    """A problem whose solution has its answer; None if it has none."""
+    solution = _BARE.sub(r"\\boxed{\1}", _FRAMED.sub(r"\\boxed{", row.text("solution"))).strip()
+    answer = GOLD.answer(solution)
+    if answer is None:
+        return None
+    return Problem(problem_id, row.text("problem").strip(), answer, solution)
 
 
 def _answered(row: Row, problem_id: str) -> Problem:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reasonrl.types import Problem
 from reasonrl.util.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,17 @@ class Row:
         if value is None or not str(value).strip():
             raise UserError(f"{self.place}: {key} must be there and not empty.")
         return str(value)
+
+
+def readable(problems: Sequence[Problem | None], what: str) -> list[Problem]:
+    """Those that could be read, which is not None; the log says how many couldn't.
+
+    what: whose problems they are, and what they lack: ``MATH have no readable answer``.
+    """
+    read = [problem for problem in problems if problem is not None]
+    if left_out := len(problems) - len(read):
+        logger.info("%d of %d problems of %s and are left out", left_out, len(problems), what)
+    return read
 
 
 def local_file(path: str, name: str) -> Path:
