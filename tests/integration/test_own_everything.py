@@ -6,8 +6,10 @@ import importlib.util
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,13 +35,14 @@ SHORT += ["evaluation.num_samples_per_prompt=1", "runtime.threads=1", "tracking=
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a newcomer who has done what the page says, up to the command."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Of a newcomer who has done what the page says, up to the command; weights take gigabytes."""
     folder = tmp_path_factory.mktemp("own")
     for name in ("make_additions.py", "working.py"):
         (folder / name).write_text(FILES[name])
     subprocess.run([sys.executable, "make_additions.py"], cwd=folder, check=True)
-    return folder
+    yield folder
+    shutil.rmtree(folder)
 
 
 def test_the_three_lines_begin_the_file_and_the_reward_has_ten(folder: Path) -> None:
