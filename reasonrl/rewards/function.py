@@ -100,12 +100,12 @@ class Function:
         given = given.tolist() if hasattr(given, "tolist") else given  # an array's or a tensor's
         is_list = isinstance(given, Sequence) and not isinstance(given, str)
         numbers = list(given) if is_list else [given]
-        wanted = ""
+        wanted, most = "", LARGEST / max(1.0, self.weight)
         if not all(isinstance(number, Real) for number in numbers):
             wanted = "return a number, or a list of one for each step"
-        elif not all(map(math.isfinite, numbers)):
+        elif not all(-math.inf < number < math.inf for number in numbers):  # integers of any size
             wanted = "return finite numbers"
-        elif max(1.0, self.weight) * sum(map(abs, numbers)) > LARGEST:
+        elif any(abs(number) > most for number in numbers) or sum(map(abs, numbers)) > most:
             wanted = (
                 f"return numbers whose sizes, times reward.function_weight={self.weight:g}, are "
                 f"{LARGEST:.1e} together at most, which float32 holds"

@@ -36,7 +36,7 @@ SHORT += ["evaluation.num_samples_per_prompt=1", "runtime.threads=1", "tracking=
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Of a newcomer who has done what the page says, up to the command; weights take gigabytes."""
+    """Of a newcomer who did what the page says, up to the command, which makes a gigabyte."""
     folder = tmp_path_factory.mktemp("own")
     for name in ("make_additions.py", "working.py"):
         (folder / name).write_text(FILES[name])

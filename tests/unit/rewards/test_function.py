@@ -118,6 +118,7 @@ def test_two_steps_that_end_with_one_token_are_both_paid_there(
         (float("nan"), "return finite numbers; got nan"),
         ([0.0, float("inf"), 0.0], "return finite numbers; got [0.0, inf, 0.0]"),
         (-1e300, f"return numbers whose sizes, {SIZES}; got -1e+300"),
+        (-(10**39), f"return numbers whose sizes, {SIZES}; got -1{'0' * 39}"),
         ([0.0, -4e38, 0.0], f"return numbers whose sizes, {SIZES}; got [0.0, -4e+38, 0.0]"),
         ([-2e38, -2e38, 0.0], f"return numbers whose sizes, {SIZES}; got [-2e+38, -2e+38, 0.0]"),
         ([0.5, 0.5], "return one number for each step, of which there are 3; got [0.5, 0.5]"),
@@ -150,6 +151,12 @@ def test_what_it_returns_must_be_in_float32_after_its_weight_too(
         "reward.function_weight=4, are 3.4e+38 together at most, which float32 holds; got "
         "-2e+38, for p."
     )
+
+
+def test_an_integer_that_no_float_holds_is_refused(rewarded: Callable[..., list[float]]) -> None:
+    for returned in (-(10**400), [0.0, -(10**400), 0]):
+        with pytest.raises(UserError, match="return numbers whose sizes, times"):
+            rewarded(lambda *_, it=returned: it)
 
 
 @pytest.fixture
