@@ -3,6 +3,8 @@
 PACKED: a prompt is read once for all of its completions. A row holds a prompt and, one after
 another, completions of it. An attention mask lets each completion see only the prompt and itself,
 and its positions continue the prompt's, so a model reads each completion as if it were alone there.
+Beside the mask the model is told the row's parts, by which most models' attention computes no more
+than the mask lets through (``learning.attention``).
 
 PADDED: a row holds a prompt and one completion, and padding on the right, which no real token sees.
 So a prompt is read with each of its completions. It serves models that read packed rows otherwise:
@@ -22,6 +24,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from reasonrl.learning.attention import Parts
 from reasonrl.learning.functional import entropy, padded, token_logprobs
 from reasonrl.learning.recompute import in_chunks
 from reasonrl.policy.head import check_head, head_logits
@@ -87,14 +90,17 @@ def pack(batch: Sequence[PromptGroup], device: torch.device) -> Packed:
             part[row, start:end] = number
             first = torch.tensor([num_prompt - 1])
             places.append(row * length + torch.cat([first, torch.arange(start, end)]))
-    before = torch.ones(length, length, dtype=torch.bool).tril()
+    part = part.to(device)
+    before = torch.ones(length, length, dtype=torch.bool, device=device).tril()
     same = part[:, None, :] == part[:, :, None]
     attends = before & (same | (part == 0)[:, None, :])  # (B, L, L)
     token_ids = [i for group in batch for ids in group.completion_ids for i in ids]
+    sizes = [(len(one.prompt_ids), [len(i) - 1 for i in one.completion_ids]) for one in batch]
     inputs = {
         "input_ids": ids.to(device),
         "position_ids": positions.to(device),
-        "attention_mask": attends[:, None].to(device),
+        "attention_mask": attends[:, None],
+        "parts": Parts.of(sizes).to(device),
         "use_cache": False,
     }
     return Packed(inputs, torch.cat(places).to(device), torch.tensor(token_ids, device=device))

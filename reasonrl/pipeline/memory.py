@@ -223,11 +223,14 @@ def _activations(shape: ShapeConfig, run: Footprint, compute: int) -> float:
     """Bytes that a token of a micro-batch leaves for the backward pass.
 
     A norm keeps its input in float32, and its result before it is weighed; matrices keep their
-    inputs, attention its queries, keys, values and result, and the gated product its factors.
+    inputs, attention its queries, keys, values and result, and the gated product its factors. That
+    of packed rows keeps the result twice, and copies of a prompt's keys and values for each of its
+    completions (``learning.attention``); here both are equally long.
     """
     hidden, heads = shape.hidden_size, shape.query_size + shape.key_size
+    copies = 3 * shape.query_size if run.samples == "while it learns" else 0
     norms = 2 * (FLOAT32 + compute) * hidden
-    layer = norms + compute * (2 * hidden + 2 * heads + 4 * shape.intermediate_size)
+    layer = norms + compute * (2 * hidden + 2 * heads + copies + 4 * shape.intermediate_size)
     layers = learning_layers(shape, run) + run.value_layers
     if is_checkpointed(shape, run):
         return compute * hidden * layers + layer

@@ -196,11 +196,11 @@ def test_the_terms_of_expert_iteration() -> None:
     ("name", "run", "cells"),
     [
         ("7b", SUPERVISED, ["116 433 -", "116 851", "62 433", "35 433", "22 433", "35 851"]),
-        ("7b", PPO, ["143 0 -", "143 75 -", "75 45 -", "42 239", "25 336", "42 657"]),
+        ("7b", PPO, ["143 0 -", "143 75 -", "76 45 -", "42 239", "25 336", "42 657"]),
         ("7b", PPO_LORA, ["39 231", "39 649", "23 332", "15 382", "11 407", "15 800"]),
         ("13b", SUPERVISED, ["220 217 -", "220 484 -", "115 217 -", "63 217", "37 217", "63 484"]),
-        ("13b", PPO, ["266 0 -", "266 0 -", "139 0 -", "75 0 -", "43 99", "75 249"]),
-        ("13b", PPO_LORA, ["65 0 -", "65 259", "37 104", "24 160", "17 189", "24 428"]),
+        ("13b", PPO, ["266 0 -", "266 0 -", "139 0 -", "76 0 -", "44 99", "76 249"]),
+        ("13b", PPO_LORA, ["65 0 -", "65 259", "38 104", "24 160", "17 189", "24 428"]),
     ],
 )
 def test_what_fits_where(name: str, run: Footprint, cells: list[str]) -> None:
@@ -255,10 +255,11 @@ def test_what_trains(overrides: list[str], gigabytes: float) -> None:
 def test_a_small_model_alone_on_a_gpu() -> None:
     """Nothing is in shards, nothing is computed again, and all tokens are scored at once.
 
-    24 layers keep 57,344 bytes of a token each; there are 151,936 words, and 494e6 parameters.
+    24 layers keep 62,720 bytes of a token each, 3 · 896 · 2 of them copies for packed rows; there
+    are 151,936 words, and 494e6 parameters.
     """
     alone = memory(shape("qwen2.5-0.5b"), PPO_LORA, 1, 80, 2, max_new_tokens=256)
-    assert alone.learning["activations"] == T * (24 + 4) * 57_344
+    assert alone.learning["activations"] == T * (24 + 4) * 62_720
     assert alone.learning["log-probabilities"] == T * 151_936 * 14
     assert alone.learning["gathered layers"] == 0
     assert alone.learning["weights as computed with"] == 2 * 494_005_120
