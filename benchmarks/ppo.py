@@ -17,8 +17,8 @@ There is no EOS, so that every completion has 64 tokens; the tokens sampled are 
 
 Not equal, and counted as it is:
 
-- TRL doesn't know that completions share a prompt; ours reads it once for all of them. So the longer
-  the prompts, the more it gains.
+- TRL doesn't know that completions share a prompt; ours reads it once for all of them. So the
+  longer the prompts, the more it gains.
 - Ours also writes the rollouts and its log to disk.
 - TRL's GRPO takes the policy that learns for the one that sampled, where it takes one step, and so
   reads the completions with it once less. Ours reads them, for its log, too.
