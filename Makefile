@@ -24,7 +24,8 @@ test: .venv/installed-dev .venv/installed-smollm2 ## all tests but the slow ones
 	$(PYTEST) -m "not slow and not slurm and not browser and not vllm"
 
 test-all: .venv/installed-dev .venv/installed-smollm2 ## all tests, with line coverage; needs slurm-wlm, munge and chromium
-	$(PYTEST) -m "not slurm and not browser and not vllm" --cov --cov-report=
+	$(PYTEST) -m "not slow and not slurm and not browser and not vllm" --cov --cov-report=
+	$(PYTEST) -m "slow and not slurm and not browser and not vllm"
 	$(PYTEST) -m "slurm or browser" --cov --cov-append --cov-report=term:skip-covered --cov-fail-under=95
 
 test-vllm: .venv-vllm/installed ## the engine on vLLM, in an environment of its own (3 GB), on the CPU

@@ -15,7 +15,8 @@ from rich.table import Table
 
 from reasonrl.cli.command import find_run, find_sweep, sweep_folder
 from reasonrl.config.identity import prerequisites
-from reasonrl.report.budget import NOT_COMPARED, TOLERANCE, unequal
+from reasonrl.grading.metrics import Estimate
+from reasonrl.report.budget import ALL, NOT_COMPARED, QUANTITIES, TOLERANCE, unequal
 from reasonrl.report.catalogue import (
     MAIN,
     SEED,
@@ -28,7 +29,7 @@ from reasonrl.report.catalogue import (
     text_of,
 )
 from reasonrl.report.comparison import Row, compared, results
-from reasonrl.report.export import Cell, export, is_bold
+from reasonrl.report.export import Cell, export, is_bold, words_of
 from reasonrl.runs.folder import run_folder
 from reasonrl.runs.provenance import differences, hardware, software
 from reasonrl.sweep.manifest import Sweep
@@ -211,7 +212,10 @@ def _cells(rows: Sequence[Row], seeds: bool) -> list[dict[str, Cell]]:
 def _budget(row: Row) -> dict[str, Cell]:
     """The budget of a row's run, or of the first of its seeds; nothing if it isn't known."""
     budget = row.entries[0].budget
-    return {} if budget is None else dict(budget.texts())
+    if budget is None:
+        return {}
+    counts = {name: getattr(budget, name) for name in QUANTITIES}
+    return {name: ALL if count is None else count for name, count in counts.items()}
 
 
 def _show(rows: Sequence[Mapping[str, Cell]], shared: str, kind: str) -> None:
@@ -228,10 +232,10 @@ def _show(rows: Sequence[Mapping[str, Cell]], shared: str, kind: str) -> None:
 
 def _in_words(row: Mapping[str, Cell]) -> dict[str, Cell]:
     """The row with its settings as one text, which wraps between them where it is narrow."""
-    settings = {k: c for k, c in row.items() if isinstance(c, str) and k not in NAMING}
-    words = " ".join(f"{key}={value}" for key, value in settings.items() if value)
+    settings = {k: c for k, c in row.items() if isinstance(c, str | int) and k not in NAMING}
+    words = " ".join(f"{k}={words_of(cell)}" for k, cell in settings.items() if cell != "")
     naming = {key: cell for key, cell in row.items() if key in NAMING}
-    numbers = {key: cell for key, cell in row.items() if not isinstance(cell, str)}
+    numbers = {key: cell for key, cell in row.items() if isinstance(cell, Estimate)}
     return {**naming, "settings": words, **numbers}
 
 
@@ -258,5 +262,6 @@ def _table(rows: Sequence[Mapping[str, Cell]], shared: str) -> Table:
 
 
 def _text(column: str, cell: Cell) -> str:
-    text = escape(str(cell)) if isinstance(cell, str) else str(cell).replace(" [", "\n\\[")
+    is_estimate = isinstance(cell, Estimate)
+    text = str(cell).replace(" [", "\n\\[") if is_estimate else escape(words_of(cell))
     return f"[bold]{text}[/]" if is_bold(column, cell) else text

@@ -49,9 +49,21 @@ def share(run: RunFolder, repo: str, *, public: bool) -> str:
 
 
 def checked_card(run: RunFolder, repo: str) -> str:
-    """The card of a run's policy. Raises UserError if it isn't done, or there is no policy."""
+    """The card of a run's policy.
+
+    Raises UserError if it isn't done, there is no policy, or the hub takes no such name.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
     from reasonrl.report.card import card
 
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise UserError(
+            f"repo={repo} must be a name that the hub takes: {' '.join(str(error).split())}"
+        ) from None
     if not is_done(run):
         raise UserError(f"run={run.path} must be done; it isn't. Give its command again.")
     text = card(run, repo)

@@ -7,7 +7,8 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, get_args, get_type_hints
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -155,6 +156,10 @@ def _typed(schema: type, node: DictConfig, key: str) -> Any:
     try:
         typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(flat), values))
     except OmegaConfBaseException as error:
+        if (name := str(error.key)) in values and name in hints:
+            raise UserError(
+                f"{key}.{name} must be {_wanted(hints[name])}; got {key}.{name}={values[name]}."
+            ) from None
         known = ", ".join(f.name for f in dataclasses.fields(schema) if f.metadata != CONTENT)
         reason = str(error).splitlines()[0]
         full_key = f"{key}.{error.key}" if error.key else key
@@ -171,6 +176,23 @@ def _typed(schema: type, node: DictConfig, key: str) -> Any:
             raise UserError(f"{key}.{name} must hold settings; got {key}.{name}={part}.")
         parts[name] = None if part is None else _typed(inner, part, f"{key}.{name}")
     return schema(**{f.name: getattr(typed, f.name) for f in dataclasses.fields(flat)}, **parts)
+
+
+KINDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    list: "a list, as [8] is",
+    dict: "settings",
+    NoneType: "null",
+}
+
+
+def _wanted(hint: Any) -> str:
+    """What a value of this type hint is, for people."""
+    options = [hint] if get_origin(hint) in KINDS else get_args(hint) or [hint]
+    return " or ".join(KINDS[get_origin(option) or option] for option in options)
 
 
 def _dataclass_in(hint: Any) -> type | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import ClassVar
 
 from reasonrl.grading.base import Calculation
@@ -9,14 +10,16 @@ from reasonrl.grading.strict import Strict
 
 
 class Exact(Strict):
-    """As ``Strict``, but an answer is any text; spaces and capitals make no difference."""
+    """As ``Strict``, but an answer is any text; spaces, capitals and the ways
+    in which Unicode writes an accented letter make no difference."""
 
     answer_form: ClassVar[str] = "one line of #### and a text, as in: #### Paris"
     instruction: ClassVar[str | None] = "End with a line of #### and the answer."
 
     def read(self, text: str) -> str | None:
-        """The text in small letters with single spaces; None if it is blank."""
-        return " ".join(text.split()).casefold() or None
+        """The text in small letters, composed (NFC), with single spaces; None if it is blank."""
+        folded = unicodedata.normalize("NFC", text).casefold()
+        return " ".join(unicodedata.normalize("NFC", folded).split()) or None
 
     def equal(self, answer: str | None, gold: str) -> bool:
         """Whether both are the same text."""

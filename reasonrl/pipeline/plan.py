@@ -25,6 +25,8 @@ from reasonrl.pipeline.contents import (
 )
 from reasonrl.pipeline.memory import check_memory
 from reasonrl.pipeline.problems import (
+    check_stops,
+    contradictions,
     learns_from_solutions,
     shared_questions,
     stopped_solutions,
@@ -226,7 +228,9 @@ class Planner:
         self._check_reward(planned)
         if planned.shape is not None and not done:
             check_memory(config, planned.shape)
-        said = list(self._shared_questions(planned))
+        said = list(self._of_problems(planned))
+        if config.algorithm.reads_reward != "nothing":
+            self._cached(("answers", training_set(config)), lambda: check_stops(planned))
         if learns_from_solutions(config):
             key = ("stops", training_set(config))
             said += self._cached(key, lambda: list(stopped_solutions(planned)))
@@ -272,13 +276,20 @@ class Planner:
                 f"{config.dataset.grader} reads none. Pass reward=sparse."
             )
 
-    def _shared_questions(self, planned: Plan) -> list[str]:
-        """Warnings of questions that two splits share; those of generated ones don't."""
+    def _of_problems(self, planned: Plan) -> list[str]:
+        """Warnings of questions that two splits share, or with two answers; none if generated."""
         dataset, split = planned.config.dataset, planned.config.evaluation.split
         if dataset.is_generated:
             return []
         key = ("shared", training_set(planned.config), split)
-        return self._cached(key, lambda: list(shared_questions(planned)))
+        return self._cached(
+            key,
+            lambda: [
+                *shared_questions(planned),
+                *contradictions(planned.train),
+                *contradictions(planned.test),
+            ],
+        )
 
     def _check_model(self, planned: Plan) -> Checked:
         from reasonrl.pipeline.model_checks import check_model

@@ -1,7 +1,8 @@
 """What a plan finds in its problems that makes numbers mean less than they seem to.
 
-A question in two splits is learnt from and then asked; a reference solution that completions can't
-be like, being longer or cut off by ``dataset.stop``, is learnt in vain.
+A question in two splits is learnt from and then asked; one with two gold answers can't be answered
+right each time; a reference solution that completions can't be like, being longer or cut off by
+``dataset.stop``, is learnt in vain.
 """
 
 from __future__ import annotations
@@ -41,6 +42,21 @@ def shared_questions(planned: Plan) -> Iterator[str]:
             )
 
 
+def contradictions(problems: Sequence[Problem]) -> Iterator[str]:
+    """A warning if a question is there with several gold answers, whatever its spaces."""
+    first: dict[str, Problem] = {}
+    found = [
+        (first[_words(one)].id, one.id)
+        for one in problems
+        if first.setdefault(_words(one), one).answer != one.answer
+    ]
+    if found:
+        yield (
+            f"{len(found)} of {len(problems)} problems have another gold answer than one with the "
+            f"same question, the first {found[0][1]} than {found[0][0]}. Remove the wrong ones"
+        )
+
+
 def _words(problem: Problem) -> str:
     return " ".join(problem.question.split())
 
@@ -64,6 +80,30 @@ def stopped_solutions(planned: Plan) -> Iterator[str]:
             f"dataset.stop={dataset.stop} must be in no solution that is learnt from, for it ends "
             f"every completion; got {len(held)} of {len(problems)} that hold one, {held[0]} the "
             "first. Pass dataset.stop=[], or mend the solutions.",
+        )
+
+
+def check_stops(planned: Plan) -> None:
+    """Raises UserError if ``dataset.stop`` ends most completions in the midst of their answer.
+
+    Nothing could be graded then. It is read from the reference solutions, which give answers in the
+    form that the grader reads.
+    """
+    dataset, grader = planned.config.dataset, planned.grader
+    held = []
+    for problem in planned.train:
+        text = solution_text(problem)
+        given = [text[c.start : c.end] for c in grader.claims(text) if c.answer is not None]
+        if given and any(stop in given[-1] for stop in dataset.stop):
+            held.append(problem.id)
+    if held:
+        _unless_most(
+            len(held),
+            len(planned.train),
+            f"dataset.stop={dataset.stop} must not be in an answer, which dataset.grader="
+            f"{dataset.grader} reads from {grader.answer_form}; got {len(held)} of "
+            f"{len(planned.train)} reference solutions whose answer holds one, {held[0]} the "
+            "first. Pass dataset.stop=[].",
         )
 
 

@@ -140,6 +140,11 @@ def load_policy(path: str, dtype: str, device: torch.device) -> Policy:
     """
     policy = load(path, DTYPES[dtype])
     policy.model.to(device)  # type: ignore[arg-type]  # the decorator's signature is lost
+    if device.type == "cpu":
+        for weights in (*policy.model.parameters(), *policy.model.buffers()):
+            # It lay where the file has it, and some processors round otherwise at other places: a
+            # policy from a folder would give other last bits than the same one still in memory.
+            weights.data = weights.data.clone()
     return policy
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,17 @@ class Row:
     place: str  # where it stands, for error messages
 
     def text(self, key: str) -> str:
-        """A value as text. Raises UserError if it is missing or empty."""
+        """A value as text, a number without an exponent.
+
+        Raises UserError if it is missing or empty, or has parts, as a list has.
+        """
         value = self.values.get(key)
+        if isinstance(value, (list, tuple, dict)):
+            raise UserError(
+                f"{self.place}: {key} must be a text or a number; got a {type(value).__name__}."
+            )
+        if isinstance(value, float) and math.isfinite(value):
+            return format(Decimal(repr(value)), "f")
         if value is None or not str(value).strip():
             raise UserError(f"{self.place}: {key} must be there and not empty.")
         return str(value)

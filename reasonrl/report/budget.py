@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 TOLERANCE = 0.1  # budgets that differ by no more than this share count as equal
 NOT_COMPARED = "Budgets differ, so gains aren't compared between runs: {}."
+ALL = "all"  # questions of the data set
 SAMPLED = ("train.parquet", "continuations.parquet")  # where no metric counts samples
 
 
@@ -155,4 +156,4 @@ def _in_files(files: Sequence[Path]) -> tuple[int, int]:
 
 
 def _text(number: int | None) -> str:
-    return "all" if number is None else f"{number:,}"
+    return ALL if number is None else f"{number:,}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from reasonrl.grading.metrics import Estimate
 
-Cell = str | Estimate
+Cell = str | int | Estimate
 ESTIMATE = ("low", "high", "p_value", "n", "seeds")  # what CSV has of an estimate beside its value
 
 
@@ -41,6 +41,11 @@ def export(rows: Sequence[Mapping[str, Cell]], kind: str) -> str:
     return str(frame.to_latex(index=False, escape=False, column_format=layout)).rstrip("\n")
 
 
+def words_of(cell: Cell) -> str:
+    """A cell as people read it: counts with commas, estimates in percent."""
+    return f"{cell:,}" if isinstance(cell, int) else str(cell)
+
+
 def _numbers(row: Mapping[str, Cell]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for column, cell in row.items():
@@ -58,12 +63,12 @@ def is_bold(column: str, cell: Cell) -> bool:
 
 
 def _markdown(column: str, cell: Cell) -> str:
-    text = str(cell).replace("|", "\\|")
+    text = words_of(cell).replace("|", "\\|")
     return f"**{text}**" if is_bold(column, cell) else text
 
 
 def _latex(column: str, cell: Cell) -> str:
-    text = _escaped(str(cell))
+    text = _escaped(words_of(cell))
     return f"\\textbf{{{text}}}" if is_bold(column, cell) else text
 
 

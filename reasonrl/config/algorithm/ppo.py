@@ -232,6 +232,11 @@ class PPOConfig(LearnerConfig, Algorithm):
         ):
             require_one_of(f"{key}.{name}", getattr(self, name), choices)
         require(0 <= self.gamma <= 1, f"{key}.gamma must be between 0 and 1; got {self.gamma}.")
+        require(
+            not self.compat.unmasked_whitening or self.scale == "batch_std",
+            f"{key}.compat.unmasked_whitening=true is about whitening, which "
+            f"{key}.scale={self.scale} isn't. Pass {key}.scale=batch_std, or leave it out.",
+        )
         self._check_critic(key)
         self._check_groups(key)
         for name in ("entropy_coef", "kl_coef", "truncation_penalty"):
@@ -285,7 +290,7 @@ class PPOConfig(LearnerConfig, Algorithm):
             require(
                 not given,
                 f"{key}.{given[0] if given else ''} is a value function's, and there is none with "
-                f"{key}.baseline={self.baseline}. Leave it out.",
+                f"{key}.baseline={self.baseline}. Leave it out, or start from {key}=grpo.",
             )
             require(
                 self.gamma == 1,
@@ -297,7 +302,7 @@ class PPOConfig(LearnerConfig, Algorithm):
         require(
             not missing,
             f"{key}.{missing[0] if missing else ''} must be set for {key}.baseline=critic; got "
-            "null.",
+            f"null. Start from {key}=ppo, which has all of a value function's.",
         )
         rate, smoothing = self.value_learning_rate or 0, self.gae_lambda or 0
         require(

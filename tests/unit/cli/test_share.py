@@ -183,6 +183,17 @@ def test_what_cannot_be_shared_is_refused(
     assert hub.calls == []
 
 
+@pytest.mark.parametrize("repo", ["my team/math", "a/b/c", "-math", "math.git"])
+def test_a_name_that_the_hub_does_not_take_is_told_before_anything_else(
+    repo: str, run: RunFolder, hub: type[Hub], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["share", str(run.path), "--dry-run", "--", repo]
+    assert main(command) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"repo={repo} must be a name that the hub takes: Repo" in said
+    assert hub.calls == []
+
+
 def test_before_is_what_the_run_that_made_the_start_has(
     tmp_path: Path, random_policy: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

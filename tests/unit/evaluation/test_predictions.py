@@ -288,6 +288,7 @@ def test_what_no_format_has_is_refused(tmp_path: Path, row: dict, message: str):
     [
         ("strict", 5, "#### 5.0", "#### 6"),
         ("exact", "New York", "#### new  york", "#### York"),
+        ("exact", "Z\u00fcrich", "#### Zu\u0308rich", "#### Zurich"),
         ("choice", "B", "#### (B)", "#### C"),
         ("boxed", "x+1", "so \\boxed{x + 1}", "so \\boxed{x}"),
     ],

@@ -80,6 +80,34 @@ def test_solutions_that_hold_what_ends_completions(tmp_path: Path):
     assert "got 1 of 12 that hold one, gsm8k-train-0 the first. Pass dataset.stop=[]" in said
 
 
+def test_what_ends_completions_may_not_stand_in_their_answers(tmp_path: Path):
+    """Nothing that is sampled could be graded: an error for whoever learns from samples."""
+    samples = "algorithm=ei"
+    data = write_gsm8k(tmp_path)
+    said = (
+        "dataset.stop=['####'] must not be in an answer, which dataset.grader=strict reads from "
+        "one line of #### and a number, as in: #### 18; got 12 of 12 reference solutions whose "
+        "answer holds one, gsm8k-train-0 the first. Pass dataset.stop=[]."
+    )
+    with pytest.raises(UserError, match=re.escape(said)):
+        warnings(data, samples, "dataset.stop=['####']")
+    assert warnings(data, samples, "dataset.stop=['1+']") == ()  # in no answer
+
+
+def test_a_question_with_two_answers_is_named(tmp_path: Path):
+    data = write_gsm8k(tmp_path)
+    lines = [json.loads(line) for line in (data / "train.jsonl").read_text().splitlines()]
+    lines[5]["question"] = lines[2]["question"].replace(" ", "  ", 1)
+    (data / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert warnings(data) == (
+        "1 of 12 problems have another gold answer than one with the same question, the first "
+        "gsm8k-train-5 than gsm8k-train-2. Remove the wrong ones",
+    )
+    lines[5]["answer"] = lines[2]["answer"]
+    (data / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert warnings(data) == ()
+
+
 def test_solutions_that_are_longer_than_may_be_said(tmp_path: Path):
     def long(row: Row, _: str) -> Row:
         return row | {"answer": "1+1=2\n" * 20 + row["answer"]}  # 6 tokens a line

@@ -27,7 +27,7 @@ from reasonrl.policy.source import find_folder, local_folder
 from reasonrl.sampling import SamplingParams, TransformersEngine
 from reasonrl.types import Prompt, SavedPolicy
 from reasonrl.util.errors import UserError
-from tests.helpers.configs import TINY
+from tests.helpers.configs import ROOT, TINY
 
 CPU = torch.device("cpu")
 
@@ -86,6 +86,14 @@ def test_round_trip_in_bfloat16(tmp_path: Path, make_model, tokenizer):
         assert {p.dtype for p in loaded.model.parameters()} == {getattr(torch, dtype)}
         for name, tensor in loaded.model.state_dict().items():
             assert torch.equal(tensor.to(torch.bfloat16), rounded[name])
+
+
+def test_weights_lie_where_those_of_a_policy_in_memory_do(folder: Path) -> None:
+    """Where a file has them, an EPYC rounds otherwise: a resumed run would end with other bits."""
+    model = load_policy(str(folder), "float32", torch.device("cpu")).model
+    assert {weights.data_ptr() % 64 for weights in model.parameters()} == {0}
+    tied = load_policy(str(ROOT / "models/tiny"), "float32", torch.device("cpu")).model
+    assert tied.get_input_embeddings().weight is tied.get_output_embeddings().weight
 
 
 def test_saving_replaces_a_folder_whole(folder: Path, make_model, tokenizer):

@@ -95,6 +95,26 @@ def test_cells_of_csv_are_the_texts_that_they_are(tmp_path: Path) -> None:
     assert rows_of_file(file)[0].place == f"{file}:2"
 
 
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [("1e-07", "0.0000001"), ("1.5", "1.5"), ("1e20", "100000000000000000000"), ("2.0", "2")],
+)
+def test_a_number_of_json_is_read_whatever_its_exponent(
+    tmp_path: Path, number: str, text: str
+) -> None:
+    file = tmp_path / "x.jsonl"
+    file.write_text("".join(f'{{"q": "{i}?", "a": {number}}}\n' for i in range(4)))
+    config = own(file, fields=FIELDS | {"solution": None})
+    assert {problem.answer for problem in load_problems(config, "train")} == {text}
+
+
+@pytest.mark.parametrize("value", [[{"role": "user", "content": "1?"}], {"text": "1?"}])
+def test_a_question_with_parts_is_refused(tmp_path: Path, value: object) -> None:
+    lines(tmp_path / "x.jsonl", [*rows(3), rows(4)[3] | {"q": value}])
+    with pytest.raises(UserError, match=r"x.jsonl:4: q must be a text or a number; got a (li|di)"):
+        load_problems(own(tmp_path / "x.jsonl"), "train")
+
+
 @pytest.mark.parametrize("row", [",x", '"",x', "  ,x", "\n,"])
 def test_an_empty_cell_of_csv_is_missing(tmp_path: Path, row: str) -> None:
     file = tmp_path / "x.csv"

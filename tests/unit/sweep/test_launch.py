@@ -197,7 +197,7 @@ def test_a_plan_says_what_each_model_needs_of_a_gpu(
     text = shown.export_text()
     # GB, first of SFT, Expert Iteration and PPO on four GPUs, then of the first two on eight.
     learning = re.findall("while it learns +(.+)", text)
-    assert [line.split() for line in learning] == [["35.0", "35.0", "41.9"], ["37.3", "37.3"]]
+    assert [line.split() for line in learning] == [["35.0", "35.0", "42.1"], ["37.3", "37.3"]]
     assert "7b, 6,738,415,616 parameters: GB in each of 4 GPUs; 74 of 80 may be used" in text
     assert "13b, 13,015,864,320 parameters: GB in each of 8 GPUs; 74 of 80 may be used" in text
     assert text.count("isn't ready on this machine") == 2
