@@ -106,7 +106,11 @@ def only_line(stderr: str) -> str:
         ("train", "runtime.zzz=3", "runtime.zzz must be a known key. runtime has the keys"),
         ("train", "seed", "Error parsing override 'seed' missing EQUAL"),
         ("train", "seed=zero", "seed must be a whole number, 0 or more; got seed=zero."),
-        ("train", "algorithm.epochs=two", "algorithm.epochs: Value 'two' of type 'str' could not"),
+        (
+            "train",
+            "algorithm.epochs=two",
+            "algorithm.epochs must be a whole number; got algorithm.epochs=two.",
+        ),
         ("train", "algorithm.temperature=0", "algorithm.temperature=0.0 must be above 0"),
         ("train", "runtime.outputs=${nothing}", "Interpolation key 'nothing' not found"),
         # What the data and the model say.
@@ -159,7 +163,7 @@ def test_more_layers_than_the_model_has(
          "return itself; got algorithm.labels=null. Pass algorithm.thresholds=[]."),
         (["algorithm.solution_ratio=0"], "algorithm.solution_ratio must be null (as it is), above "
          "0, or inf (positive ones alone); got 0.0."),
-        (["algorithm.thresholds=half"], "algorithm.thresholds:"),
+        (["algorithm.thresholds=half"], "algorithm.thresholds must be a list, as [8] is; got alg"),
         (["algorithm.lables=[a,b]"], "algorithm.lables must be a known key. Did you mean labels?"),
         (["reward=orm", "reward.run=none"], "reward.run=none must be a finished run of algorithm="),
     ],
