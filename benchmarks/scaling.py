@@ -24,7 +24,7 @@ from reasonrl.config.resolve import resolve
 from reasonrl.config.schema import TrainConfig
 from reasonrl.pipeline.estimate import gpu_seconds, work
 from reasonrl.pipeline.memory import GB, fewest_gpus, memory_of
-from reasonrl.pipeline.plan import Planner
+from reasonrl.pipeline.planner import Planner
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "scaling.md"

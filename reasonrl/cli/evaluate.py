@@ -28,7 +28,7 @@ from reasonrl.pipeline.contents import Contents, with_contents
 from reasonrl.pipeline.memory import EVALUATION, with_batch_size
 from reasonrl.pipeline.outcome import show_unparsed
 from reasonrl.pipeline.overrides import differing
-from reasonrl.pipeline.plan import base_model, with_sizes
+from reasonrl.pipeline.planner import base_model, with_sizes
 from reasonrl.policy.source import content_of as content_of_model
 from reasonrl.problems import content_of, load_problems
 from reasonrl.report.export import export

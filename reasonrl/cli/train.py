@@ -6,7 +6,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from reasonrl.config.resolve import resolve
-from reasonrl.pipeline.plan import plan
+from reasonrl.pipeline.planner import plan
 from reasonrl.runs.folder import is_done
 from reasonrl.runs.process import joined
 from reasonrl.util.progress import console

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -12,6 +12,7 @@ from reasonrl.config.identity import training_set
 from reasonrl.config.schema import TrainConfig
 from reasonrl.grading.stops import decode
 from reasonrl.learning.packed import find_layout
+from reasonrl.pipeline.plan import Plan
 from reasonrl.pipeline.problems import learns_from_solutions, long_solutions
 from reasonrl.policy.head import check_head
 from reasonrl.policy.policy import (
@@ -29,9 +30,6 @@ from reasonrl.runs.folder import RunFolder
 from reasonrl.runs.result import reward_model_of
 from reasonrl.sampling.agreement import find_decoding
 from reasonrl.types import Completion
-
-if TYPE_CHECKING:
-    from reasonrl.pipeline.plan import Plan
 
 Cached = Callable[[tuple[object, ...], Callable[[], Any]], Any]
 

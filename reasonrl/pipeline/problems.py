@@ -11,14 +11,13 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from reasonrl.config.schema import TrainConfig
+from reasonrl.pipeline.plan import Plan
 from reasonrl.problems.prompts import build_prompts, form_of, solution_text
 from reasonrl.types import Problem
 from reasonrl.util.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from reasonrl.pipeline.plan import Plan
 
 MOST = 0.5  # of the solutions: from there on what is measured means nothing
 

@@ -21,7 +21,7 @@ def main(folder: str) -> None:
     set_up_logging()  # before transformers is imported
     with as_rank() as process:
         from reasonrl.pipeline.execute import make
-        from reasonrl.pipeline.plan import plan
+        from reasonrl.pipeline.planner import plan
 
         planned = process.first(lambda: plan(read_config(RunFolder(Path(folder)))))
         make(planned, Progress(shown=process.is_main), process)

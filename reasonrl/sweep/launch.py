@@ -35,7 +35,8 @@ from reasonrl.util.errors import UserError
 from reasonrl.util.progress import console
 
 if TYPE_CHECKING:
-    from reasonrl.pipeline.plan import Plan, Planner
+    from reasonrl.pipeline.plan import Plan
+    from reasonrl.pipeline.planner import Planner
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def launch(
     of_search: whether a search will go on by what comes of the runs. It waits for them.
     """
     from reasonrl.pipeline.comparison import show_comparison  # torch is imported here
-    from reasonrl.pipeline.plan import Planner
+    from reasonrl.pipeline.planner import Planner
     from reasonrl.pipeline.text import doubts, how_long
 
     if not points:

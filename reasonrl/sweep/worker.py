@@ -60,7 +60,7 @@ def _make(run: RunFolder) -> None:
     set_up_logging()  # before transformers is imported
     from reasonrl.pipeline.execute import ensure_done
     from reasonrl.pipeline.outcome import show_outcome
-    from reasonrl.pipeline.plan import plan
+    from reasonrl.pipeline.planner import plan
     from reasonrl.util.progress import Progress
 
     planned = plan(_as_given(read_config(run)))

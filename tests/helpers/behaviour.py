@@ -31,7 +31,8 @@ from reasonrl.config.resolve import resolve
 from reasonrl.config.schema import TrainConfig
 from reasonrl.pipeline.estimate import work
 from reasonrl.pipeline.execute import ensure_done
-from reasonrl.pipeline.plan import Plan, plan
+from reasonrl.pipeline.plan import Plan
+from reasonrl.pipeline.planner import plan
 from reasonrl.problems import load_problems
 from reasonrl.runs.folder import RunFolder, run_folder
 from reasonrl.runs.metrics_log import reproducible

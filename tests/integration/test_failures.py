@@ -15,7 +15,7 @@ from reasonrl.learning.checkpoint import Checkpoints
 from reasonrl.learning.optimization import Optimization
 from reasonrl.pipeline import execute
 from reasonrl.pipeline.execute import ensure_done
-from reasonrl.pipeline.plan import plan
+from reasonrl.pipeline.planner import plan
 from reasonrl.runs.folder import read_status
 from reasonrl.util.errors import UserError
 from reasonrl.util.progress import Progress

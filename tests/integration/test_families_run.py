@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from reasonrl.config.schema import TrainConfig
 from reasonrl.pipeline.execute import ensure_done
-from reasonrl.pipeline.plan import Plan, plan
+from reasonrl.pipeline.plan import Plan
+from reasonrl.pipeline.planner import plan
 from reasonrl.pipeline.results import result_of
 from reasonrl.policy.policy import Policy, save_policy
 from reasonrl.runs.metrics_log import read_metrics

@@ -9,7 +9,7 @@ import torch
 
 from reasonrl.learning.optimization import Optimization
 from reasonrl.pipeline.execute import ensure_done
-from reasonrl.pipeline.plan import plan
+from reasonrl.pipeline.planner import plan
 from reasonrl.runs.folder import read_status
 from reasonrl.util.errors import UserError
 from reasonrl.util.progress import Progress

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from reasonrl.pipeline.execute import ensure_done
-from reasonrl.pipeline.plan import plan
+from reasonrl.pipeline.planner import plan
 from reasonrl.util.progress import Progress
 from tests.helpers.configs import SMALL, small_config
 from tests.helpers.kill_and_resume import (

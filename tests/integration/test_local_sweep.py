@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from reasonrl.pipeline.plan import plan
+from reasonrl.pipeline.planner import plan
 from reasonrl.runs.folder import RunFolder, read_config, read_status
 from reasonrl.sweep.manifest import Sweep
 from reasonrl.sweep.status import look

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, GenerationConfig
 from reasonrl.config.resolve import resolve
 from reasonrl.config.schema import TrainConfig
 from reasonrl.pipeline.examples import examples
-from reasonrl.pipeline.plan import plan
+from reasonrl.pipeline.planner import plan
 from reasonrl.util.errors import UserError
 from tests.helpers.configs import ROOT
 from tests.helpers.tokenizers import save_instruct_model

@@ -11,7 +11,7 @@ import pytest
 
 from reasonrl.config.schema import TrainConfig
 from reasonrl.pipeline.execute import ensure_done
-from reasonrl.pipeline.plan import Planner, plan
+from reasonrl.pipeline.planner import Planner, plan
 from reasonrl.runs.folder import is_done, read_config
 from reasonrl.util.errors import UserError
 from reasonrl.util.progress import Progress

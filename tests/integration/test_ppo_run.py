@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from reasonrl.config.schema import TrainConfig
 from reasonrl.pipeline.execute import ensure_done
-from reasonrl.pipeline.plan import plan
+from reasonrl.pipeline.planner import plan
 from reasonrl.pipeline.results import result_of
 from reasonrl.runs.folder import read_status
 from reasonrl.runs.metrics_log import read_metrics

@@ -22,7 +22,8 @@ from reasonrl.evaluation.summary import read_estimates
 from reasonrl.pipeline.comparison import show_comparison
 from reasonrl.pipeline.estimate import work
 from reasonrl.pipeline.execute import ensure_done
-from reasonrl.pipeline.plan import Plan, plan
+from reasonrl.pipeline.plan import Plan
+from reasonrl.pipeline.planner import plan
 from reasonrl.pipeline.results import result_of, starting_policy
 from reasonrl.report.run_data import read_run
 from reasonrl.report.wandb_mirror import _evaluations

@@ -30,7 +30,8 @@ from reasonrl.learning.optimization import Optimization
 from reasonrl.learning.supervised import Example
 from reasonrl.pipeline import execute
 from reasonrl.pipeline.execute import ensure_done
-from reasonrl.pipeline.plan import Plan, plan
+from reasonrl.pipeline.plan import Plan
+from reasonrl.pipeline.planner import plan
 from reasonrl.policy.policy import Policy, load_tokenizer, save_policy
 from reasonrl.problems import load_problems
 from reasonrl.runs.folder import RunFolder, read_status

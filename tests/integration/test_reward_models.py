@@ -20,7 +20,8 @@ from reasonrl.cli.evaluate import evaluate_and_show as evaluate_py
 from reasonrl.config.schema import TrainConfig
 from reasonrl.evaluation.summary import read_estimates
 from reasonrl.pipeline.execute import ensure_done
-from reasonrl.pipeline.plan import Plan, plan
+from reasonrl.pipeline.plan import Plan
+from reasonrl.pipeline.planner import plan
 from reasonrl.reward_models import learning as reward_learning
 from reasonrl.reward_models.model import RewardModel, question_hash
 from reasonrl.runs.folder import RunFolder, is_done, read_status

@@ -23,7 +23,8 @@ from reasonrl.evaluation.summary import read_estimates
 from reasonrl.pipeline.estimate import work
 from reasonrl.pipeline.execute import ensure_done
 from reasonrl.pipeline.outcome import show_outcome
-from reasonrl.pipeline.plan import Plan, plan
+from reasonrl.pipeline.plan import Plan
+from reasonrl.pipeline.planner import plan
 from reasonrl.pipeline.results import result_of
 from reasonrl.pipeline.text import plan_table
 from reasonrl.runs.folder import RunFolder, read_config, read_status

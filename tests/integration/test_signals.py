@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 
 from reasonrl.cli.evaluate import evaluate_and_show as evaluate
 from reasonrl.pipeline.execute import ensure_done
-from reasonrl.pipeline.plan import plan
+from reasonrl.pipeline.planner import plan
 from reasonrl.runs.folder import RunFolder, read_status
 from reasonrl.util.progress import Progress
 from tests.helpers.configs import ROOT, SMALL, small_config

@@ -9,7 +9,7 @@ import pytest
 from reasonrl.config.schema import TrainConfig
 from reasonrl.evaluation.summary import Evaluation
 from reasonrl.pipeline.execute import ensure_done
-from reasonrl.pipeline.plan import plan
+from reasonrl.pipeline.planner import plan
 from reasonrl.pipeline.results import result_of
 from reasonrl.util.progress import Progress
 

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from reasonrl.pipeline.execute import ensure_done
-from reasonrl.pipeline.plan import plan
+from reasonrl.pipeline.planner import plan
 from reasonrl.runs.folder import RunFolder, read_status
 from reasonrl.sweep.status import look
 from reasonrl.sweep.verdict import ALIVE

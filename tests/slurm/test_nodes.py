@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from reasonrl.pipeline.execute import ensure_done
-from reasonrl.pipeline.plan import plan
+from reasonrl.pipeline.planner import plan
 from reasonrl.runs.folder import RunFolder, read_status
 from reasonrl.sweep.manifest import Sweep
 from reasonrl.sweep.status import Finding, look

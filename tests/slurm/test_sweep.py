@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from reasonrl.pipeline.execute import ensure_done
-from reasonrl.pipeline.plan import plan
+from reasonrl.pipeline.planner import plan
 from reasonrl.runs.folder import read_status
 from reasonrl.sweep.manifest import Sweep
 from reasonrl.sweep.status import look

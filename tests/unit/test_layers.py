@@ -230,7 +230,7 @@ def test_light_modules_import_nothing_heavy() -> None:
 
 
 def test_mistakes_and_finished_runs_are_told_without_torch() -> None:
-    modules = "reasonrl.cli.train, reasonrl.pipeline.plan, reasonrl.pipeline.outcome"
+    modules = "reasonrl.cli.train, reasonrl.pipeline.planner, reasonrl.pipeline.outcome"
     code = f"import {modules}, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 

@@ -10,7 +10,7 @@ from reasonrl.algorithms.rcrl import Steps, make_examples
 from reasonrl.config.schema import TrainConfig
 from reasonrl.job import Job
 from reasonrl.learning.supervised import with_end
-from reasonrl.pipeline.plan import plan
+from reasonrl.pipeline.planner import plan
 from reasonrl.util.errors import UserError
 from tests.helpers.jobs import TRAIN, job_of, right, sampled
 from tests.helpers.tokenizers import ids_of, save_instruct_model

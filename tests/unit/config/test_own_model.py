@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 
 from reasonrl.config.model import ModelConfig, ResourcesConfig
 from reasonrl.config.resolve import resolve
-from reasonrl.pipeline.plan import with_sizes
+from reasonrl.pipeline.planner import with_sizes
 from tests.helpers.configs import ROOT, TINY
 
 

@@ -9,7 +9,7 @@ from reasonrl.config.dataset import DATASETS
 from reasonrl.grading import GRADERS, grader_of, next_question
 from reasonrl.grading.base import DECLARATIONS, Claim, Grader
 from reasonrl.grading.strict import Strict
-from reasonrl.pipeline.plan import Planner
+from reasonrl.pipeline.planner import Planner
 from reasonrl.util.errors import UserError
 from tests.helpers.grading import STRICT
 

@@ -14,7 +14,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from reasonrl.config.resolve import resolve
 from reasonrl.config.schema import TrainConfig
-from reasonrl.pipeline.plan import Plan, Planner, plan
+from reasonrl.pipeline.plan import Plan
+from reasonrl.pipeline.planner import Planner, plan
 from reasonrl.policy.policy import Policy, save_policy
 from reasonrl.runs.folder import (
     GAIN,

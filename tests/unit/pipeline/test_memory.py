@@ -25,7 +25,8 @@ from reasonrl.pipeline.memory import (
     memory_of,
     with_batch_size,
 )
-from reasonrl.pipeline.plan import Plan, with_sizes
+from reasonrl.pipeline.plan import Plan
+from reasonrl.pipeline.planner import with_sizes
 from reasonrl.pipeline.text import memory_table
 from reasonrl.policy.adapters import add_lora
 from reasonrl.policy.policy import num_parameters_of, shape_of

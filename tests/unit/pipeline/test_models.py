@@ -20,8 +20,8 @@ from reasonrl.config.resolve import resolve
 from reasonrl.config.sampler.transformers import TransformersConfig
 from reasonrl.config.schema import TrainConfig
 from reasonrl.pipeline import model_checks
-from reasonrl.pipeline import plan as planning
-from reasonrl.pipeline.plan import Planner, plan
+from reasonrl.pipeline import planner as planning
+from reasonrl.pipeline.planner import Planner, plan
 from reasonrl.pipeline.text import plan_table
 from reasonrl.policy.policy import load_policy, load_tokenizer
 from reasonrl.problems import load_problems

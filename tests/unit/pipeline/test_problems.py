@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 
 from reasonrl.config.resolve import resolve
 from reasonrl.pipeline import text
-from reasonrl.pipeline.plan import plan
+from reasonrl.pipeline.planner import plan
 from reasonrl.problems import load_problems
 from reasonrl.util.errors import UserError
 from tests.helpers.configs import ROOT

@@ -16,7 +16,8 @@ from torch.optim import AdamW
 
 from reasonrl.learning.checkpoint import weights_hash
 from reasonrl.pipeline.execute import ensure_done
-from reasonrl.pipeline.plan import Plan, plan
+from reasonrl.pipeline.plan import Plan
+from reasonrl.pipeline.planner import plan
 from reasonrl.reward_models.model import RewardModel
 from reasonrl.runs.folder import RunFolder, read_status
 from reasonrl.runs.metrics_log import read_metrics

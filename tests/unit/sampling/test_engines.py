@@ -9,7 +9,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from reasonrl.config.sampler import SAMPLERS
 from reasonrl.config.schema import TrainConfig
-from reasonrl.pipeline.plan import plan
+from reasonrl.pipeline.planner import plan
 from reasonrl.policy.policy import Policy
 from reasonrl.sampling import ENGINES, Engine, SamplingParams, TransformersEngine, open_engine
 from reasonrl.sampling.base import DECLARATIONS

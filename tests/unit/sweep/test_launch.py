@@ -215,7 +215,7 @@ def test_a_sweep_with_a_run_that_fits_no_gpu_is_refused(points: Callable[..., li
 
 @pytest.fixture
 def _without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reasonrl.pipeline.plan.find_folder", lambda *_: None)
+    monkeypatch.setattr("reasonrl.pipeline.planner.find_folder", lambda *_: None)
 
 
 def test_of_many_runs_the_first_are_shown(

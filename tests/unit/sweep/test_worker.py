@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from reasonrl.config.schema import TrainConfig
-from reasonrl.pipeline import plan as planning
-from reasonrl.pipeline.plan import plan
+from reasonrl.pipeline import planner as planning
+from reasonrl.pipeline.planner import plan
 from reasonrl.runs.folder import (
     RunFolder,
     Status,
