@@ -8,10 +8,10 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hydra import initialize_config_dir
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
@@ -149,7 +149,7 @@ def _explain(error: Exception) -> str:
     hint = f" Did you mean {close[0]}?" if close else ""
     full_key = str(unknown.full_key)
     group = full_key.rpartition(".")[0]
-    if owners := _options_with(full_key):
+    if not close and (owners := _options_with(full_key)):
         hint += f" It is a key of {', '.join(owners)}."
     where = f"{group} has the keys" if group else "The keys and groups are"
     known = f"{where} {', '.join(keys)}" if keys else f"{group} has no keys as it is"
@@ -157,22 +157,18 @@ def _explain(error: Exception) -> str:
 
 
 def _options_with(full_key: str) -> list[str]:
-    """The options of the key's group whose own file has the key, as ``prompt=chat``."""
+    """The options of the key's group that have the key, as ``prompt=chat``."""
     group, _, key = full_key.partition(".")
     if not key:
         return []
     if not GlobalHydra.instance().is_initialized():  # Hydra has ended, by the error
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return _options_with(full_key)
-    loader, found = GlobalHydra.instance().config_loader(), []
-    sources = [source for source in loader.get_sources() if source.is_group(group)]
-    for option in loader.get_group_options(group):
-        for source in sources:
-            if source.is_config(f"{group}/{option}"):
-                read = source.load_config(f"{group}/{option}")
-                is_whole = read.header.get("package") == "_global_"
-                above, _, last = (full_key if is_whole else key).rpartition(".")
-                node = OmegaConf.select(read.config, above) if above else read.config
-                if isinstance(node, DictConfig) and last in node.keys():  # noqa: SIM118, also null
-                    found.append(f"{group}={option}")
+    above, _, last = full_key.rpartition(".")
+    found = []
+    for option in GlobalHydra.instance().config_loader().get_group_options(group):
+        with suppress(HydraException):  # a folder that is no group of these commands
+            node = OmegaConf.select(compose("train", [f"{group}={option}"]), above)
+            if isinstance(node, DictConfig) and last in node.keys():  # noqa: SIM118, also null
+                found.append(f"{group}={option}")
     return found

@@ -125,6 +125,11 @@ def test_keys_of_what_is_swept_are_left_to_the_runs(arguments: list[str], left: 
     ("override", "said"),
     [
         ("prompt.system=x", "It is a key of prompt=chat. prompt has no keys as it is."),
+        (
+            "algorithm.clip_range=0.1",
+            "It is a key of algorithm=dapo, algorithm=dr_grpo, algorithm=grpo, algorithm=maxrl, "
+            "algorithm=ppo, algorithm=reinforce, algorithm=rloo, algorithm=vineppo. algorithm has",
+        ),
         ("reward.function_weight=1", "It is a key of reward=function. reward has the keys "),
         ("runtime.zzz=1", "runtime.zzz must be a known key. runtime has the keys "),
         ("hydra.launcher.zzz=1", "hydra.launcher.zzz must be a known key. hydra.launcher has the "),
