@@ -16,7 +16,7 @@ from rich.table import Table
 from reasonrl.cli.command import find_run, find_sweep, sweep_folder
 from reasonrl.config.identity import prerequisites
 from reasonrl.grading.metrics import Estimate
-from reasonrl.report.budget import ALL, NOT_COMPARED, QUANTITIES, TOLERANCE, unequal
+from reasonrl.report.budget import NOT_COMPARED, TOLERANCE, unequal
 from reasonrl.report.catalogue import (
     MAIN,
     SEED,
@@ -212,10 +212,7 @@ def _cells(rows: Sequence[Row], seeds: bool) -> list[dict[str, Cell]]:
 def _budget(row: Row) -> dict[str, Cell]:
     """The budget of a row's run, or of the first of its seeds; nothing if it isn't known."""
     budget = row.entries[0].budget
-    if budget is None:
-        return {}
-    counts = {name: getattr(budget, name) for name in QUANTITIES}
-    return {name: ALL if count is None else count for name, count in counts.items()}
+    return {} if budget is None else dict(budget.cells())
 
 
 def _show(rows: Sequence[Mapping[str, Cell]], shared: str, kind: str) -> None:

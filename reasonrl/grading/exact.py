@@ -10,8 +10,10 @@ from reasonrl.grading.strict import Strict
 
 
 class Exact(Strict):
-    """As ``Strict``, but an answer is any text; spaces, capitals and the ways
-    in which Unicode writes an accented letter make no difference."""
+    """As ``Strict``, but an answer is any text.
+
+    Spaces, capitals and the ways in which Unicode writes an accented letter make no difference.
+    """
 
     answer_form: ClassVar[str] = "one line of #### and a text, as in: #### Paris"
     instruction: ClassVar[str | None] = "End with a line of #### and the answer."

@@ -95,14 +95,12 @@ def check_stops(planned: Plan) -> None:
         given = [text[c.start : c.end] for c in grader.claims(text) if c.answer is not None]
         if given and any(stop in given[-1] for stop in dataset.stop):
             held.append(problem.id)
-    if held:
-        _unless_most(
-            len(held),
-            len(planned.train),
+    if len(held) > MOST * len(planned.train):
+        raise UserError(
             f"dataset.stop={dataset.stop} must not be in an answer, which dataset.grader="
             f"{dataset.grader} reads from {grader.answer_form}; got {len(held)} of "
             f"{len(planned.train)} reference solutions whose answer holds one, {held[0]} the "
-            "first. Pass dataset.stop=[].",
+            "first. Pass dataset.stop=[]."
         )
 
 

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 TOLERANCE = 0.1  # budgets that differ by no more than this share count as equal
 NOT_COMPARED = "Budgets differ, so gains aren't compared between runs: {}."
-ALL = "all"  # questions of the data set
+ALL = "all"  # what a number of questions is called that isn't limited
 SAMPLED = ("train.parquet", "continuations.parquet")  # where no metric counts samples
 
 
@@ -54,9 +54,10 @@ class Budget:
             self.tokens + other.tokens,
         )
 
-    def texts(self) -> dict[str, str]:
-        """Its quantities as texts, by their names."""
-        return {name: _text(getattr(self, name)) for name in QUANTITIES}
+    def cells(self) -> dict[str, int | str]:
+        """Its quantities by their names: numbers, and ``all`` questions of the data set."""
+        counts = {name: getattr(self, name) for name in QUANTITIES}
+        return {name: ALL if count is None else count for name, count in counts.items()}
 
 
 QUANTITIES = tuple(field.name for field in dataclasses.fields(Budget))

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from reasonrl.grading.metrics import Estimate
 from reasonrl.report.budget import QUANTITIES, Budget
+from reasonrl.report.export import words_of
 
 
 def estimates_table(title: str, estimates: Mapping[str, Estimate]) -> Table:
@@ -63,7 +64,7 @@ def budgets_table(budgets: Mapping[str, Budget | None]) -> Table:
     for quantity in QUANTITIES:
         table.add_column(quantity, justify="right")
     for name, budget in budgets.items():
-        table.add_row(escape(name), *(budget.texts().values() if budget else ()))
+        table.add_row(escape(name), *map(words_of, budget.cells().values() if budget else ()))
     return table
 
 
