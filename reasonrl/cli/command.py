@@ -107,17 +107,19 @@ def find_sweep(outputs: Path, name: str | None) -> Sweep:
     return Sweep.read(max(manifests, key=lambda file: file.stat().st_mtime).parent)
 
 
-def find_run(outputs: Path, text: str) -> RunFolder:
+def find_run(outputs: Path, text: str, key: str = "run") -> RunFolder:
     """The run in this folder, of this name or a part of it, or of a setting in the newest sweep.
 
     Raises UserError without one.
+
+    key: what the text was given as.
     """
     folder = Path(text)
     if not folder.is_dir():
         runs = outputs / "runs"
         known = sorted(f.name for f in runs.iterdir() if f.is_dir()) if runs.is_dir() else []
         swept = [*(outputs / "sweeps").glob(f"*/{MANIFEST}")]
-        folder = runs / _match(text, known, find_sweep(outputs, None).runs if swept else ())
+        folder = runs / _match(text, known, find_sweep(outputs, None).runs if swept else (), key)
     return RunFolder(folder)
 
 
@@ -137,7 +139,7 @@ def sweep_folder(outputs: Path, name: str) -> Path | None:
     return next((folder for folder in candidates if (folder / MANIFEST).exists()), None)
 
 
-def _match(text: str, names: Iterable[str], members: Sequence[Member]) -> str:
+def _match(text: str, names: Iterable[str], members: Sequence[Member], key: str = "run") -> str:
     """The name that the text is, or is a part of. Raises UserError unless exactly one is.
 
     members: of a sweep, whose runs may be named too by what differs: ``learning_rate=0.001``.
@@ -155,6 +157,6 @@ def _match(text: str, names: Iterable[str], members: Sequence[Member]) -> str:
         return matches[0]
     listed = ", ".join((matches or names)[:10]) or "none"
     raise UserError(
-        f"run={text} must be a part of exactly one run's name; "
+        f"{key}={text} must be a run's folder, or a part of exactly one run's name; "
         f"it is of {len(matches)}. Choose from: {listed}{', …' if len(names) > 10 else ''}."
     )

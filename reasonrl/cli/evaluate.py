@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from reasonrl.cli.attempt import attempt
+from reasonrl.cli.command import find_run
 from reasonrl.cli.evaluated import check_format, show, writable
 from reasonrl.cli.run_overrides import applied_to
 from reasonrl.config.identity import decisive, identity
@@ -34,7 +35,7 @@ from reasonrl.problems import content_of, load_problems
 from reasonrl.report.export import export
 from reasonrl.report.tables import comparison_table, gains_table
 from reasonrl.runs import machines, ranks
-from reasonrl.runs.folder import RunFolder, read_config
+from reasonrl.runs.folder import read_config
 from reasonrl.runs.process import Process, joined, usable_cores
 from reasonrl.runs.rank import as_rank
 from reasonrl.runs.result import AFTER, policy_of, reward_model_of
@@ -178,9 +179,10 @@ class _Asked:
 
 def _asked(config: DictConfig, overrides: Sequence[str]) -> _Asked:
     if config.run is not None:
-        run = RunFolder(Path(config.run))
-        trained = read_config(run)
-        config = applied_to(trained, OmegaConf.load(run.config), config, overrides)
+        run = find_run(Path(config.runtime.outputs), config.run)
+        said, trained = config.copy(), read_config(run)
+        said.run = str(run.path)
+        config = applied_to(trained, OmegaConf.load(run.config), said, overrides)
     resolved = resolve_evaluation(config, [] if config.run is not None else overrides)
     dataset, split = resolved.dataset, resolved.evaluation.split
     reward_model = _reward_model(resolved, config.reward_model)
@@ -226,7 +228,8 @@ def _reward_model(config: EvaluateConfig, run: str | None) -> Path | None:
             f"reward_model={run} must have samples to choose among; got "
             "evaluation.num_samples_per_prompt=1. Raise it."
         )
-    return reward_model_of(RunFolder(Path(run)), "reward_model")
+    found = find_run(Path(config.runtime.outputs), run, "reward_model")
+    return reward_model_of(found, "reward_model")
 
 
 def _record_of_model(config: EvaluateConfig) -> Path:

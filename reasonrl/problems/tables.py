@@ -16,6 +16,7 @@ from reasonrl.util.errors import UserError
 csv.field_size_limit(sys.maxsize)  # of a cell; a long solution may have more than its own 131,072
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+JSON_FORMS = "Write an array of objects, or an object in each line."
 SAVED = ("dataset_info.json", "dataset_dict.json")  # in what ``save_to_disk`` has written
 
 
@@ -77,7 +78,22 @@ def _existing(file: Path, key: str) -> Path:
 def _json(file: Path) -> list[Row]:
     with file.open("rb") as opened:
         is_array = opened.read(1024).removeprefix(BOM_UTF8).lstrip()[:1] == b"["
-    return json_array(file) if is_array else list(json_lines(file))
+    if is_array:
+        return json_array(file)
+    try:
+        rows = list(json_lines(file))
+    except UserError as error:
+        raise UserError(f"{error} {JSON_FORMS}") from None
+    if len(rows) == 1 and any(map(_is_table, rows[0].values.values())):
+        keys = ", ".join(rows[0].values)
+        raise UserError(
+            f"{file}: must be rows; got one object around them, of {keys}. {JSON_FORMS}"
+        )
+    return rows
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, list) and value != [] and all(isinstance(v, dict) for v in value)
 
 
 def _csv(file: Path) -> list[Row]:
@@ -89,6 +105,11 @@ def _csv(file: Path) -> list[Row]:
             header = reader.fieldnames or []
             if len({*header}) < len(header):
                 raise UserError(f"{file}: must have columns of different names; got {header}.")
+            if len(header) == 1 and (other := re.search("[;\t|]", header[0])):
+                raise UserError(
+                    f"{file}: must have commas between its cells; got the header {header[0]!r}. "
+                    f"Replace {other[0]!r}, or convert the file to JSON lines."
+                )
             for values in reader:
                 place = f"{file}:{reader.line_num}"
                 if None in values:

@@ -125,14 +125,14 @@ def only_line(stderr: str) -> str:
         ("evaluate", "model.path=no-such-folder", "model.path=no-such-folder must be a folder or"),
         ("train", "model.path=x.gguf", "model.path=x.gguf must be a file that exists."),
         ("train", "model.device=tpu", "model.device=tpu must be a device of this machine; got"),
-        ("evaluate", "run=no-such-run", "run=no-such-run must be a run's folder; there is no"),
+        ("evaluate", "run=no-such-run", "run=no-such-run must be a run's folder, or a part of"),
         ("evaluate", "format=xls", "format must be one of table, csv, latex, markdown, json; got"),
         (
             "evaluate",
             "grader=exact",
             "grader=exact must be of predictions=FILE: the completions",
         ),
-        ("evaluate", "reward_model=none", "reward_model=none must be a finished run of algorithm="),
+        ("evaluate", "reward_model=none", "reward_model=none must be a run's folder, or a"),
     ],
 )
 def test_one_line(
@@ -273,7 +273,7 @@ def test_outputs_that_cannot_be_written(
     [
         (["train.py", "modle=tiny"], "modle must be a known key. Did you mean model?"),
         (["train.py", "seed=zero"], "seed must be a whole number, 0 or more; got seed=zero."),
-        (["evaluate.py", "run=none"], "run=none must be a run's folder; there is no none/.hydra"),
+        (["evaluate.py", "run=none"], "run=none must be a run's folder, or a part of exactly one"),
         (
             [
                 "train.py",

@@ -195,6 +195,10 @@ class Algorithm:
         """The option whose settings and work these are: another's, of which this is a variant."""
         return getattr(self, "variant_of", None) or self.name
 
+    def called(self, title: str) -> str:
+        """The title of its kind, which a variant's own name takes the place of."""
+        return title if self.kind == self.name else self.name
+
     def __init_subclass__(cls, *, abstract: bool = False, **options: Any) -> None:
         super().__init_subclass__(**options)
         missing = [] if abstract else undeclared(cls, Algorithm, DECLARATIONS)
@@ -248,5 +252,5 @@ class Algorithm:
 DECLARATIONS = tuple(
     name
     for name in (*Algorithm.__annotations__, *vars(Algorithm))
-    if not name.startswith("_") and name not in ("name", "kind")
+    if not name.startswith("_") and name not in ("name", "kind", "called")
 )

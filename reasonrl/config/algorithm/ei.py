@@ -109,8 +109,8 @@ class EIConfig(FineTuningConfig, Algorithm):
     def outline(self, run: TrainConfig) -> str:
         samples = ", ".join(map(str, self.num_samples_per_prompt))
         return (
-            f"Expert Iteration: {counted(self.rounds, 'round')} of K={samples} at "
-            f"T={self.temperature:g}, {run.reward.name} reward"
+            f"{self.called('Expert Iteration')}: {counted(self.rounds, 'round')} of K={samples} "
+            f"at T={self.temperature:g}, {run.reward.name} reward"
         )
 
     def work(self, sizes: Sizes) -> Work:

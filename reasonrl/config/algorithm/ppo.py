@@ -254,9 +254,9 @@ class PPOConfig(LearnerConfig, Algorithm):
         )
         require(
             0 < self.temperature < math.inf,
-            f"{key}.temperature={self.temperature} must be above 0: PPO learns from the "
-            "differences between samples of one prompt. The paper explores at 0.7, and at 0.2 from "
-            "a prompted pretrained model.",
+            f"{key}.temperature={self.temperature} must be above 0: a policy gradient "
+            "learns from the differences between samples of one prompt. The paper's PPO explores "
+            "at 0.7, and at 0.2 from a prompted pretrained model.",
         )
         samples = self.num_samples_per_prompt
         for name in ("rollouts_per_iteration", "batch_size"):
@@ -376,7 +376,7 @@ class PPOConfig(LearnerConfig, Algorithm):
 
     def outline(self, run: TrainConfig) -> str:
         return (
-            f"{self.name.upper()}: {counted(self.iterations, 'iteration')} of "
+            f"{self.called('PPO')}: {counted(self.iterations, 'iteration')} of "
             f"{self.rollouts_per_iteration:,} rollouts, K={self.num_samples_per_prompt} at "
             f"T={self.temperature:g}, {counted(self.epochs, 'epoch')}, KL {self.kl_coef:g}, "
             f"{run.reward.name} reward"

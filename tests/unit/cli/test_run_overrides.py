@@ -67,6 +67,17 @@ def test_the_rest_is_as_the_run_is(asked: Callable[..., _Asked]):
     assert one.config.evaluation.num_samples_per_prompt == 96
 
 
+def test_a_run_is_named_by_a_part_of_its_name(run: RunFolder, tmp_path: Path):
+    named = tmp_path / "outputs" / "runs" / run.path.name
+    named.parent.mkdir(parents=True)
+    run.path.rename(named)
+    said = ["run=1a2b", f"runtime.outputs={tmp_path / 'outputs'}"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        one = _asked(compose("evaluate", said), said)
+    assert (one.name, len(one.problems)) == (run.path.name, 10)
+    assert named in one.record.parents
+
+
 def test_what_no_run_depends_on_is_applied(asked: Callable[..., _Asked], tmp_path: Path):
     assert len(asked("dataset.test_size=4").problems) == 4
     assert asked("model.resources.gpus=2").config.model.resources.gpus == 2
@@ -141,7 +152,8 @@ def test_mistakes_are_told_without_torch(run: RunFolder):
     mistakes = {
         f"run={run.path} evaluation.num_samples_per_prompt=0": "evaluation.num_samples_per_prompt "
         "must be 1 or more; got 0.",
-        f"run={run.path} reward_model=none": "reward_model=none must be a finished run of",
+        f"run={run.path} reward_model=none": "reward_model=none must be a run's folder, or a part",
+        f"run={run.path} reward_model={run.path}": "reward_model=",
         "evaluation.num_samples_per_prompt=0": "evaluation.num_samples_per_prompt must be 1 or",
     }
     command = [sys.executable, "-c", TOLD, str(ROOT / "conf"), *mistakes]

@@ -212,7 +212,10 @@ def test_a_run_that_is_worked_on_is_not_removed(
         (["remove"], "remove must be told which runs"),
         (["compare"], "the same problems"),
         (["compare", "--where", "rounds=1"], "compare must be given two runs or more, or --where"),
-        (["runs", "nothing"], "run=nothing must be a part of exactly one run's name"),
+        (
+            ["runs", "nothing"],
+            "run=nothing must be a run's folder, or a part of exactly one run's name",
+        ),
     ],
 )
 def test_mistakes_are_said_in_one_line(

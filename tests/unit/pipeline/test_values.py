@@ -51,6 +51,16 @@ def test_the_values_of_a_scale_are_named_with_what_the_command_line_changes():
             "reward; batches of 256, learning rate 1e-06 → 1e-07, LoRA of rank 128",
         ),
         (
+            ["algorithm=dr_grpo"],
+            "dr_grpo: 20 iterations of 1,024 rollouts, K=8 at T=1, 2 epochs, KL 0, sparse reward; "
+            "batches of 256, learning rate 0.0002 → 2e-05",
+        ),
+        (
+            ["algorithm=rft"],
+            "rft: 1 round of K=8 at T=0.7, sparse reward; batches of 16, learning rate 0.001 → "
+            "1e-05",
+        ),
+        (
             ["algorithm=orm", "algorithm.trainable=head"],
             "outcome reward model: 1 epoch on right and wrong completions; batches of 64, "
             "learning rate 3e-05 → 3e-06, head trained",

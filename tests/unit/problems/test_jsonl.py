@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import datasets
@@ -176,6 +177,11 @@ def test_a_table_without_rows_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     [
         ("q,a\none, two?,1\n", "x.csv:2: must have 2 cells, as the header has; got more"),
         ("q,a,a\none?,1,2\n", "x.csv: must have columns of different names; got ['q', 'a', 'a']"),
+        (
+            "q;a\none?;1\n",
+            "x.csv: must have commas between its cells; got the header 'q;a'. Replace ';'",
+        ),
+        ("q\ta\none?\t1\n", "got the header 'q\\ta'. Replace '\\t', or convert the file"),
         ('q,a\n"one?,1\n', "x.csv: must be readable as CSV in UTF-8; unexpected end of data"),
     ],
 )
@@ -184,6 +190,32 @@ def test_a_broken_csv_is_refused(tmp_path: Path, text: str, message: str) -> Non
     with pytest.raises(UserError) as error:
         rows_of_file(tmp_path / "x.csv")
     assert message in str(error.value)
+
+
+def test_a_csv_of_one_column_may_have_any_mark_in_its_cells(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("q\none; or two?\n")
+    assert [row.values for row in rows_of_file(tmp_path / "x.csv")] == [{"q": "one; or two?"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"data": [{"q": "one?", "a": 1}]}', "x.json: must be rows; got one object around them"),
+        ('{\n "data": [\n{"q": "one?", "a": 1}\n]\n}\n', "x.json:1: must be JSON; Expecting"),
+        ('"one?"', "x.json:1: must be a JSON object; got str"),
+    ],
+)
+def test_json_of_another_form_is_told_which_forms_there_are(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(UserError, match=f"{re.escape(message)}.* Write an array of objects, or an"):
+        rows_of_file(tmp_path / "x.json")
+
+
+def test_the_only_row_may_have_a_list_beside_its_texts(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"q": "one?", "a": 1, "tags": ["easy"], "more": []}\n')
+    assert len(rows_of_file(tmp_path / "x.json")) == 1
 
 
 def test_a_cell_of_csv_may_be_long(tmp_path: Path) -> None:

@@ -506,4 +506,7 @@ def test_what_could_not_be_made_again_is_an_error(
     error = capsys.readouterr().err
     assert "must be taken by W&B; it wasn't. See above, or unset WANDB_MODE." in error
     assert main(["mirror", "nowhere", "--outputs", str(tmp_path)]) == 2
-    assert "run=nowhere must be a part of exactly one run's name" in capsys.readouterr().err
+    assert (
+        "run=nowhere must be a run's folder, or a part of exactly one run's name"
+        in capsys.readouterr().err
+    )
