@@ -5,6 +5,7 @@ Torch is imported once nothing is left to be refused: mistakes are told in a mom
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from reasonrl.pipeline.memory import EVALUATION, with_batch_size
 from reasonrl.pipeline.outcome import show_unparsed
 from reasonrl.pipeline.overrides import differing
 from reasonrl.pipeline.planner import base_model, with_sizes
+from reasonrl.pipeline.problems import stopped_answers
 from reasonrl.policy.source import content_of as content_of_model
 from reasonrl.problems import content_of, load_problems
 from reasonrl.report.export import export
@@ -43,6 +45,8 @@ from reasonrl.types import Problem, SavedPolicy
 from reasonrl.util.entry_point import set_up_logging
 from reasonrl.util.errors import UserError
 from reasonrl.util.progress import Progress, console, output
+
+logger = logging.getLogger(__name__)
 
 RANK = [sys.executable, "-P", "-m", "reasonrl.cli.evaluate"]  # of an evaluation by several
 
@@ -195,6 +199,8 @@ def _asked(config: DictConfig, overrides: Sequence[str]) -> _Asked:
         policy = SavedPolicy(base, few_shot=dataset.num_exemplars > 0)
     exemplars = load_problems(dataset, "validation")[: dataset.num_exemplars]
     problems = load_problems(dataset if dataset.is_generated else dataset.whole, split)
+    for warning in stopped_answers(problems, dataset):
+        logger.warning(warning)
     shown = exemplars if policy.few_shot else []
     found = Contents(
         learnt=None if dataset.is_generated or not shown else content_of(shown),

@@ -26,10 +26,10 @@ from reasonrl.pipeline.contents import (
 from reasonrl.pipeline.memory import check_memory
 from reasonrl.pipeline.plan import Plan
 from reasonrl.pipeline.problems import (
-    check_stops,
     contradictions,
     learns_from_solutions,
     shared_questions,
+    stopped_answers,
     stopped_solutions,
 )
 from reasonrl.policy.source import content_of as content_of_model
@@ -181,7 +181,8 @@ class Planner:
             check_memory(config, planned.shape)
         said = list(self._of_problems(planned))
         if config.algorithm.reads_reward != "nothing":
-            self._cached(("answers", training_set(config)), lambda: check_stops(planned))
+            key = ("answers", training_set(config))
+            said += self._cached(key, lambda: list(stopped_answers(planned.train, dataset)))
         if learns_from_solutions(config):
             key = ("stops", training_set(config))
             said += self._cached(key, lambda: list(stopped_solutions(planned)))

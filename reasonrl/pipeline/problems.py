@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from reasonrl.config.dataset.base import DatasetConfig
 from reasonrl.config.schema import TrainConfig
+from reasonrl.grading import grader_of
 from reasonrl.pipeline.plan import Plan
 from reasonrl.problems.prompts import build_prompts, form_of, solution_text
 from reasonrl.types import Problem
@@ -82,25 +84,27 @@ def stopped_solutions(planned: Plan) -> Iterator[str]:
         )
 
 
-def check_stops(planned: Plan) -> None:
-    """Raises UserError if ``dataset.stop`` ends most completions in the midst of their answer.
+def stopped_answers(problems: Sequence[Problem], dataset: DatasetConfig) -> Iterator[str]:
+    """A warning if ``dataset.stop`` ends completions in the midst of their answer.
 
-    Nothing could be graded then. It is read from the reference solutions, which give answers in the
-    form that the grader reads.
+    It is read from the reference solutions, which give answers in the form that the grader reads.
+
+    Raises UserError if it ends most of them: nothing could be graded then.
     """
-    dataset, grader = planned.config.dataset, planned.grader
-    held = []
-    for problem in planned.train:
+    grader, held = grader_of(dataset), []
+    for problem in problems:
         text = solution_text(problem)
         given = [text[c.start : c.end] for c in grader.claims(text) if c.answer is not None]
         if given and any(stop in given[-1] for stop in dataset.stop):
             held.append(problem.id)
-    if len(held) > MOST * len(planned.train):
-        raise UserError(
+    if held:
+        yield _unless_most(
+            len(held),
+            len(problems),
             f"dataset.stop={dataset.stop} must not be in an answer, which dataset.grader="
             f"{dataset.grader} reads from {grader.answer_form}; got {len(held)} of "
-            f"{len(planned.train)} reference solutions whose answer holds one, {held[0]} the "
-            "first. Pass dataset.stop=[]."
+            f"{len(problems)} reference solutions whose answer holds one, {held[0]} the "
+            "first. Pass dataset.stop=[].",
         )
 
 

@@ -164,6 +164,15 @@ def test_mistakes_are_told_without_torch(run: RunFolder):
         assert line.startswith(mistake)
 
 
+def test_what_ends_completions_may_not_stand_in_the_answers_of_what_is_asked(tmp_path: Path):
+    data = write_gsm8k(tmp_path)
+    said = ["dataset=gsm8k", f"dataset.path={data}", "dataset.stop=['####']"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("evaluate", said)
+    with pytest.raises(UserError, match=r"must not be in an answer, .*; got 12 of 12 reference"):
+        _asked(config, said)
+
+
 def test_a_record_is_among_the_outputs_where_the_run_may_not_be_written_to(
     asked: Callable[..., _Asked], run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

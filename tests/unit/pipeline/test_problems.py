@@ -92,6 +92,12 @@ def test_what_ends_completions_may_not_stand_in_their_answers(tmp_path: Path):
     with pytest.raises(UserError, match=re.escape(said)):
         warnings(data, samples, "dataset.stop=['####']")
     assert warnings(data, samples, "dataset.stop=['1+']") == ()  # in no answer
+    rows = map(json.loads, (data / "train.jsonl").read_text().splitlines())
+    answers = [row["answer"].splitlines()[-1] for row in rows]
+    number = sum(answers[0] in answer for answer in answers[:12])
+    assert 0 < number < 6
+    (warning,) = warnings(data, samples, "init=pretrained", f"dataset.stop=['{answers[0]}']")
+    assert f"got {number} of 12 reference solutions whose answer holds one" in warning
 
 
 def test_a_question_with_two_answers_is_named(tmp_path: Path):
