@@ -42,8 +42,7 @@ NAMING = ("run", "seeds", "state")  # columns that are no settings
 def list_runs(given: argparse.Namespace) -> int:
     entries = _entries(given)
     groups = by_seed(entries) if given.seeds else [[entry] for entry in entries]
-    rows = results(groups, given.metrics)
-    _show(_cells(rows, given.seeds), _shared(entries), given.format)
+    _show(results(groups, given.metrics), _shared(entries), given)
     return 0
 
 
@@ -62,8 +61,7 @@ def compare_runs(given: argparse.Namespace) -> int:
             f"{'; '.join(refused)}. To compare them all the same, add --may-differ "
             f"{' '.join(differs)}."
         )
-    rows = compared(groups, given.metrics)
-    _show(_cells(rows, given.seeds), _shared(entries), given.format)
+    _show(compared(groups, given.metrics), _shared(entries), given)
     if given.format == "table":
         console = Console(highlight=False)
         console.print(
@@ -87,7 +85,7 @@ def compare_sweep(sweep: Sweep, metrics: Sequence[str]) -> int:
     in what they differ.
     """
     given = {"runs": [str(sweep.path)], "where": [], "outputs": sweep.outputs, "protocol": None}
-    shown = {"seeds": False, "metrics": metrics, "format": "table"}
+    shown = {"seeds": False, "metrics": metrics, "format": "table", "plot": None}
     asked = argparse.Namespace(**given, **shown, may_differ=[])
     differs = unequal({entry.name: entry.budget for entry in _entries(asked)})
     if not differs:
@@ -209,15 +207,34 @@ def _cells(rows: Sequence[Row], seeds: bool) -> list[dict[str, Cell]]:
     return cells
 
 
+def _names(rows: Sequence[Row], seeds: bool) -> list[str]:
+    """What differs between the rows, for each; the end of its run's name where nothing does."""
+    firsts = [row.entries[0] for row in rows]
+    columns = differing(firsts, without=[SEED] if seeds else [])
+    short = short_keys(columns)
+    names = []
+    for place, first in enumerate(firsts):
+        said = {short[key]: values[place] for key, values in columns.items() if values[place]}
+        words = [v if f"{k}.name" in MAIN else f"{k}={v}" for k, v in said.items()]
+        names.append(" ".join(words) or first.name.rpartition("-")[2])
+    return names
+
+
 def _budget(row: Row) -> dict[str, Cell]:
     """The budget of a row's run, or of the first of its seeds; nothing if it isn't known."""
     budget = row.entries[0].budget
     return {} if budget is None else dict(budget.cells())
 
 
-def _show(rows: Sequence[Mapping[str, Cell]], shared: str, kind: str) -> None:
-    if kind != "table":
-        print(export(rows, kind))
+def _show(found: Sequence[Row], shared: str, given: argparse.Namespace) -> None:
+    """Prints the rows as a table, or in another format, and draws them if that is asked for."""
+    if given.plot is not None:
+        from reasonrl.report.intervals import draw_intervals  # it takes half a second
+
+        draw_intervals(_names(found, given.seeds), [row.estimates for row in found], given.plot)
+    rows = _cells(found, given.seeds)
+    if given.format != "table":
+        print(export(rows, given.format))
         return
     console = Console(highlight=False)
     table = _table(rows, shared)

@@ -6,6 +6,7 @@ What they do is in ``run_tables``, which takes a moment to import and needs no t
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from reasonrl.cli.command import AddCommand, takes_outputs
 
@@ -70,6 +71,9 @@ def _takes_table(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--protocol", help="of the evaluations, such as test-n500-k16-t0.7")
     parser.add_argument("--format", choices=FORMATS, default="table", help="table, by default")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw the intervals, as .png, .svg or .pdf"
+    )
 
 
 def _runs(given: argparse.Namespace) -> int:

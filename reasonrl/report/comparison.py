@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 
@@ -52,16 +53,18 @@ def compared(groups: Sequence[Sequence[Entry]], metrics: Sequence[str]) -> list[
     """Of each group the metrics of its policies, and what they gain on those of the first group.
 
     Differences are paired by problem and, where both groups have several seeds, by seed; p-values
-    are corrected for the number of differences, for each metric by itself (``holm``). Raises
-    UserError if a run wasn't evaluated, if the problems differ, or if no seed is in both groups.
+    are corrected for the number of all these differences (``holm``).
+
+    Raises UserError if a run wasn't evaluated, if the problems differ, or if no seed is in both
+    groups.
     """
     base, *others = groups
     rows = [_measured(group, metrics) for group in groups]
-    for metric in metrics:
-        gains = [_paired(base, other, metric) for other in others]
-        corrected = holm([1.0 if gain.p_value is None else gain.p_value for gain in gains])
-        for row, gain, p_value in zip(rows[1:], gains, corrected, strict=True):
-            row.estimates[f"{metric}: against the first"] = replace(gain, p_value=p_value)
+    pairs = list(product(metrics, zip(rows[1:], others, strict=True)))
+    gains = [_paired(base, other, metric) for metric, (_, other) in pairs]
+    corrected = holm([1.0 if gain.p_value is None else gain.p_value for gain in gains])
+    for (metric, (row, _)), gain, p_value in zip(pairs, gains, corrected, strict=True):
+        row.estimates[f"{metric}: against the first"] = replace(gain, p_value=p_value)
     return rows
 
 

@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from reasonrl.cli.main import main
 from reasonrl.cli.run_tables import compare_sweep
+from reasonrl.grading.metrics import Estimate
 from reasonrl.runs.folder import RunFolder
 from reasonrl.sweep.manifest import Member
 from tests.helpers.fake_sweep import make_sweep
@@ -103,6 +104,34 @@ def test_any_runs_are_compared_with_the_first(
     assert short["maj@1: against the first"]["value"] == 0.0
     table = said(capsys, "compare", *names, "--outputs", tmp_path)
     assert "Differences are paired by problem; bold: p < 0.05 after Holm's correction" in table
+
+
+def test_a_comparison_is_drawn_by_what_differs(
+    made: dict[str, RunFolder],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn = {}
+
+    def draw(names: list[str], rows: list[dict[str, Estimate]], path: Path) -> None:
+        drawn[path.name] = dict(zip(names, rows, strict=True))
+
+    monkeypatch.setattr("reasonrl.report.intervals.draw_intervals", draw)
+    names = [end_of(made[name]) for name in ("sft 0", "ei 0", "short")]
+    said(capsys, "compare", *names, "--outputs", tmp_path, "--plot", "x.png")
+    said(capsys, "runs", *names[:1], "--outputs", tmp_path, "--plot", "y.png")
+    said(capsys, "runs", "--where", "rounds=2", "--outputs", tmp_path, "--plot", "z.png")
+    assert list(drawn["x.png"]) == [
+        "sft pretrained",
+        "ei sparse sft rounds=2",
+        "ei sparse sft rounds=1",
+    ]
+    assert drawn["x.png"]["ei sparse sft rounds=2"][
+        "maj@1: against the first"
+    ].value == pytest.approx(0.6)
+    assert list(drawn["y.png"]) == names[:1]
+    assert list(drawn["z.png"]) == ["seed=0", "seed=1"]
 
 
 def test_the_runs_of_a_sweep_are_compared_by_its_name(

@@ -84,6 +84,10 @@ def test_runs_are_compared_with_the_first_with_corrected_p_values(tmp_path: Path
     assert [gain.value for gain in gains] == pytest.approx([0.6, 0.7])
     # 2/64 and 2/128 by themselves; of two the smaller counts twice.
     assert [gain.p_value for gain in gains] == pytest.approx([2 / 64, 4 / 128])
+    # With a second metric, which is as far apart, of four: the smallest counts four times.
+    _, *others = compared([sft, ei, rcrl], ["maj@1", "pass@2"])
+    found = [gain.p_value for row in others for name, gain in row.estimates.items() if ":" in name]
+    assert found == pytest.approx([8 / 128] * 4)
 
 
 def test_seeds_are_averaged_and_paired(tmp_path: Path) -> None:
