@@ -25,7 +25,7 @@ from reasonrl.config.resolve import resolve_evaluation, with_homes
 from reasonrl.config.schema import EvaluateConfig
 from reasonrl.evaluation.summary import METRICS, Evaluation, warn_of_unparsed
 from reasonrl.grading import grader_of
-from reasonrl.grading.metrics import paired_difference
+from reasonrl.grading.estimates import paired_difference
 from reasonrl.pipeline.contents import Contents, with_contents
 from reasonrl.pipeline.memory import EVALUATION, with_batch_size
 from reasonrl.pipeline.outcome import show_unparsed

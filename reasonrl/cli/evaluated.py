@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from reasonrl.cli.runs import FORMATS
-from reasonrl.grading.metrics import Estimate
+from reasonrl.grading.estimates import Estimate
 from reasonrl.report.export import export
 from reasonrl.report.tables import estimates_table
 from reasonrl.util.errors import UserError

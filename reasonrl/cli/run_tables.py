@@ -15,7 +15,7 @@ from rich.table import Table
 
 from reasonrl.cli.command import find_run, find_sweep, sweep_folder
 from reasonrl.config.identity import prerequisites
-from reasonrl.grading.metrics import Estimate
+from reasonrl.grading.estimates import Estimate
 from reasonrl.report.budget import NOT_COMPARED, TOLERANCE, unequal
 from reasonrl.report.catalogue import (
     MAIN,

@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 
 from reasonrl.grading import Grader
-from reasonrl.grading.metrics import (
+from reasonrl.grading.estimates import (
     Estimate,
-    best_of_n,
     estimate_mean,
-    majority_vote,
     paired_difference,
+)
+from reasonrl.grading.metrics import (
+    best_of_n,
+    majority_vote,
     pass_at_k,
     unique_correct,
     unique_fraction,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from reasonrl.grading.metrics import Estimate
+from reasonrl.grading.estimates import Estimate
 from reasonrl.pipeline.overrides import differing
 from reasonrl.pipeline.plan import Plan
 from reasonrl.pipeline.results import Result, result_of

@@ -9,7 +9,7 @@ from itertools import product
 
 import numpy as np
 
-from reasonrl.grading.metrics import (
+from reasonrl.grading.estimates import (
     Estimate,
     estimate_mean,
     holm,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from reasonrl.grading.metrics import Estimate
+from reasonrl.grading.estimates import Estimate
 
 Cell = str | int | Estimate
 ESTIMATE = ("low", "high", "p_value", "n", "seeds")  # what CSV has of an estimate beside its value

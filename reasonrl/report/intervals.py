@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from reasonrl.grading.metrics import Estimate
+from reasonrl.grading.estimates import Estimate
 from reasonrl.report.export import is_bold
 from reasonrl.util.atomic import write_bytes
 from reasonrl.util.errors import UserError

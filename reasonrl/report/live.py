@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from reasonrl.config.algorithm.base import VALIDATED, VALIDATION, Algorithm, Cell
-from reasonrl.grading.metrics import estimate_mean
+from reasonrl.grading.estimates import estimate_mean
 from reasonrl.runs.metrics_log import ELAPSED
 from reasonrl.util.progress import duration
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from rich.markup import escape
 from rich.table import Table
 
-from reasonrl.grading.metrics import Estimate
+from reasonrl.grading.estimates import Estimate
 from reasonrl.report.budget import QUANTITIES, Budget
 from reasonrl.report.export import words_of
 

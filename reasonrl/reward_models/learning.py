@@ -17,15 +17,15 @@ import pyarrow as pa
 from reasonrl.config.algorithm.reward_model import RewardModelConfig
 from reasonrl.evaluation.summary import METRICS, chosen_by_reward_model, summarise, write_estimates
 from reasonrl.grading.base import Grader
-from reasonrl.grading.metrics import (
+from reasonrl.grading.estimates import (
     FEWEST_CLUSTERS,
     Estimate,
     bootstrap_clusters,
     estimate_auroc,
     estimate_mean,
     estimate_share,
-    expected_calibration_error,
 )
+from reasonrl.grading.metrics import expected_calibration_error
 from reasonrl.grading.steps import step_tokens
 from reasonrl.job import Job
 from reasonrl.policy.head import check_head

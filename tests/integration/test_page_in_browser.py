@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from reasonrl.cli.dashboard import main
-from reasonrl.grading.metrics import paired_difference
+from reasonrl.grading.estimates import paired_difference
 from reasonrl.report.page import page as html
 from reasonrl.report.run_data import RunData
 from reasonrl.sweep.manifest import Member

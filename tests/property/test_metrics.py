@@ -5,13 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reasonrl.grading.estimates import estimate_mean, paired_difference
 from reasonrl.grading.metrics import (
     auroc,
     best_of_n,
-    estimate_mean,
     expected_calibration_error,
     majority_vote,
-    paired_difference,
     pass_at_k,
     reliability_bins,
     unique_fraction,

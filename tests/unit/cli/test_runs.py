@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from reasonrl.cli.main import main
 from reasonrl.cli.run_tables import compare_sweep
-from reasonrl.grading.metrics import Estimate
+from reasonrl.grading.estimates import Estimate
 from reasonrl.runs.folder import RunFolder
 from reasonrl.sweep.manifest import Member
 from tests.helpers.fake_sweep import make_sweep

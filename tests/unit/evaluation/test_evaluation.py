@@ -19,7 +19,7 @@ from reasonrl.evaluation.summary import (
     reported_k,
     summarise,
 )
-from reasonrl.grading.metrics import Estimate
+from reasonrl.grading.estimates import Estimate
 from reasonrl.problems.prompts import Plain, build_prompts
 from reasonrl.reward_models.model import Description, question_hash
 from reasonrl.rewards.sparse import Outcome

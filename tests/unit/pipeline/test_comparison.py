@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from reasonrl.evaluation.summary import Evaluation
-from reasonrl.grading.metrics import Estimate
+from reasonrl.grading.estimates import Estimate
 from reasonrl.pipeline import comparison
 from reasonrl.pipeline.comparison import compare, show_comparison
 from reasonrl.pipeline.results import Result

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 
-from reasonrl.grading.metrics import Estimate
+from reasonrl.grading.estimates import Estimate
 from reasonrl.report.export import Cell, export
 
 ROWS: list[dict[str, Cell]] = [

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reasonrl.grading.metrics import Estimate
+from reasonrl.grading.estimates import Estimate
 from reasonrl.report.intervals import draw_intervals, figure_of
 from reasonrl.util.errors import UserError
 
