@@ -72,6 +72,15 @@ def test_links_resolve(page: Path):
 
 
 @names
+def test_tables_are_whole(page: Path):
+    """Each has a head, and as many cells in every row; a blank line would end it."""
+    for table in re.findall(r"(?:^\|.*\n)+", without_code(text_of(page)) + "\n", re.MULTILINE):
+        head, rule, *_ = rows = [*table.splitlines(), ""]
+        assert re.fullmatch(r"\|( ?:?-+:? ?\|)+", rule), head
+        assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows if row}) == 1, head
+
+
+@names
 def test_files_and_what_they_define_are_where_the_text_says(page: Path):
     text = text_of(page)
     for file in re.findall(r"`((?:reasonrl|conf|tests|docs)/[\w./-]+\.\w+)`", text):
