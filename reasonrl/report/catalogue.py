@@ -5,6 +5,7 @@ All of it is read from the runs' folders, which may be at any stage.
 
 from __future__ import annotations
 
+import difflib
 import logging
 import re
 from collections import defaultdict
@@ -125,8 +126,10 @@ def chosen(entries: Iterable[Entry], conditions: Sequence[str]) -> list[Entry]:
         key, negated = key.removesuffix("!"), key.endswith("!")
         known = [(entry, _values(entry, key)) for entry in found]
         if found and not any(values for _, values in known):
-            keys = ", ".join(sorted({key for entry in found for key in entry.settings}))
-            raise UserError(f"where={condition} must name a setting of a run; they are {keys}.")
+            raise UserError(
+                f"where={condition} must name a setting of these {len(found)} runs. "
+                f"{_nearest(key, {key for entry in found for key in entry.settings})}"
+            )
         patterns = _BETWEEN_VALUES.split(wanted)
         found = [
             entry
@@ -134,6 +137,13 @@ def chosen(entries: Iterable[Entry], conditions: Sequence[str]) -> list[Entry]:
             if any(fnmatchcase(v, pattern) for v in values for pattern in patterns) != negated
         ]
     return found
+
+
+def _nearest(key: str, settings: Iterable[str]) -> str:
+    """What may have been meant by a key: the setting most like it, or any."""
+    ends = sorted({setting.removesuffix(".name").rpartition(".")[2] for setting in settings})
+    close = difflib.get_close_matches(key.rpartition(".")[2], ends, n=1)
+    return f"Did you mean {close[0]}?" if close else f"They have {', '.join(ends)}."
 
 
 def _values(entry: Entry, key: str) -> list[str]:

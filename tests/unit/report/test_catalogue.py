@@ -63,8 +63,11 @@ def test_conditions_choose_runs(
 
 
 def test_a_condition_on_nothing_is_refused(outputs: Path) -> None:
-    with pytest.raises(UserError, match="where=round=4 must name a setting of a run; they are"):
+    said = r"where=round=4 must name a setting of these 5 runs. Did you mean rounds\?"
+    with pytest.raises(UserError, match=said):
         meant(outputs, "round=4")
+    with pytest.raises(UserError, match=r"where=x!=4 must .*\. They have accumulate, aggregation, a"):
+        meant(outputs, "x!=4")
     with pytest.raises(UserError, match=r"where=rounds must be KEY=VALUE or KEY!=VALUE"):
         meant(outputs, "rounds")
 
