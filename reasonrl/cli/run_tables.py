@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.measure import Measurement
 from rich.table import Table
 
 from reasonrl.cli.command import find_run, find_sweep, sweep_folder
 from reasonrl.config.identity import prerequisites
-from reasonrl.grading.estimates import Estimate
 from reasonrl.report.budget import NOT_COMPARED, TOLERANCE, unequal
 from reasonrl.report.catalogue import (
     MAIN,
@@ -26,17 +24,17 @@ from reasonrl.report.catalogue import (
     differing,
     read_catalogue,
     short_keys,
+    telling,
     text_of,
 )
 from reasonrl.report.comparison import Row, compared, results
-from reasonrl.report.export import Cell, export, is_bold, words_of
+from reasonrl.report.export import Cell, export
+from reasonrl.report.fitting import WIDEST, fitting_table, word_of
 from reasonrl.runs.folder import run_folder
 from reasonrl.runs.provenance import differences, hardware, software
 from reasonrl.sweep.manifest import Sweep
 from reasonrl.util.atomic import remove_folder
 from reasonrl.util.errors import UserError
-
-NAMING = ("run", "seeds", "state")  # columns that are no settings
 
 
 def list_runs(given: argparse.Namespace) -> int:
@@ -187,7 +185,7 @@ def _shared(entries: Sequence[Entry]) -> str:
 def _cells(rows: Sequence[Row], seeds: bool) -> list[dict[str, Cell]]:
     """The rows, with what differs between them in front; a run is named by its name's end."""
     firsts = [row.entries[0] for row in rows]
-    columns = differing(firsts, without=[SEED] if seeds else [])
+    columns = telling(firsts, without=[SEED] if seeds else [])
     short = short_keys(columns)
     protocols = {first.run.protocol for first in firsts} - {None}
     all_done = all(entry.state == "done" for row in rows for entry in row.entries)
@@ -210,13 +208,13 @@ def _cells(rows: Sequence[Row], seeds: bool) -> list[dict[str, Cell]]:
 def _names(rows: Sequence[Row], seeds: bool) -> list[str]:
     """What differs between the rows, for each; the end of its run's name where nothing does."""
     firsts = [row.entries[0] for row in rows]
-    columns = differing(firsts, without=[SEED] if seeds else [])
+    columns = telling(firsts, without=[SEED] if seeds else [])
     short = short_keys(columns)
     names = []
     for place, first in enumerate(firsts):
         said = {short[key]: values[place] for key, values in columns.items() if values[place]}
-        words = [v if f"{k}.name" in MAIN else f"{k}={v}" for k, v in said.items()]
-        names.append(" ".join(words) or first.name.rpartition("-")[2])
+        words = " ".join(word_of(key, value) for key, value in said.items())
+        names.append(words or first.name.rpartition("-")[2])
     return names
 
 
@@ -237,45 +235,6 @@ def _show(found: Sequence[Row], shared: str, given: argparse.Namespace) -> None:
         print(export(rows, given.format))
         return
     console = Console(highlight=False)
-    table = _table(rows, shared)
-    unlimited = console.options.update(width=10_000)
-    if Measurement.get(console, unlimited, table).maximum > console.width:
-        table = _table([_in_words(row) for row in rows], shared)
-    console.print(table)
-
-
-def _in_words(row: Mapping[str, Cell]) -> dict[str, Cell]:
-    """The row with its settings as one text, which wraps between them where it is narrow."""
-    settings = {k: c for k, c in row.items() if isinstance(c, str | int) and k not in NAMING}
-    words = " ".join(f"{k}={words_of(cell)}" for k, cell in settings.items() if cell != "")
-    naming = {key: cell for key, cell in row.items() if key in NAMING}
-    numbers = {key: cell for key, cell in row.items() if isinstance(cell, Estimate)}
-    return {**naming, "settings": words, **numbers}
-
-
-def _table(rows: Sequence[Mapping[str, Cell]], shared: str) -> Table:
-    table = Table(
-        title=f"all: {escape(shared)}" if shared else None,
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    for column in columns:
-        number = any(not isinstance(row.get(column, ""), str) for row in rows)
-        table.add_column(
-            escape(column.replace(": ", ":\n")),
-            justify="right" if number else "left",
-            no_wrap=number or column == "run",  # where it is narrow, settings give way
-            overflow="fold",
-        )
-    for row in rows:
-        table.add_row(*(_text(column, row.get(column, "")) for column in columns))
-    return table
-
-
-def _text(column: str, cell: Cell) -> str:
-    is_estimate = isinstance(cell, Estimate)
-    text = str(cell).replace(" [", "\n\\[") if is_estimate else escape(words_of(cell))
-    return f"[bold]{text}[/]" if is_bold(column, cell) else text
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = WIDEST  # of a file, which has no width
+    console.print(fitting_table(rows, f"all: {shared}" if shared else None, console))

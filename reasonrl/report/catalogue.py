@@ -178,6 +178,24 @@ def differing(
     return found
 
 
+def telling(entries: Sequence[Entry], *, without: Sequence[str] = ()) -> dict[str, list[str]]:
+    """The settings that tell the runs apart, as ``differing`` gives them.
+
+    They are those of MAIN, and others only where runs differ in them that are alike in MAIN: an
+    algorithm's name says what its settings are.
+    """
+    found = differing(entries, without=without)
+    main = [*zip(*(values for key, values in found.items() if key in MAIN), strict=True)]
+    alike: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for place in range(len(entries)):
+        alike[main[place] if main else ()].append(place)
+    return {
+        key: values
+        for key, values in found.items()
+        if key in MAIN or any(len({values[i] for i in group}) > 1 for group in alike.values())
+    }
+
+
 def short_keys(keys: Iterable[str]) -> dict[str, str]:
     """The keys as people write them: ``algorithm`` for its name, else the last part if it's enough.
 

@@ -12,6 +12,7 @@ from reasonrl.report.catalogue import (
     differing,
     read_catalogue,
     short_keys,
+    telling,
     text_of,
 )
 from reasonrl.util.errors import UserError
@@ -66,7 +67,9 @@ def test_a_condition_on_nothing_is_refused(outputs: Path) -> None:
     said = r"where=round=4 must name a setting of these 5 runs. Did you mean rounds\?"
     with pytest.raises(UserError, match=said):
         meant(outputs, "round=4")
-    with pytest.raises(UserError, match=r"where=x!=4 must .*\. They have accumulate, aggregation, a"):
+    with pytest.raises(
+        UserError, match=r"where=x!=4 must .*\. They have accumulate, aggregation, a"
+    ):
         meant(outputs, "x!=4")
     with pytest.raises(UserError, match=r"where=rounds must be KEY=VALUE or KEY!=VALUE"):
         meant(outputs, "rounds")
@@ -101,6 +104,18 @@ def test_runs_differ_in_what_those_that_have_it_do_not_share(outputs: Path) -> N
     assert "seed" not in differing(entries, without=["seed"])
     one, *_, other = entries
     assert differing([one, other], lacking=True)["algorithm.iterations"] == ["", "20"]
+
+
+def test_an_algorithm_s_settings_tell_its_own_runs_apart_alone(outputs: Path) -> None:
+    entries = chosen(read_catalogue(outputs), [])
+    found = telling(entries)
+    assert list(found) == ["algorithm.name", "reward.name", "init.name", "seed", "algorithm.rounds"]
+    assert sorted(found["algorithm.rounds"]) == ["", "", "2", "2", "4"]
+    different = chosen(entries, ["algorithm=ppo,sft"])
+    assert "algorithm.epochs" in differing(different)
+    assert "algorithm.epochs" not in telling(different)
+    alike = chosen(entries, ["algorithm=ei", "seed=0"])
+    assert list(telling(alike)) == ["algorithm.rounds"]
 
 
 def test_keys_are_short_where_that_is_enough() -> None:
