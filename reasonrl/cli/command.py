@@ -114,8 +114,10 @@ def find_run(outputs: Path, text: str, key: str = "run") -> RunFolder:
 
     key: what the text was given as.
     """
+    if not text.strip():
+        raise UserError(f"{key} must name a run; got nothing. Pass a part of a run's name.")
     folder = Path(text)
-    if not folder.is_dir():
+    if not RunFolder(folder).config.exists():
         runs = outputs / "runs"
         known = sorted(f.name for f in runs.iterdir() if f.is_dir()) if runs.is_dir() else []
         swept = [*(outputs / "sweeps").glob(f"*/{MANIFEST}")]

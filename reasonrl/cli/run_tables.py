@@ -39,6 +39,9 @@ from reasonrl.util.errors import UserError
 
 def list_runs(given: argparse.Namespace) -> int:
     entries = _entries(given)
+    if not entries and given.format == "table":
+        print("No run is meant.")
+        return 0
     groups = by_seed(entries) if given.seeds else [[entry] for entry in entries]
     _show(results(groups, given.metrics), _shared(entries), given)
     return 0
@@ -48,9 +51,10 @@ def compare_runs(given: argparse.Namespace) -> int:
     entries = _entries(given)
     groups = by_seed(entries) if given.seeds else [[entry] for entry in entries]
     if len(groups) < 2:
+        together = " after runs of several seeds were put together" if given.seeds else ""
         raise UserError(
-            f"compare must be given two runs or more, or --where; got {len(groups)}"
-            + (" after runs of several seeds were put together." if given.seeds else ".")
+            f"compare must mean two runs or more, by their names or by --where; got {len(groups)}"
+            f"{together}."
         )
     differs = unequal({entry.name: entry.budget for entry in entries})
     if refused := [text for name, text in differs.items() if name not in given.may_differ]:
@@ -188,7 +192,7 @@ def _cells(rows: Sequence[Row], seeds: bool) -> list[dict[str, Cell]]:
     columns = telling(firsts, without=[SEED] if seeds else [])
     short = short_keys(columns)
     protocols = {first.run.protocol for first in firsts} - {None}
-    all_done = all(entry.state == "done" for row in rows for entry in row.entries)
+    all_done = all(e.state == "done" for row in rows for e in (*row.entries, *row.lacking))
     cells = []
     for place, row in enumerate(rows):
         states = sorted({entry.state for entry in row.entries})
@@ -199,7 +203,8 @@ def _cells(rows: Sequence[Row], seeds: bool) -> list[dict[str, Cell]]:
         if seeds:
             own["seeds"] = ",".join(str(entry.config.seed) for entry in row.entries)
         if not all_done:
-            own["state"] = ", ".join(states)
+            lacking = [f"seed {entry.config.seed} {entry.state}" for entry in row.lacking]
+            own["state"] = ", ".join([*states, *lacking])
         own |= _budget(row)
         cells.append({**own, **row.estimates})
     return cells
@@ -237,4 +242,6 @@ def _show(found: Sequence[Row], shared: str, given: argparse.Namespace) -> None:
     console = Console(highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = WIDEST  # of a file, which has no width
-    console.print(fitting_table(rows, f"all: {shared}" if shared else None, console))
+    if shared:
+        console.print(f"all: {shared}", markup=False, soft_wrap=True)
+    console.print(fitting_table(rows, console))

@@ -25,6 +25,7 @@ from reasonrl.grading.metrics import (
     best_of_n,
     majority_vote,
     pass_at_k,
+    reported_k,
     unique_correct,
     unique_fraction,
     weighted_vote,
@@ -64,12 +65,6 @@ class Evaluation:
             for name in self.scores
             if name in before.scores
         }
-
-
-def reported_k(num_samples: int) -> list[int]:
-    """Those k whose pass@k gets an interval: the powers of two below K, and K."""
-    powers = [2**i for i in range(num_samples.bit_length()) if 2**i < num_samples]
-    return [*powers, num_samples]
 
 
 def summarise(

@@ -37,6 +37,12 @@ def pass_at_k(correct: np.ndarray, k: int) -> np.ndarray:
     return 1.0 - all_wrong[correct.sum(axis=1)]
 
 
+def reported_k(num_samples: int) -> list[int]:
+    """Those k whose pass@k gets an interval: the powers of two below K, and K."""
+    powers = [2**i for i in range(num_samples.bit_length()) if 2**i < num_samples]
+    return [*powers, num_samples]
+
+
 def majority_vote(answers: Sequence[Sequence[str | None]], golds: Sequence[str]) -> np.ndarray:
     """maj@n: the score of the most frequent answer, per problem, as float (problems,).
 

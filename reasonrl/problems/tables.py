@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import sys
 from codecs import BOM_UTF8
@@ -76,24 +77,30 @@ def _existing(file: Path, key: str) -> Path:
 
 
 def _json(file: Path) -> list[Row]:
+    """The rows of an array of objects, or of lines with an object each."""
     with file.open("rb") as opened:
         is_array = opened.read(1024).removeprefix(BOM_UTF8).lstrip()[:1] == b"["
     if is_array:
         return json_array(file)
+    _refuse_object_around(file)
     try:
-        rows = list(json_lines(file))
+        return list(json_lines(file))
     except UserError as error:
         raise UserError(f"{error} {JSON_FORMS}") from None
-    if len(rows) == 1 and any(map(_is_table, rows[0].values.values())):
-        keys = ", ".join(rows[0].values)
-        raise UserError(
-            f"{file}: must be rows; got one object around them, of {keys}. {JSON_FORMS}"
-        )
-    return rows
 
 
-def _is_table(value: object) -> bool:
-    return isinstance(value, list) and value != [] and all(isinstance(v, dict) for v in value)
+def _refuse_object_around(file: Path) -> None:
+    """Raises UserError if the whole file is one object with the rows in it, on any lines."""
+    try:
+        whole = json.loads(file.read_bytes())
+    except ValueError:  # such as that of several lines
+        return
+    parts = list(whole.values()) if isinstance(whole, dict) else []
+    are_tables = [isinstance(p, list) and p != [] and isinstance(p[0], dict) for p in parts]
+    is_row = any(isinstance(part, str) for part in parts)
+    by_key = parts != [] and all(isinstance(part, dict) for part in parts)
+    if by_key or (any(are_tables) and not is_row):
+        raise UserError(f"{file}: must be rows; got one object around them. {JSON_FORMS}")
 
 
 def _csv(file: Path) -> list[Row]:

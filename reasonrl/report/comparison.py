@@ -25,7 +25,8 @@ from reasonrl.util.errors import UserError
 class Row:
     """A run, or runs that differ in their seed alone, in a table."""
 
-    entries: Sequence[Entry]
+    entries: Sequence[Entry]  # those of which its numbers are, or all where there are none
+    lacking: Sequence[Entry]  # those that its numbers lack, not being evaluated
     # By column, such as ``maj@1``, ``maj@1: gain``, ``maj@1: against the first``.
     estimates: dict[str, Estimate]
 
@@ -74,7 +75,8 @@ def _measured(group: Sequence[Entry], metrics: Sequence[str]) -> Row:
     found = {}
     for metric in metrics if evaluated else ():
         found[metric] = _mean([_values(entry.after, metric) for entry in evaluated])
-    return Row(evaluated or group, found)
+    lacking = [entry for entry in group if entry.after is None] if evaluated else []
+    return Row(evaluated or group, lacking, found)
 
 
 def _paired(base: Sequence[Entry], other: Sequence[Entry], metric: str) -> Estimate:
@@ -91,8 +93,9 @@ def _paired(base: Sequence[Entry], other: Sequence[Entry], metric: str) -> Estim
         for entry in (one, another):
             if entry.after is None:
                 raise UserError(
-                    f"run={entry.name} must be evaluated by {entry.run.protocol}; it isn't. Give "
-                    "its command again with these evaluation settings."
+                    f"run={entry.name} must be evaluated by {entry.run.protocol}; it isn't. Leave "
+                    "it out (--where state=done), or give its command again with these evaluation "
+                    "settings."
                 )
         same = one.after.problem_ids == another.after.problem_ids  # type: ignore[union-attr]
         if not same or _content_in(one.run.protocol) != _content_in(another.run.protocol):

@@ -28,7 +28,11 @@ def export(rows: Sequence[Mapping[str, Cell]], kind: str) -> str:
     import pandas as pd  # it takes half a second
 
     if kind == "csv":
-        return pd.DataFrame([_numbers(row) for row in rows]).to_csv(index=False).rstrip("\n")
+        return (
+            pd.DataFrame([_numbers(row) for row in rows], dtype=object)
+            .to_csv(index=False)
+            .rstrip("\n")
+        )
     columns = list(dict.fromkeys(column for row in rows for column in row))
     frame = pd.DataFrame(
         [[_TEXT[kind](column, row.get(column, "")) for column in columns] for row in rows],

@@ -1,7 +1,8 @@
 """A table of runs for the terminal, laid out by its width so that no number is cut.
 
 As wide as it wants to be, a setting has a column of its own; where there is less room the settings
-are one text, which wraps; where there is still less a run's metrics stand under each other.
+are one text, which wraps; where there is still less a run's metrics stand under each other, and in
+the end everything does.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
@@ -24,16 +24,17 @@ WORDS = 14  # the least width of a column of words that are longer
 WIDEST = 10_000
 
 
-def fitting_table(rows: Sequence[Mapping[str, Cell]], title: str | None, console: Console) -> Table:
+def fitting_table(rows: Sequence[Mapping[str, Cell]], console: Console) -> Table:
     """The rows as the widest table that the console has room for."""
     unlimited = console.options.update(width=WIDEST)
-    wide = _table(rows, title)
+    wide = _table(rows)
     if Measurement.get(console, unlimited, wide).maximum <= console.width:
         return wide
-    words = _table([_in_words(row) for row in rows], title)
-    if Measurement.get(console, unlimited, words).minimum <= console.width:
-        return words
-    return _table([_stacked(row) for row in rows], title)
+    for layout in (_in_words, _stacked):
+        table = _table([layout(row) for row in rows])
+        if Measurement.get(console, unlimited, table).minimum <= console.width:
+            return table
+    return _list(rows)
 
 
 def word_of(key: str, value: str) -> str:
@@ -63,18 +64,27 @@ def _stacked(row: Mapping[str, Cell]) -> dict[str, Cell | Text]:
             for c in columns
         )
         stacked[kind or "value"] = Text("\n").join(lines)
-    words = _in_words(row)
-    return {k: cell for k, cell in words.items() if not isinstance(cell, Estimate)} | stacked
+    run, *more = ((k, c) for k, c in row.items() if not isinstance(c, Estimate) and c != "")
+    words = " ".join(word_of(key, words_of(cell)) for key, cell in more)
+    return {run[0]: run[1], "settings": words, **stacked}
 
 
-def _table(rows: Sequence[Mapping[str, Cell | Text]], title: str | None) -> Table:
-    table = Table(
-        title=title and escape(title),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
+def _list(rows: Sequence[Mapping[str, Cell]]) -> Table:
+    """The rows in one column, in which everything wraps."""
+    table = Table("runs", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for row in rows:
+        words = _in_words(row)
+        lines = [Text(" ".join(cell for cell in words.values() if isinstance(cell, str)))]
+        for column, cell in words.items():
+            if isinstance(cell, Estimate):
+                style = "bold" if is_bold(column, cell) else ""
+                lines.append(Text(f"  {column}\n    {cell}", style))
+        table.add_row(Text("\n").join(lines))
+    return table
+
+
+def _table(rows: Sequence[Mapping[str, Cell | Text]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     columns = list(dict.fromkeys(column for row in rows for column in row))
     cells = [[_text(column, row.get(column, "")) for column in columns] for row in rows]
     for place, column in enumerate(columns):

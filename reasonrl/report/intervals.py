@@ -26,8 +26,11 @@ def draw_intervals(
 ) -> None:
     """Draws a picture of estimates into a file, see ``figure_of``.
 
-    Raises UserError for a path with another ending than STAMPS has, or that can't be written.
+    Raises UserError for a path with another ending than STAMPS has, or that can't be written, and
+    where there are no estimates.
     """
+    if not any(rows):
+        raise UserError(f"plot={path} must have runs that are evaluated; got none. Choose others.")
     if path.suffix not in STAMPS:
         raise UserError(f"plot={path} must end in one of {', '.join(STAMPS)}. Rename it.")
     buffer = io.BytesIO()

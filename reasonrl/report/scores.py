@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from reasonrl.grading.metrics import majority_vote, pass_at_k
+from reasonrl.grading.metrics import majority_vote, pass_at_k, reported_k
 from reasonrl.runs.result import GREEDY, SAMPLES
 from reasonrl.util.errors import UserError
 
@@ -30,7 +30,7 @@ class Scores:
 
 
 def read_scores(evaluation: Path) -> Scores:
-    """The scores of the evaluation in this folder: maj@1, maj@K, and pass@k at 1 and K.
+    """The scores of the evaluation in this folder: maj@1, maj@K, and pass@k.
 
     Raises UserError if it isn't whole.
     """
@@ -48,7 +48,7 @@ def read_scores(evaluation: Path) -> Scores:
     if num_samples > 1:
         votes = [[GOLD if correct[i] else answers[i] for i in rows[p]] for p in problem_ids]
         values[f"maj@{num_samples}"] = majority_vote(votes, [GOLD] * len(votes))
-    for k in sorted({1, num_samples}):
+    for k in reported_k(num_samples):
         values[f"pass@{k}"] = pass_at_k(flags, k)
     return Scores(problem_ids, values)
 

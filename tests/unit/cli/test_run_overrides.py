@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from reasonrl.cli import evaluate as module
 from reasonrl.cli.evaluate import (
@@ -67,15 +67,25 @@ def test_the_rest_is_as_the_run_is(asked: Callable[..., _Asked]):
     assert one.config.evaluation.num_samples_per_prompt == 96
 
 
-def test_a_run_is_named_by_a_part_of_its_name(run: RunFolder, tmp_path: Path):
+def test_a_run_is_named_by_a_part_of_its_name(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def compose_evaluate(*overrides: str) -> DictConfig:
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return compose("evaluate", list(overrides))
+
     named = tmp_path / "outputs" / "runs" / run.path.name
     named.parent.mkdir(parents=True)
     run.path.rename(named)
     said = ["run=1a2b", f"runtime.outputs={tmp_path / 'outputs'}"]
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        one = _asked(compose("evaluate", said), said)
+    one = _asked(compose_evaluate(*said), said)
     assert (one.name, len(one.problems)) == (run.path.name, 10)
     assert named in one.record.parents
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "1a2b").mkdir()  # which is no run
+    assert _asked(compose_evaluate(*said), said).name == one.name
+    with pytest.raises(UserError, match="reward_model must name a run; got nothing"):
+        _asked(compose_evaluate(*said, "reward_model="), said)
 
 
 def test_what_no_run_depends_on_is_applied(asked: Callable[..., _Asked], tmp_path: Path):
@@ -135,6 +145,7 @@ def test_a_split_must_be_one_of_the_run_s_own_dataset(asked: Callable[..., _Aske
 TOLD = """
 import sys
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 from reasonrl.cli.evaluate import evaluate_and_show
 from reasonrl.util.errors import UserError
 initialize_config_dir(sys.argv[1], version_base="1.3")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ from filelock import FileLock
 from reasonrl.cli.main import main
 from reasonrl.cli.run_tables import compare_sweep
 from reasonrl.grading.estimates import Estimate
-from reasonrl.runs.folder import RunFolder
+from reasonrl.runs.folder import RunFolder, Status, write_status
 from reasonrl.sweep.manifest import Member
 from tests.helpers.fake_sweep import make_sweep
 from tests.helpers.finished_runs import Answers, finished
@@ -94,6 +96,35 @@ def test_seeds_go_into_one_row(
     assert rows["ei", "2"]["maj@1"]["value"] == pytest.approx(0.75)
     assert rows["ei", "2"]["maj@1"]["seeds"] == 2
     assert rows["ei", "1"]["maj@1"]["seeds"] == 1
+
+
+def test_a_seed_without_numbers_is_named(
+    made: dict[str, RunFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(made["ei 1"].path / "evaluation")
+    write_status(made["ei 1"], Status.here("failed", 1))
+    command = ("runs", "--outputs", tmp_path, "--seeds", "--where", "rounds=2")
+    (row,) = json.loads(said(capsys, *command, "--format", "json"))
+    assert (row["seeds"], row["state"]) == ("0", "done, seed 1 failed")
+
+
+def test_no_run_is_no_silence(
+    made: dict[str, RunFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len(made) == 5
+    command = ("runs", "--outputs", tmp_path, "--where", "state=failed")
+    assert said(capsys, *command) == "No run is meant.\n"
+    assert json.loads(said(capsys, *command, "--format", "json")) == []
+
+
+def test_counts_of_a_csv_are_whole(
+    made: dict[str, RunFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [end_of(made[name]) for name in ("sft 0", "ei 0")]
+    out = said(capsys, "compare", *names, "--outputs", tmp_path, "--format", "csv")
+    first, second = csv.DictReader(out.splitlines())
+    assert first["maj@1: against the first n"] == ""
+    assert second["maj@1: against the first n"] == second["maj@1 n"] == "10"
 
 
 def test_any_runs_are_compared_with_the_first(
@@ -243,7 +274,10 @@ def test_a_run_that_is_worked_on_is_not_removed(
     [
         (["remove"], "remove must be told which runs"),
         (["compare"], "the same problems"),
-        (["compare", "--where", "rounds=1"], "compare must be given two runs or more, or --where"),
+        (
+            ["compare", "--where", "rounds=1"],
+            "compare must mean two runs or more, by their names or by --where",
+        ),
         (
             ["runs", "nothing"],
             "run=nothing must be a run's folder, or a part of exactly one run's name",

@@ -201,7 +201,9 @@ def test_a_csv_of_one_column_may_have_any_mark_in_its_cells(tmp_path: Path) -> N
     ("text", "message"),
     [
         ('{"data": [{"q": "one?", "a": 1}]}', "x.json: must be rows; got one object around them"),
-        ('{\n "data": [\n{"q": "one?", "a": 1}\n]\n}\n', "x.json:1: must be JSON; Expecting"),
+        ('{\n "data": [\n{"q": "one?", "a": 1}\n],\n "n": 1}\n', "x.json: must be rows; got one"),
+        ('{"1": {"q": "one?", "a": 1}, "2": {"q": "two?", "a": 2}}', "x.json: must be rows; got"),
+        ('{"q": "one?", "a": 1}\n{"q"\n', "x.json:2: must be JSON; Expecting"),
         ('"one?"', "x.json:1: must be a JSON object; got str"),
     ],
 )
@@ -213,8 +215,9 @@ def test_json_of_another_form_is_told_which_forms_there_are(
         rows_of_file(tmp_path / "x.json")
 
 
-def test_the_only_row_may_have_a_list_beside_its_texts(tmp_path: Path) -> None:
-    (tmp_path / "x.json").write_text('{"q": "one?", "a": 1, "tags": ["easy"], "more": []}\n')
+def test_the_only_row_may_have_lists_beside_its_texts(tmp_path: Path) -> None:
+    row = {"q": "one?", "a": 1, "tags": ["easy"], "more": [], "turns": [{"by": "me"}]}
+    (tmp_path / "x.json").write_text(json.dumps(row))
     assert len(rows_of_file(tmp_path / "x.json")) == 1
 
 

@@ -39,6 +39,7 @@ def test_scores_are_those_of_the_evaluation(tmp_path: Path) -> None:
         "maj@1": [0, 1, 0],
         "maj@4": [0, 1, 0.5],
         "pass@1": [0.25, 0.5, 0.25],
+        "pass@2": pytest.approx([1 / 2, 5 / 6, 1 / 2]),  # 1 − C(4 − c, 2) / C(4, 2)
         "pass@4": [1, 1, 1],
     }
 

@@ -52,6 +52,11 @@ def test_the_ending_chooses_the_format(tmp_path: Path, ending: str, begins: byte
     assert path.read_bytes().startswith(begins)
 
 
+def test_runs_without_estimates_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="must have runs that are evaluated; got none"):
+        draw_intervals(NAMES, [{}, {}], tmp_path / "x.png")
+
+
 def test_another_ending_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"x.jpeg must end in one of .png, .svg, .pdf. Rename it."):
         draw_intervals(NAMES, ROWS, tmp_path / "x.jpeg")
