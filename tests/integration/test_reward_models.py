@@ -278,7 +278,7 @@ def test_evaluate_py_chooses_by_a_reward_model(
     [
         ("sft", [], "must be a finished run of algorithm=orm or sorm; got a run without a reward"),
         ("unfinished", [], "must be a finished run of algorithm=orm or sorm; got no finished run."),
-        ("nothing", [], "must be a finished run of algorithm=orm or sorm; got no finished run."),
+        ("nothing", [], "must be a run's folder, or a part of exactly one run's name; it is of 0"),
         ("other", [], "must have the policy's tokenizer; got a vocabulary of 269, EOS 0, and the"),
         ("orm", ["evaluation.split=train"], "must not have been trained on the questions it is"),
     ],

@@ -278,8 +278,8 @@ RULES = [
      "1; got 1.0."),
     ("algorithm.value_learning_rate=0", ["algorithm=ppo"], "algorithm.value_learning_rate must be "
      "above 0; got 0.0."),
-    ("algorithm.temperature=0", ["algorithm=ppo"], "algorithm.temperature=0.0 must be above 0: PPO "
-     "learns from the differences between samples of one prompt."),
+    ("algorithm.temperature=0", ["algorithm=ppo"], "algorithm.temperature=0.0 must be above 0: a "
+     "policy gradient learns from the differences between samples of one prompt."),
     ("algorithm.kl_penalty=both", ["algorithm=ppo"], "algorithm.kl_penalty must be one of reward, "
      "loss; got algorithm.kl_penalty=both."),
     ("algorithm.old_logprobs=new", ["algorithm=ppo"], "algorithm.old_logprobs must be one of "
