@@ -102,7 +102,7 @@ class Stage:
         return {name: found[run.path.name] for name, run in self.runs.items()}
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
+def wait_until(holds: Callable[[], bool], seconds: float = 180.0) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end
