@@ -189,15 +189,14 @@ def _shared(entries: Sequence[Entry]) -> str:
 def _cells(rows: Sequence[Row], seeds: bool) -> list[dict[str, Cell]]:
     """The rows, with what differs between them in front; a run is named by its name's end."""
     firsts = [row.entries[0] for row in rows]
-    columns = telling(firsts, without=[SEED] if seeds else [])
-    short = short_keys(columns)
+    settings = _settings(rows, seeds)
     protocols = {first.run.protocol for first in firsts} - {None}
     all_done = all(e.state == "done" for row in rows for e in (*row.entries, *row.lacking))
     cells = []
     for place, row in enumerate(rows):
         states = sorted({entry.state for entry in row.entries})
         own: dict[str, Cell] = {"run": firsts[place].name.rpartition("-")[2]}
-        own |= {short[key]: values[place] for key, values in columns.items()}
+        own |= settings[place]
         if len(protocols) > 1:
             own["evaluated by"] = firsts[place].run.protocol or ""
         if seeds:
@@ -212,15 +211,18 @@ def _cells(rows: Sequence[Row], seeds: bool) -> list[dict[str, Cell]]:
 
 def _names(rows: Sequence[Row], seeds: bool) -> list[str]:
     """What differs between the rows, for each; the end of its run's name where nothing does."""
-    firsts = [row.entries[0] for row in rows]
-    columns = telling(firsts, without=[SEED] if seeds else [])
-    short = short_keys(columns)
     names = []
-    for place, first in enumerate(firsts):
-        said = {short[key]: values[place] for key, values in columns.items() if values[place]}
-        words = " ".join(word_of(key, value) for key, value in said.items())
-        names.append(words or first.name.rpartition("-")[2])
+    for row, settings in zip(rows, _settings(rows, seeds), strict=True):
+        words = " ".join(word_of(key, value) for key, value in settings.items() if value)
+        names.append(words or row.entries[0].name.rpartition("-")[2])
     return names
+
+
+def _settings(rows: Sequence[Row], seeds: bool) -> list[dict[str, str]]:
+    """Of each row the settings that tell the rows apart, by their short keys."""
+    columns = telling([row.entries[0] for row in rows], without=[SEED] if seeds else [])
+    short = short_keys(columns)
+    return [{short[k]: v[place] for k, v in columns.items()} for place in range(len(rows))]
 
 
 def _budget(row: Row) -> dict[str, Cell]:
