@@ -43,9 +43,13 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(autouse=True)
 def empty_queue(slurm: Cluster) -> Iterator[None]:
-    """What a test leaves in the queue, above all one that fails, must not hold up the next."""
+    """What a test leaves in the queue, above all one that fails, must not be the next one's.
+
+    A cancelled job stays in the queue, as completing, until each of its nodes has reported its end.
+    """
     yield
     slurm.run("scancel", "--me")
+    slurm.wait(lambda: not slurm.run("squeue", "--noheader"), "the queue is empty", WAIT)
 
 
 @pytest.fixture
