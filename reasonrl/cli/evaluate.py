@@ -40,7 +40,7 @@ from reasonrl.runs import machines, ranks
 from reasonrl.runs.folder import read_config
 from reasonrl.runs.process import Process, joined, usable_cores
 from reasonrl.runs.rank import as_rank
-from reasonrl.runs.result import AFTER, policy_of, reward_model_of
+from reasonrl.runs.result import AFTER, reward_model_of, usable_policy_of
 from reasonrl.types import Problem, SavedPolicy
 from reasonrl.util.entry_point import set_up_logging
 from reasonrl.util.errors import UserError
@@ -191,7 +191,7 @@ def _asked(config: DictConfig, overrides: Sequence[str]) -> _Asked:
     dataset, split = resolved.dataset, resolved.evaluation.split
     reward_model = _reward_model(resolved, config.reward_model)
     if config.run is not None:
-        name, policy = Path(config.run).resolve().name, policy_of(run)
+        name, policy = Path(config.run).resolve().name, usable_policy_of(run)
     else:
         name = f"{resolved.model.name} on {dataset.name}"
         base = base_model(resolved)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from reasonrl.config.schema import EvaluateConfig
 from reasonrl.policy.source import HUB_FILES
 from reasonrl.runs.folder import RunFolder
-from reasonrl.runs.result import policy_of, reward_model_of
+from reasonrl.runs.result import reward_model_of, usable_policy_of
 from reasonrl.util.digest import content_of_folder
 from reasonrl.util.errors import UserError
 
@@ -59,7 +59,7 @@ def with_contents(config: C, found: Contents) -> C:
 
 def content_of_policy(run: str) -> str:
     """The hash of the policy that a run has made. Raises UserError if it hasn't."""
-    return content_of_folder(Path(policy_of(RunFolder(Path(run))).path), HUB_FILES)
+    return content_of_folder(Path(usable_policy_of(RunFolder(Path(run))).path), HUB_FILES)
 
 
 def content_of_reward_model(run: str, key: str) -> str:

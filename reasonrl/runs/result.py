@@ -23,10 +23,11 @@ VALIDATION = "validation"
 
 
 def policy_of(run: RunFolder) -> SavedPolicy:
-    """The policy that a run has made. Raises UserError if it hasn't yet, or makes none.
+    """The policy that a run has made, whose weights may have been removed since.
 
     The status doesn't count: a run that has made its policy may be evaluated once more at this
-    moment, or may have been killed while it was.
+    moment, or may have been killed while it was. Raises UserError if it hasn't made it yet, or
+    makes none.
     """
     if not run.result.exists():
         raise UserError(f"run={run.path} must be done; it isn't. Give its command again.")
@@ -41,9 +42,19 @@ def read_result(run: RunFolder) -> SavedPolicy:
             f"run={run.path} must be a run that makes a policy, such as algorithm=sft or ei; got "
             f"algorithm={read_config(run).algorithm.name}. Pass another run."
         )
-    result = SavedPolicy(**values)
-    # A run's folder may have moved since, or may be seen from another working directory.
-    return replace(result, path=str(run.policy)) if run.policy.exists() else result
+    # The path in it is where the run was made: its folder may have moved since, or be a copy.
+    return replace(SavedPolicy(**values), path=str(run.policy))
+
+
+def usable_policy_of(run: RunFolder) -> SavedPolicy:
+    """The policy that a run has made, with its weights. Raises UserError if they aren't there."""
+    policy = policy_of(run)
+    if not run.policy.exists():
+        raise UserError(
+            f"run={run.path} must hold the policy that it made; there is no {run.policy.name}/ in "
+            "it. Copy that folder too, or pass the run that has it."
+        )
+    return policy
 
 
 def reward_model_of(run: RunFolder, key: str) -> Path:

@@ -20,6 +20,7 @@ from reasonrl.cli.evaluate import evaluate_and_show as evaluate_py
 from reasonrl.config.algorithm.base import Work
 from reasonrl.config.schema import TrainConfig
 from reasonrl.evaluation.summary import read_estimates
+from reasonrl.pipeline.contents import content_of_policy
 from reasonrl.pipeline.estimate import work
 from reasonrl.pipeline.execute import ensure_done
 from reasonrl.pipeline.outcome import show_outcome
@@ -29,7 +30,7 @@ from reasonrl.pipeline.results import result_of
 from reasonrl.pipeline.text import plan_table
 from reasonrl.runs.folder import RunFolder, read_config, read_status
 from reasonrl.runs.metrics_log import read_metrics
-from reasonrl.runs.result import read_result
+from reasonrl.runs.result import policy_of, read_result, usable_policy_of
 from reasonrl.sampling import ENGINES, transformers
 from reasonrl.util.errors import UserError
 from reasonrl.util.progress import Progress, output
@@ -265,4 +266,17 @@ def test_runs_share_a_prerequisite_that_is_built_once(
 def test_a_run_s_folder_may_be_moved(finished: Finished, tmp_path: Path) -> None:
     moved = tmp_path / finished.run.path.name
     shutil.copytree(finished.run.path, moved)
-    assert read_result(RunFolder(moved)).path == str(moved / "policy")
+    assert usable_policy_of(RunFolder(moved)).path == str(moved / "policy")
+
+
+def test_a_copy_without_weights_does_not_stand_for_those_of_the_run_it_was_made_of(
+    finished: Finished, tmp_path: Path
+) -> None:
+    ignore = shutil.ignore_patterns("policy")
+    copy = RunFolder(shutil.copytree(finished.run.path, tmp_path / "copy", ignore=ignore))
+    assert policy_of(copy).path == str(copy.policy)  # how it is asked is known
+    refused = "copy must hold the policy that it made; there is no policy/ in it"
+    with pytest.raises(UserError, match=refused):
+        usable_policy_of(copy)
+    with pytest.raises(UserError, match=refused):
+        content_of_policy(str(copy.path))
