@@ -22,6 +22,7 @@ from reasonrl.config.schema import TrainConfig
 from reasonrl.report.budget import Budget, budget_of
 from reasonrl.report.scores import Scores, read_scores
 from reasonrl.runs.folder import GAIN, RunFolder, read_config, read_status, run_folder, state_of
+from reasonrl.runs.provenance import first_start
 from reasonrl.util.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -90,10 +91,20 @@ def read_catalogue(outputs: Path, protocol: str | None = None) -> list[Entry]:
             f"outputs={outputs} must hold runs; there are none. Make one with python train.py, or "
             "name the folder with --outputs."
         )
-    folders.sort(key=lambda folder: (folder / ".hydra" / "config.yaml").stat().st_ctime)
     with ThreadPoolExecutor() as pool:  # a cluster's file system answers slowly, but many at once
+        ages = pool.map(_age, folders)
+        folders = [folder for _, folder in sorted(zip(ages, folders, strict=True))]
         entries = list(pool.map(lambda folder: _read(folder, protocol), folders))
     return [entry for entry in entries if entry is not None]
+
+
+def _age(folder: Path) -> tuple[str, float]:
+    """What runs are sorted by: when each was begun, those that weren't last.
+
+    Where that is the same second, the file system tells, unless it is of a copy.
+    """
+    run = RunFolder(folder)
+    return first_start(run.provenance) or "never", run.config.stat().st_ctime
 
 
 def _read(folder: Path, protocol: str | None) -> Entry | None:

@@ -77,6 +77,11 @@ def complete_attempt(file: Path, *, threads: int, gpu: str | None, processes: in
     write_json(file, {"attempts": [*earlier, last | used]})
 
 
+def first_start(file: Path) -> str | None:
+    """When a run's first attempt began, as ``now`` has it; None if none has."""
+    return next((attempt.get("started") for attempt in _attempts(file)), None)
+
+
 def hardware(file: Path) -> dict[str, str]:
     """What is known of a run's HARDWARE, for people; several attempts may differ in it.
 

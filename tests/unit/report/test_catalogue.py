@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,15 @@ def test_a_run_that_cannot_be_read_is_left_out(
     (entry,) = read_catalogue(tmp_path)
     assert entry.config.algorithm.name == "sft"
     assert f"{broken.path.name} is left out" in caplog.text
+
+
+def test_the_oldest_come_first_though_they_were_copied_last(tmp_path: Path) -> None:
+    begun = {"seed=0": "2026-03-01T00:00:00+00:00", "seed=1": None, "seed=2": "2026-02-01T00:00:00"}
+    for override, time in begun.items():
+        run = finished(tmp_path, "algorithm=sft", override, after=ANSWERS)
+        if time:
+            run.provenance.write_text(json.dumps({"attempts": [{"started": time}, {}]}))
+    assert [entry.config.seed for entry in read_catalogue(tmp_path)] == [2, 0, 1]
 
 
 def test_runs_differ_in_what_those_that_have_it_do_not_share(outputs: Path) -> None:
