@@ -59,10 +59,7 @@ def _stacked(row: Mapping[str, Cell]) -> dict[str, Cell | Text]:
     stacked: dict[str, Cell | Text] = {"metric": Text("\n".join(metrics))}
     for kind in dict.fromkeys(kind for _, _, kind in names):
         columns = [f"{metric}: {kind}" if kind else metric for metric in metrics]
-        lines = (
-            Text(str(numbers.get(c, "")), "bold" if c in row and is_bold(c, row[c]) else "")
-            for c in columns
-        )
+        lines = (_styled(str(numbers.get(c, "")), c, row.get(c, "")) for c in columns)
         stacked[kind or "value"] = Text("\n").join(lines)
     run, *more = ((k, c) for k, c in row.items() if not isinstance(c, Estimate) and c != "")
     words = " ".join(word_of(key, words_of(cell)) for key, cell in more)
@@ -77,8 +74,7 @@ def _list(rows: Sequence[Mapping[str, Cell]]) -> Table:
         lines = [Text(" ".join(cell for cell in words.values() if isinstance(cell, str)))]
         for column, cell in words.items():
             if isinstance(cell, Estimate):
-                style = "bold" if is_bold(column, cell) else ""
-                lines.append(Text(f"  {column}\n    {cell}", style))
+                lines.append(_styled(f"  {column}\n    {cell}", column, cell))
         table.add_row(Text("\n").join(lines))
     return table
 
@@ -108,4 +104,9 @@ def _text(column: str, cell: Cell | Text) -> Text:
     if isinstance(cell, Text):
         return cell
     text = str(cell).replace(" [", "\n[") if isinstance(cell, Estimate) else words_of(cell)
+    return _styled(text, column, cell)
+
+
+def _styled(text: str, column: str, cell: Cell) -> Text:
+    """A text of a cell: bold where what the cell says is established."""
     return Text(text, "bold" if is_bold(column, cell) else "")
