@@ -7,6 +7,7 @@ counts in a run's identity.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,16 @@ def require(holds: bool, message: str) -> None:
 def require_one_of(key: str, value: str, options: Collection[str]) -> None:
     """Raises UserError unless the value is one of the options, which the error lists."""
     require(value in options, f"{key} must be one of {', '.join(options)}; got {key}={value}.")
+
+
+def require_name(key: str, value: str) -> None:
+    """Raises UserError unless the value may be a part of a folder's name."""
+    safe = re.sub(r"[^\w.+-]+", "-", value.rpartition("/")[2]).strip("-.") or "mine"
+    require(
+        re.fullmatch(r"\w[\w.+-]*", value) is not None,
+        f"{key}={value} must have letters, digits and . + - _ alone, for folders are named by it. "
+        f"Pass {key}={safe}.",
+    )
 
 
 def counted(number: int, unit: str) -> str:

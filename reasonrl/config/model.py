@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, field, fields
 
-from reasonrl.config.base import CONTENT, IMMATERIAL, require, unless
+from reasonrl.config.base import CONTENT, IMMATERIAL, require, require_name, unless
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
 # Parameters, from which on a model is large. Then ``runtime.processes=auto`` takes all GPUs, layers
@@ -120,12 +119,7 @@ class ModelConfig:
 
     def check(self) -> None:
         """Raises UserError for a value out of range."""
-        safe = re.sub(r"[^\w.+-]+", "-", self.name.rpartition("/")[2]).strip("-.") or "mine"
-        require(
-            re.fullmatch(r"\w[\w.+-]*", self.name) is not None,
-            f"model.name={self.name} must have letters, digits and . + - _ alone, for folders are "
-            f"named by it. Pass model.name={safe}.",
-        )
+        require_name("model.name", self.name)
         require(
             self.compute_dtype in COMPUTE_DTYPES,
             f"model.compute_dtype must be one of {', '.join(COMPUTE_DTYPES)}; got "

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from reasonrl.config.algorithm import ALGORITHMS
-from reasonrl.config.base import CONTENT, require
+from reasonrl.config.base import CONTENT, require, require_name
 from reasonrl.config.dataset import DATASETS
 from reasonrl.config.init import INITS, InitConfig
 from reasonrl.config.model import ModelConfig
@@ -129,10 +129,14 @@ def _section(key: str, values: str) -> Any:
         options = OPTIONS[key]
         named = "variant_of" if node.get("variant_of") else "name"
         if node.get(named) not in options:
+            others = [name for name, one in options.items() if hasattr(one, "variant_of")]
+            variant = f" A variant of {' or '.join(others)} has variant_of." if others else ""
             raise UserError(
                 f"{key}.{named} must be one of {', '.join(options)}; got "
-                f"{key}.{named}={node.get(named)}."
+                f"{key}.{named}={node.get(named)}.{variant}"
             )
+        if named == "variant_of":
+            require_name(f"{key}.name", str(node.get("name") or ""))
         schema = options[node[named]]
     return _typed(schema, node, key)
 

@@ -176,7 +176,7 @@ def detached_policy_loss(
     """−sg(clip(ρ, 1 − ε₋, 1 + ε₊)) A log π of each token, where ρ = exp(log_ratio).
 
     No token's gradient vanishes where ρ is cut, as it does in ``policy_loss``. Source: CISPO
-    (MiniMax-M1 2025, arXiv 2506.13585), eq. 4 and 5, whose bounds are relative here.
+    (MiniMax-M1 2025, arXiv 2506.13585), eq. 4 and 5; the paper cuts ρ above alone (recalled).
     """
     weight = log_ratio.detach().exp().clamp(1 - low, 1 + high)
     return -weight * advantages * logprobs
@@ -193,31 +193,43 @@ def sequence_means(values: Tensor, lengths: Sequence[int]) -> Tensor:
 def group_means(scores: Tensor, groups: Tensor) -> Tensor:
     """The mean score of each completion's group: (B,), (B,) -> (B,).
 
+    It is rounded from float64, so that equal scores of float32 have exactly their own mean.
+
     groups: the number of the group, from 0, that each completion belongs to.
     """
-    return _by_group(scores, groups) / _by_group(torch.ones_like(scores), groups)
+    return (_by_group(scores, groups) / _sizes(groups)).to(scores.dtype)
 
 
 def means_of_the_others(scores: Tensor, groups: Tensor) -> Tensor:
     """The mean score of the other completions in each one's group; its own where it has no other.
 
-    Source: RLOO (Kool et al. 2019; Ahmadian et al. 2024, arXiv 2402.14740), eq. 8.
+    It is rounded as that of ``group_means`` is. Source: RLOO (Kool et al. 2019; Ahmadian et al.
+    2024, arXiv 2402.14740), eq. 8.
     """
-    others = _by_group(torch.ones_like(scores), groups) - 1
+    others = _sizes(groups) - 1
     means = (_by_group(scores, groups) - scores) / others
-    return torch.where(others > 0, means, scores)
+    return torch.where(others > 0, means, scores).to(scores.dtype)
 
 
 def group_stds(scores: Tensor, groups: Tensor) -> Tensor:
-    """The standard deviation of each completion's group, by n − 1; 0 in a group of one."""
-    squares = _by_group((scores - group_means(scores, groups)) ** 2, groups)
-    others = _by_group(torch.ones_like(scores), groups) - 1
-    return (squares / others.clamp(min=1)).sqrt()
+    """The standard deviation of each completion's group, by n − 1; 0 in a group of one.
+
+    It is exactly 0 in a group of equal scores of float32.
+    """
+    deviations = scores - _by_group(scores, groups) / _sizes(groups)
+    variances = _by_group(deviations**2, groups) / (_sizes(groups) - 1).clamp(min=1)
+    return variances.sqrt().to(scores.dtype)
 
 
 def _by_group(values: Tensor, groups: Tensor) -> Tensor:
-    """The sum of each one's group."""
-    return values.new_zeros(int(groups.max()) + 1).index_add(0, groups, values)[groups]
+    """The sum of each one's group, in float64."""
+    sums = values.new_zeros(int(groups.max()) + 1, dtype=torch.float64)
+    return sums.index_add(0, groups, values.double())[groups]
+
+
+def _sizes(groups: Tensor) -> Tensor:
+    """The number of completions in each one's group."""
+    return groups.bincount()[groups]
 
 
 def step_advantages(

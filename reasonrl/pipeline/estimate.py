@@ -96,7 +96,10 @@ def undone(plans: Iterable[Plan]) -> list[Plan]:
 
 @dataclass(frozen=True)
 class Range:
-    """The seconds that work takes: ``low`` by the fastest step timed, ``high`` by the median."""
+    """The seconds that work takes.
+
+    ``low`` is by the fastest step timed; ``high`` by the median, if all is sampled that may be.
+    """
 
     low: float
     high: float
@@ -137,7 +140,8 @@ def is_computed(planned: Plan) -> bool:
 def gpu_seconds(planned: Plan) -> float:
     """About how long a run takes on the GPUs that its model asks for.
 
-    What it needs first isn't counted, nor loading, saving, and what a reward model reads.
+    All is sampled that may be. What it needs first isn't counted, nor loading, saving, and what a
+    reward model reads.
     """
     assert planned.shape is not None
     config, shape = planned.config, planned.shape
@@ -151,7 +155,8 @@ def gpu_seconds(planned: Plan) -> float:
         + todo.readings * (question + completion) * forward
     )
     rows = max(1, min(config.sampler.num_rows, memory_of(config, shape).rows))
-    sampling = todo.completions / rows * batch_seconds(config, shape, rows, completion)
+    batches = (todo.completions + todo.again) / rows
+    sampling = batches * batch_seconds(config, shape, rows, completion)
     return (operations / (UTILISATION * peak) + sampling) / config.model.resources.all_gpus
 
 
@@ -201,10 +206,13 @@ def _seconds(alike: Sequence[Plan], at_once: int) -> list[Range]:
     took = step_seconds(lambda: accumulate_gradients(reader, timed, MICRO_BATCH_TOKENS, dtype))
     learnt, answered = fmean(map(len, examples)), fmean(map(len, completions))
 
+    def steps(todo: Work, sampled: int) -> float:
+        forward = sampled * answered + todo.readings * learnt
+        return (todo.examples * learnt + FORWARD_COST * forward) / sum(map(len, timed))
+
     def of(todo: Work) -> Range:
-        forward = todo.completions * answered + todo.readings * learnt
-        steps = (todo.examples * learnt + FORWARD_COST * forward) / sum(map(len, timed))
-        return Range(steps * took.low, steps * took.high)
+        low, high = todo.completions, todo.completions + todo.again
+        return Range(steps(todo, low) * took.low, steps(todo, high) * took.high)
 
     return [of(work(one)) for one in alike]
 

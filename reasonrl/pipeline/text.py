@@ -43,9 +43,10 @@ def plan_table(planned: Plan) -> Table:
         )
         if (before := _before(one)) is not None:
             table.add_row(f"  {before}")
+        again = f", up to {work.again:,} in the place of those left out" if work.again else ""
         table.add_row(
-            f"  about {work.completions:,} completions to sample, {work.examples:,} to learn from"
-            f"{_learning(one.config)}"
+            f"  about {work.completions:,} completions to sample{again}, "
+            f"{work.examples:,} to learn from{_learning(one.config)}"
         )
         if one.reading:
             table.add_row(f"  {escape(one.reading)}")

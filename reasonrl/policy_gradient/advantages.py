@@ -11,7 +11,8 @@ With all but the first and the last a completion is one action: its score is the
 and all of its tokens have the same advantage. Then Â is divided
 
     none                by nothing
-    group_std           by the standard deviation of the question's scores, plus 10⁻⁶
+    group_std           by the standard deviation of the question's scores, plus 10⁻⁶; where that
+                        deviation is 0, Â = 0
     group_mean          by their mean; where that isn't positive, Â = 0
     batch_std           by that of all tokens, whose mean is taken off before
 
@@ -60,8 +61,8 @@ class Scored:
 
     @property
     def scores(self) -> Tensor:
-        """(B,), the sum of each completion's rewards."""
-        return self.rewards.sum(dim=1)
+        """(B,), the sum of each completion's rewards, whatever tokens they are paid at."""
+        return self.rewards.sum(dim=1, dtype=torch.float64).to(self.rewards.dtype)
 
     def of_tokens(self, values: Tensor) -> Tensor:
         """A number of each completion as that of each of its tokens: (B,) -> (B, T)."""
@@ -113,7 +114,8 @@ BASELINES: Mapping[str, Baseline] = {
 
 
 def _by_group_std(advantages: Tensor, scored: Scored, config: PPOConfig) -> Tensor:  # noqa: ARG001
-    return advantages / (group_stds(scored.scores, scored.groups) + STD_EPSILON)[:, None]
+    stds = group_stds(scored.scores, scored.groups)[:, None]
+    return torch.where(stds > 0, advantages / (stds + STD_EPSILON), 0.0)
 
 
 def _by_group_mean(advantages: Tensor, scored: Scored, config: PPOConfig) -> Tensor:  # noqa: ARG001

@@ -6,6 +6,7 @@ import io
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from fnmatch import filter as filter_names
 from itertools import cycle
 from statistics import fmean
 from typing import Any
@@ -30,15 +31,17 @@ Points = Sequence[tuple[Any, float]]
 def draw_learning_curve(run: RunFolder, panels: Panels) -> None:
     """Draws learning_curve.png with the charts that the run's algorithm declares, if there are any.
 
-    Charts over the same quantity have the same limits of x, so that they can be compared where one
-    stands below the other.
+    Those of metrics that the run doesn't log, such as a value function's where there is none, are
+    left out. Charts over the same quantity have the same limits of x, so that they can be compared
+    where one stands below the other.
     """
     if not panels.charts:
         return
     records = read_metrics(run.metrics)
-    figure, axes = _figure(len(panels.charts))
+    charts = [panel for panel in panels.charts if _is_logged(panel, records)] or panels.charts
+    figure, axes = _figure(len(charts))
     first: dict[str, Axes] = {}
-    for axis, panel in zip(axes, panels.charts, strict=True):
+    for axis, panel in zip(axes, charts, strict=True):
         if panel.over in first:
             axis.sharex(first[panel.over])
         first.setdefault(panel.over, axis)
@@ -82,6 +85,12 @@ def over_labels(records: Records, pattern: str) -> list[tuple[str, float]]:
         for name, value in record.items()
         if name.startswith(prefix)
     ]
+
+
+def _is_logged(panel: Panel, records: Records) -> bool:
+    logged = {name for record in records for name in record}
+    names = [*panel.lines, *(panel.right or ())[:1]]
+    return any(filter_names(logged, name) for name in names)
 
 
 def _draw(axis: Axes, panel: Panel, records: Records, rollouts: str | None) -> None:

@@ -29,6 +29,7 @@ class Work:
     """How much a run does; works of several runs add up."""
 
     completions: int = 0  # completions that are sampled
+    again: int = 0  # at most as many more, in the place of those that are left out
     examples: int = 0  # examples that are learnt from, each counted once an epoch
     readings: int = 0  # completions that a model reads without learning, counted at each reading
 

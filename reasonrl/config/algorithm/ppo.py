@@ -239,6 +239,7 @@ class PPOConfig(LearnerConfig, Algorithm):
         )
         self._check_critic(key)
         self._check_groups(key)
+        self._check_ratio(key)
         for name in ("entropy_coef", "kl_coef", "truncation_penalty"):
             value = getattr(self, name)
             require(0 <= value < math.inf, f"{key}.{name} must be 0 or more; got {value}.")
@@ -362,11 +363,42 @@ class PPOConfig(LearnerConfig, Algorithm):
                 f"{key}.{name}={getattr(self, name)} changes scores, but not those that "
                 f"{key}.baseline={self.baseline} samples. Leave it out.",
             )
+        pays_kl = self.kl_penalty == "reward" and self.kl_coef > 0
         require(
-            self.scale != "group_mean" or self.kl_penalty == "loss" or self.kl_coef == 0,
-            f"{key}.kl_penalty must be loss with {key}.scale=group_mean, which divides by a "
-            f"question's mean score: KL would be part of it; got {self.kl_penalty}.",
+            not (pays_kl and self.scale in ("group_std", "group_mean")),
+            f"{key}.kl_penalty must be loss with {key}.scale={self.scale}, which divides by what a "
+            f"question's scores are: KL would be part of them; got {self.kl_penalty}.",
         )
+        require(
+            self.scale != "group_mean" or self.truncation_penalty == 0,
+            f"{key}.truncation_penalty must be 0 with {key}.scale=group_mean, for which scores are "
+            f"0 or more; got {self.truncation_penalty}. Pass {key}.mask_truncated=true instead.",
+        )
+
+    def _check_ratio(self, key: str) -> None:
+        """Checks what log-probabilities are compared, and what a completion's ratio can carry."""
+        of_tokens = {
+            "baseline": self.baseline in ("critic", "step_continuations"),
+            "off_policy_correction": self.off_policy_correction != "none",
+        }
+        for name, given in of_tokens.items():
+            require(
+                not given or self.ratio == "token" or self.clip_detached,
+                f"{key}.ratio must be token with {key}.{name}={getattr(self, name)}, which tells "
+                "tokens apart: by a completion's ratio all of them would get their mean; got "
+                f"{self.ratio}. Pass {key}.ratio=token or {key}.clip_detached=true.",
+            )
+        of_sampler = {
+            "old_logprobs": self.old_logprobs == "sampler",
+            "off_policy_correction": self.off_policy_correction != "none",
+        }
+        for name, given in of_sampler.items():
+            require(
+                not (given and self.compat.temperature_one_logprobs and self.temperature != 1),
+                f"{key}.compat.temperature_one_logprobs must be false with "
+                f"{key}.{name}={getattr(self, name)}: the sampler's log-probabilities are at "
+                f"{key}.temperature={self.temperature}, and can't be compared to those at 1.",
+            )
 
     def needs(self, run: TrainConfig) -> dict[str, TrainConfig]:
         return {}
@@ -389,6 +421,7 @@ class PPOConfig(LearnerConfig, Algorithm):
         sampled = rollouts * (1 + extra.get(self.baseline, 0) * (self.num_continuations or 1))
         return Work(
             completions=round(sampled) + validations * sizes.validation,
+            again=self.resamplings * rollouts,
             examples=self.epochs * rollouts,
             readings=2 * rollouts,  # each is read by the policy and by the reference
         )

@@ -225,10 +225,32 @@ RULES = [
     ("algorithm.scale_scores=true", ["algorithm=vineppo"], "algorithm.scale_scores=True changes "
      "scores, but not those that algorithm.baseline=step_continuations samples. Leave it out."),
     ("algorithm.kl_penalty=reward", ["algorithm=maxrl", "algorithm.kl_coef=0.1"],
-     "algorithm.kl_penalty must be loss with algorithm.scale=group_mean, which divides by a "
-     "question's mean score: KL would be part of it; got reward."),
+     "algorithm.kl_penalty must be loss with algorithm.scale=group_mean, which divides by what a "
+     "question's scores are: KL would be part of them; got reward."),
+    ("algorithm.kl_penalty=reward", ["algorithm=grpo"], "algorithm.kl_penalty must be loss with "
+     "algorithm.scale=group_std, which divides by what a question's scores are"),
+    ("algorithm.truncation_penalty=0.5", ["algorithm=maxrl"], "algorithm.truncation_penalty must "
+     "be 0 with algorithm.scale=group_mean, for which scores are 0 or more; got 0.5. Pass "
+     "algorithm.mask_truncated=true instead."),
+    *(("algorithm.ratio=sequence", [f"algorithm={algorithm}", *more], f"algorithm.ratio must be "
+       f"token with algorithm.{given}, which tells tokens apart: by a completion's ratio all of "
+       "them would get their mean; got sequence. Pass algorithm.ratio=token or")
+      for algorithm, more, given in (
+          ("ppo", [], "baseline=critic"), ("vineppo", [], "baseline=step_continuations"),
+          ("grpo", ["algorithm.off_policy_correction=tis"], "off_policy_correction=tis"))),
+    *(("algorithm.compat.temperature_one_logprobs=true", [
+       "algorithm=grpo", "algorithm.temperature=0.5", f"algorithm.{given}"],
+       f"algorithm.compat.temperature_one_logprobs must be false with algorithm.{given}: the "
+       "sampler's log-probabilities are at algorithm.temperature=0.5, and can't be compared to "
+       "those at 1.") for given in ("old_logprobs=sampler", "off_policy_correction=mask")),
     ("algorithm.kl_penalty=reward", ["algorithm=vineppo"], "algorithm.kl_penalty must be loss "
      "where steps have values of their own; got reward"),
+    ("algorithm.name=a/b", ["algorithm=grpo"], "algorithm.name=a/b must have letters, digits and "
+     ". + - _ alone, for folders are named by it. Pass algorithm.name=b."),
+    ("algorithm.name=''", ["algorithm=rft"], "algorithm.name= must have letters, digits and"),
+    ("algorithm.variant_of=null", ["algorithm=grpo"], "algorithm.name must be one of sft, ei, ppo, "
+     "rcrl, sample, steps, orm, sorm; got algorithm.name=grpo. A variant of ei or ppo has "
+     "variant_of."),
     ("algorithm.returns=steps", ["algorithm=rcrl"], "algorithm.returns must be one of value, "
      "solution; got algorithm.returns=steps."),
     ("algorithm.label_tokens=new", ["algorithm=rcrl"], "algorithm.label_tokens must be one of own, "

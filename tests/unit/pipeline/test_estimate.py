@@ -81,6 +81,20 @@ def test_the_time_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate, "work", lambda _: Work(completions=433))
     batch = estimate.batch_seconds(config, shape(config), 433, 200.0)
     assert estimate.gpu_seconds(one) == pytest.approx(batch / 4)
+    monkeypatch.setattr(estimate, "work", lambda _: Work(completions=400, again=33))
+    assert estimate.gpu_seconds(one) == pytest.approx(batch / 4)
+
+
+def test_others_may_be_asked_in_the_place_of_questions_left_out() -> None:
+    """DAPO, two iterations of 64, asks up to three times as many questions as it learns from."""
+    found = estimate.work(
+        planned(
+            "algorithm=dapo", "algorithm.iterations=2", "algorithm.rollouts_per_iteration=64",
+            "algorithm.batch_size=32", "algorithm.epochs=1", "algorithm.kl_horizon=64",
+        )
+    )  # fmt: skip
+    assert found.again == 2 * 2 * 64
+    assert found.examples == found.completions == 2 * 64
 
 
 def test_what_needs_several_gpus_is_not_timed_here(monkeypatch: pytest.MonkeyPatch) -> None:

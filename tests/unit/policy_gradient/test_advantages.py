@@ -96,6 +96,36 @@ def test_a_question_that_nobody_solves_has_no_advantage_by_its_mean(config: PPOC
     assert (SCALES["group_mean"](found, nothing, config) == 0).all()
 
 
+@pytest.mark.parametrize("baseline", ["none", "greedy", "group_mean", "leave_one_out", "critic"])
+def test_a_question_whose_scores_are_the_same_has_no_advantage_by_their_spread(
+    configure: Callable[..., TrainConfig], baseline: str
+) -> None:
+    """Whatever is taken off them: the spread of 0 would make it a million times as large."""
+    config: Any = configure("algorithm=ppo").algorithm
+    greedy = torch.zeros(6, dtype=torch.float64)
+    found = advantages(config, baseline, "group_std", greedy=greedy)
+    assert (found[4:] == 0).all()
+    assert found[0, 0] > 0
+
+
+@pytest.mark.parametrize("size", [3, 8, 16])
+@pytest.mark.parametrize("score", [0.7, 1 / 3, 0.1, -2.3])
+@pytest.mark.parametrize("baseline", ["group_mean", "leave_one_out"])
+@pytest.mark.parametrize("scale", ["none", "group_std", "group_mean"])
+def test_equal_scores_have_no_advantage_at_all_whatever_they_are(
+    config: PPOConfig, size: int, score: float, baseline: str, scale: str
+) -> None:
+    """Each is paid in three parts at other tokens; a rounded mean isn't quite what is averaged."""
+    rewards = torch.zeros(size, 9)
+    for row in range(size):
+        for place, part in enumerate((0.2, 0.5, 0.3)):
+            rewards[row, (place + row) % 3 + 3 * place] = score * part
+    mask, values = torch.ones(size, 9, dtype=torch.bool), torch.zeros(size, 9)
+    ones = Scored(rewards, mask, values, torch.zeros(size, dtype=torch.long))
+    found, _ = BASELINES[baseline](ones, config)
+    assert (SCALES[scale](found, ones, config) == 0).all()
+
+
 def test_steps_by_hand(config: PPOConfig) -> None:
     steps = [Steps((0, 1), (0.25, 0.75)), *[Steps((0,), (0.5,))] * 5]
     found = advantages(config, "step_continuations", "none", steps=steps)
