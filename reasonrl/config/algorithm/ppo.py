@@ -21,6 +21,7 @@ from reasonrl.config.algorithm.base import (
     Work,
     shorter_by,
 )
+from reasonrl.config.algorithm.switches import check_switches
 from reasonrl.config.base import LATER, counted, require, require_one_of
 from reasonrl.config.learner import LearnerConfig
 
@@ -38,15 +39,6 @@ RATIOS = ("token", "sequence")
 AGGREGATIONS = ("token", "sequence", "constant")
 FILTERS = ("all", "mixed")
 MEAN_STEPS = 3  # of a completion, for an estimate of the time alone
-# What only a value function has; without one they are None.
-OF_CRITIC = (
-    "gae_lambda",
-    "value_clip_range",
-    "value_learning_rate",
-    "value_coef",
-    "value_layers",
-    "detach_value",
-)
 
 
 def validates_after(settings: PPOConfig, iteration: int) -> bool:
@@ -237,9 +229,7 @@ class PPOConfig(LearnerConfig, Algorithm):
             f"{key}.compat.unmasked_whitening=true is about whitening, which "
             f"{key}.scale={self.scale} isn't. Pass {key}.scale=batch_std, or leave it out.",
         )
-        self._check_critic(key)
-        self._check_groups(key)
-        self._check_ratio(key)
+        check_switches(key, self)
         for name in ("entropy_coef", "kl_coef", "truncation_penalty"):
             value = getattr(self, name)
             require(0 <= value < math.inf, f"{key}.{name} must be 0 or more; got {value}.")
@@ -284,121 +274,6 @@ class PPOConfig(LearnerConfig, Algorithm):
             f"{key}.truncation_penalty={self.truncation_penalty} must be 0 where truncated "
             f"completions aren't learnt from; got {key}.mask_truncated=true. Choose one.",
         )
-
-    def _check_critic(self, key: str) -> None:
-        if self.baseline != "critic":
-            given = [name for name in OF_CRITIC if getattr(self, name) is not None]
-            require(
-                not given,
-                f"{key}.{given[0] if given else ''} is a value function's, and there is none with "
-                f"{key}.baseline={self.baseline}. Leave it out, or start from {key}=grpo.",
-            )
-            require(
-                self.gamma == 1,
-                f"{key}.gamma must be 1 without a value function: a completion is one action; got "
-                f"{self.gamma}.",
-            )
-            return
-        missing = [n for n in OF_CRITIC if n != "value_clip_range" and getattr(self, n) is None]
-        require(
-            not missing,
-            f"{key}.{missing[0] if missing else ''} must be set for {key}.baseline=critic; got "
-            f"null. Start from {key}=ppo, which has all of a value function's.",
-        )
-        rate, smoothing = self.value_learning_rate or 0, self.gae_lambda or 0
-        require(
-            0 < rate < math.inf,
-            f"{key}.value_learning_rate must be above 0; got {self.value_learning_rate}.",
-        )
-        require(0 <= smoothing <= 1, f"{key}.gae_lambda must be between 0 and 1; got {smoothing}.")
-        for name in ("value_coef", "value_layers"):
-            value = getattr(self, name)
-            require(0 <= value < math.inf, f"{key}.{name} must be 0 or more; got {value}.")
-        require(
-            self.value_clip_range is None or 0 < self.value_clip_range < math.inf,
-            f"{key}.value_clip_range must be null (off) or above 0; got {self.value_clip_range}.",
-        )
-
-    def _check_groups(self, key: str) -> None:
-        grouped = {
-            "baseline": ("group_mean", "leave_one_out"),
-            "scale": ("group_std", "group_mean"),
-            "filter": ("mixed",),
-        }
-        for name, of_groups in grouped.items():
-            require(
-                self.num_samples_per_prompt > 1 or getattr(self, name) not in of_groups,
-                f"{key}.num_samples_per_prompt must be 2 or more for "
-                f"{key}.{name}={getattr(self, name)}, which compares a question's completions; "
-                "got 1.",
-            )
-        require(
-            self.resamplings == 0 or (self.resamplings > 0 and self.filter == "mixed"),
-            f"{key}.resamplings must be 0 or more, and 0 where no question is left out; got "
-            f"{self.resamplings} with {key}.filter={self.filter}. Pass {key}.filter=mixed.",
-        )
-        continued = self.baseline == "step_continuations"
-        require(
-            (self.num_continuations is not None and self.num_continuations >= 1)
-            if continued
-            else self.num_continuations is None,
-            f"{key}.num_continuations must be 1 or more for {key}.baseline=step_continuations, "
-            f"and null for any other; got {self.num_continuations} with "
-            f"{key}.baseline={self.baseline}.",
-        )
-        require(
-            not continued or self.kl_penalty == "loss" or self.kl_coef == 0,
-            f"{key}.kl_penalty must be loss where steps have values of their own; got "
-            f"{self.kl_penalty} with {key}.baseline={self.baseline}.",
-        )
-        # What a baseline samples is scored as it is, so the scores that it is taken off must be.
-        changed = {
-            "scale_scores": self.scale_scores,
-            "score_clip": self.score_clip is not None,
-            "truncation_penalty": self.truncation_penalty > 0,
-        }
-        for name, given in changed.items():
-            require(
-                not given or self.baseline not in ("greedy", "step_continuations"),
-                f"{key}.{name}={getattr(self, name)} changes scores, but not those that "
-                f"{key}.baseline={self.baseline} samples. Leave it out.",
-            )
-        pays_kl = self.kl_penalty == "reward" and self.kl_coef > 0
-        require(
-            not (pays_kl and self.scale in ("group_std", "group_mean")),
-            f"{key}.kl_penalty must be loss with {key}.scale={self.scale}, which divides by what a "
-            f"question's scores are: KL would be part of them; got {self.kl_penalty}.",
-        )
-        require(
-            self.scale != "group_mean" or self.truncation_penalty == 0,
-            f"{key}.truncation_penalty must be 0 with {key}.scale=group_mean, for which scores are "
-            f"0 or more; got {self.truncation_penalty}. Pass {key}.mask_truncated=true instead.",
-        )
-
-    def _check_ratio(self, key: str) -> None:
-        """Checks what log-probabilities are compared, and what a completion's ratio can carry."""
-        of_tokens = {
-            "baseline": self.baseline in ("critic", "step_continuations"),
-            "off_policy_correction": self.off_policy_correction != "none",
-        }
-        for name, given in of_tokens.items():
-            require(
-                not given or self.ratio == "token" or self.clip_detached,
-                f"{key}.ratio must be token with {key}.{name}={getattr(self, name)}, which tells "
-                "tokens apart: by a completion's ratio all of them would get their mean; got "
-                f"{self.ratio}. Pass {key}.ratio=token or {key}.clip_detached=true.",
-            )
-        of_sampler = {
-            "old_logprobs": self.old_logprobs == "sampler",
-            "off_policy_correction": self.off_policy_correction != "none",
-        }
-        for name, given in of_sampler.items():
-            require(
-                not (given and self.compat.temperature_one_logprobs and self.temperature != 1),
-                f"{key}.compat.temperature_one_logprobs must be false with "
-                f"{key}.{name}={getattr(self, name)}: the sampler's log-probabilities are at "
-                f"{key}.temperature={self.temperature}, and can't be compared to those at 1.",
-            )
 
     def needs(self, run: TrainConfig) -> dict[str, TrainConfig]:
         return {}
