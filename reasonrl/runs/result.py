@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from reasonrl.config.algorithm import ALGORITHMS
-from reasonrl.runs.folder import RunFolder, is_done, read_config
+from reasonrl.runs.folder import RunFolder, is_done, read_config, run_folder
 from reasonrl.types import SavedPolicy
 from reasonrl.util.errors import UserError
 
@@ -42,14 +42,19 @@ def read_result(run: RunFolder) -> SavedPolicy:
             f"run={run.path} must be a run that makes a policy, such as algorithm=sft or ei; got "
             f"algorithm={read_config(run).algorithm.name}. Pass another run."
         )
-    # The path in it is where the run was made: its folder may have moved since, or be a copy.
-    return replace(SavedPolicy(**values), path=str(run.policy))
+    policy = SavedPolicy(**values)
+    # Its own policy's path is where it was made: the folder may have moved since, or be a copy.
+    # Another path is that of the policy it started from, where it found nothing to learn from.
+    named = Path(policy.path).parent.name
+    if run.policy.exists() or named in (run.path.name, run_folder(read_config(run)).path.name):
+        return replace(policy, path=str(run.policy))
+    return policy
 
 
 def usable_policy_of(run: RunFolder) -> SavedPolicy:
     """The policy that a run has made, with its weights. Raises UserError if they aren't there."""
     policy = policy_of(run)
-    if not run.policy.exists():
+    if policy.path == str(run.policy) and not run.policy.exists():
         raise UserError(
             f"run={run.path} must hold the policy that it made; there is no {run.policy.name}/ in "
             "it. Copy that folder too, or pass the run that has it."
