@@ -92,10 +92,9 @@ def read_catalogue(outputs: Path, protocol: str | None = None) -> list[Entry]:
             "name the folder with --outputs."
         )
     with ThreadPoolExecutor() as pool:  # a cluster's file system answers slowly, but many at once
-        ages = pool.map(_age, folders)
-        folders = [folder for _, folder in sorted(zip(ages, folders, strict=True))]
-        entries = list(pool.map(lambda folder: _read(folder, protocol), folders))
-    return [entry for entry in entries if entry is not None]
+        found = list(pool.map(lambda folder: (_age(folder), _read(folder, protocol)), folders))
+    found.sort(key=lambda one: one[0])
+    return [entry for _, entry in found if entry is not None]
 
 
 def _age(folder: Path) -> tuple[str, float]:
