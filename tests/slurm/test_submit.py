@@ -339,7 +339,7 @@ def test_what_slurm_refuses_is_a_clear_error_and_can_be_mended(
 def test_a_thousand_runs(
     slurm: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The limits are those of two idle cores, of which a test has but a part: hence times four."""
+    """The limits are several times what two idle cores take, for a test has but a part of them."""
     outputs = f"runtime.outputs={tmp_path}"
     launch = ["train.py", "-m", "algorithm=sft", "seed=range(0,1000)", *SMALL, outputs]
     seconds = timed([*launch, "hydra.launcher.mem_gb=1"])
@@ -347,8 +347,8 @@ def test_a_thousand_runs(
     asked = timed(["-m", "reasonrl.sweep", "status", "--outputs", str(tmp_path)])
     with capsys.disabled():
         print(f"1,000 runs: submitted in {seconds:.1f} s, their status in {asked:.2f} s", end=" ")
-    assert seconds < 4 * 60
-    assert asked < 4 * 1
+    assert seconds < 240
+    assert asked < 10
 
 
 def timed(command: list[str]) -> float:

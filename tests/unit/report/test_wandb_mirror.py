@@ -391,7 +391,7 @@ def test_a_network_that_fails_on_the_way_stops_nothing(tracked: Any, server: Ser
     started = time.monotonic()
     process = attempt(run, "done", **environment)
     assert process.returncode == 0, process.stderr
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 60  # not for as long as the network is away
     assert json.loads(run.status.read_text())["state"] == "done"
     assert server.history[wandb_id(run, config)] == []
     assert history(run) == read_metrics(

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -24,15 +25,15 @@ from tests.helpers.rank_program import SIZE, STEPS, Trouble
 
 PROGRAM = [sys.executable, "-m", "tests.helpers.rank_program"]
 NOTHING = Trouble()
-SOON = 15.0  # seconds; the busy machine's share of it is large
+SOON = 60.0  # seconds; what hangs takes 600, and the busy machine's share of it is large
 
 
 @pytest.mark.parametrize(
     ("is_well", "told", "left", "seconds"),
     [
-        (True, False, False, 0.1),
-        (False, False, False, 0.4),
-        (False, True, False, 0.1),
+        (True, False, False, 2.0),
+        (False, False, False, 5.0),
+        (False, True, False, 2.0),
         (False, False, True, 0.0),
     ],
 )
@@ -42,16 +43,18 @@ def test_after_a_failure_a_silent_machine_is_waited_for_until_slurm_knows(
     """Its job then goes back into the queue, which it doesn't if it has ended."""
     from torch.distributed import HashStore
 
-    monkeypatch.setattr(ranks, "PARTING_SECONDS", 0.1)
-    monkeypatch.setattr(ranks, "SILENCE_SECONDS", 0.4)
-    monkeypatch.setattr(ranks, "POLL_SECONDS", 0.01)
+    slept: list[float] = []
+    clock = SimpleNamespace(monotonic=lambda: sum(slept), sleep=slept.append)
+    monkeypatch.setattr(ranks, "time", clock)
+    monkeypatch.setattr(ranks, "PARTING_SECONDS", 1.5)
+    monkeypatch.setattr(ranks, "SILENCE_SECONDS", 4.5)
+    monkeypatch.setattr(ranks, "POLL_SECONDS", 1.0)
     monkeypatch.setattr(ranks, "received", lambda: signal.SIGTERM if told else None)
     store = HashStore()
     if left:
         store.set("left/1", "")
-    began = time.monotonic()
     ranks._part(store, Machine(count=2), is_well=is_well)
-    assert seconds <= time.monotonic() - began < seconds + 0.25
+    assert sum(slept) == seconds
 
 
 # --- how they end
@@ -112,7 +115,7 @@ class Attempt:
     def ends(self, seconds: float = 60.0) -> int:
         """Its exit status; in time, and without leaving anybody behind."""
         code = self.parent.wait(timeout=seconds)
-        deadline = time.monotonic() + 2.0
+        deadline = time.monotonic() + 10.0
         while left := [pid for pid in self.pids() if lives(pid)]:
             assert time.monotonic() < deadline, left
             time.sleep(0.01)

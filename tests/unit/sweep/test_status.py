@@ -261,7 +261,7 @@ def test_status_of_a_thousand_runs(tmp_path: Path) -> None:
     seconds = time.monotonic() - started
     print(f"status of 1,000 runs: {seconds:.2f} s")
     assert re.search("1000 runs: 250 done, 250 failed, 250 crashed, 250 cancelled", done.stdout)
-    assert seconds < 2  # of a machine that is busy with other things; 0.4 s of one that isn't
+    assert seconds < 10  # 0.4 of a machine that isn't busy with other things
     shutil.rmtree(tmp_path / "runs")
 
 

@@ -1,7 +1,6 @@
 """What the entry points do before they begin: help at once, and libraries that keep quiet."""
 
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -13,14 +12,16 @@ from hydra.errors import HydraException
 from reasonrl.util.entry_point import _explain, decoded, left_to_runs
 
 ROOT = Path(__file__).parents[3]
-# Runs a command with --help, and says on stderr which of the slow packages it has imported.
+# Runs a command with --help, and says on stderr which packages, but Python's own, it has imported.
 HELP = """
 import runpy, sys
 sys.argv = [sys.argv[1], "--help"]
+before = {*sys.modules}
 try:
     runpy.run_path(sys.argv[0], run_name="__main__")
 finally:
-    print({"torch", "transformers", "datasets", "wandb"} & {*sys.modules}, file=sys.stderr)
+    packages = {name.partition(".")[0] for name in {*sys.modules} - before}
+    print(*sorted(packages - sys.stdlib_module_names), file=sys.stderr)
 """
 
 
@@ -32,11 +33,14 @@ def output(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("command", ["train.py", "evaluate.py"])
 def test_help_is_there_at_once(command: str) -> None:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert output("-c", HELP, command).stderr == "set()\n"
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert seconds < 4  # 1.0 on an idle server of 2024, twice that where its cores are shared
+    """It imports what it composes and prints with, of which each takes a tenth of a second or less.
+
+    Seconds aren't held to a number: of a machine that is busy a process takes five times as many.
+    """
+    imported = output("-c", HELP, command).stderr.split()
+    ours = {"reasonrl", "hydra", "hydra_plugins", "omegaconf", "antlr4", "filelock", "packaging"}
+    light = ours | {"rich", "yaml", "_yaml", "cython_runtime"}
+    assert {name for name in imported if not name.startswith("_cython_")} <= light
 
 
 def choices(command: str) -> dict[str, str]:
