@@ -194,12 +194,6 @@ class PPOConfig(LearnerConfig, Algorithm):
             1 <= self.off_policy_cap < math.inf,
             f"{key}.off_policy_cap must be 1 or more; got {self.off_policy_cap}.",
         )
-        require(
-            self.off_policy_correction == "none" or self.old_logprobs == "recomputed",
-            f"{key}.off_policy_correction={self.off_policy_correction} must have the learner's own "
-            f"log-probabilities; got {key}.old_logprobs={self.old_logprobs}, whose ratio corrects "
-            f"already. Pass {key}.old_logprobs=recomputed.",
-        )
         require_one_of(f"{key}.trainable", self.trainable, TRAINABLE)
         for name in (
             "iterations",
@@ -224,11 +218,6 @@ class PPOConfig(LearnerConfig, Algorithm):
         ):
             require_one_of(f"{key}.{name}", getattr(self, name), choices)
         require(0 <= self.gamma <= 1, f"{key}.gamma must be between 0 and 1; got {self.gamma}.")
-        require(
-            not self.compat.unmasked_whitening or self.scale == "batch_std",
-            f"{key}.compat.unmasked_whitening=true is about whitening, which "
-            f"{key}.scale={self.scale} isn't. Pass {key}.scale=batch_std, or leave it out.",
-        )
         check_switches(key, self)
         for name in ("entropy_coef", "kl_coef", "truncation_penalty"):
             value = getattr(self, name)
@@ -268,11 +257,6 @@ class PPOConfig(LearnerConfig, Algorithm):
             f"{key}.kl_horizon={self.kl_horizon} must be above a fifth of "
             f"{key}.rollouts_per_iteration, or one iteration could make the coefficient 0; got "
             f"{self.rollouts_per_iteration}. Raise it.",
-        )
-        require(
-            not (self.mask_truncated and self.truncation_penalty),
-            f"{key}.truncation_penalty={self.truncation_penalty} must be 0 where truncated "
-            f"completions aren't learnt from; got {key}.mask_truncated=true. Choose one.",
         )
 
     def needs(self, run: TrainConfig) -> dict[str, TrainConfig]:

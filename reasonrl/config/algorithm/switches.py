@@ -117,9 +117,19 @@ def _check_groups(key: str, settings: PPOConfig) -> None:
         f"question's scores are: KL would be part of them; got {settings.kl_penalty}.",
     )
     require(
+        not settings.compat.unmasked_whitening or settings.scale == "batch_std",
+        f"{key}.compat.unmasked_whitening=true is about whitening, which "
+        f"{key}.scale={settings.scale} isn't. Pass {key}.scale=batch_std, or leave it out.",
+    )
+    require(
         settings.scale != "group_mean" or settings.truncation_penalty == 0,
         f"{key}.truncation_penalty must be 0 with {key}.scale=group_mean, for which scores are "
         f"0 or more; got {settings.truncation_penalty}. Pass {key}.mask_truncated=true instead.",
+    )
+    require(
+        not (settings.mask_truncated and settings.truncation_penalty),
+        f"{key}.truncation_penalty={settings.truncation_penalty} must be 0 where truncated "
+        f"completions aren't learnt from; got {key}.mask_truncated=true. Choose one.",
     )
 
 
@@ -136,6 +146,12 @@ def _check_ratio(key: str, settings: PPOConfig) -> None:
             "tokens apart: by a completion's ratio all of them would get their mean; got "
             f"{settings.ratio}. Pass {key}.ratio=token or {key}.clip_detached=true.",
         )
+    require(
+        settings.off_policy_correction == "none" or settings.old_logprobs == "recomputed",
+        f"{key}.off_policy_correction={settings.off_policy_correction} must have the learner's own "
+        f"log-probabilities; got {key}.old_logprobs={settings.old_logprobs}, whose ratio corrects "
+        f"already. Pass {key}.old_logprobs=recomputed.",
+    )
     of_sampler = {
         "old_logprobs": settings.old_logprobs == "sampler",
         "off_policy_correction": settings.off_policy_correction != "none",
