@@ -8,8 +8,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 VLLM := .venv-vllm/bin/python
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=15
 
+FAST := "not slow and not slurm and not browser and not vllm"
+
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-all test-vllm lint types format smollm2 clean
+.PHONY: help demo check test test-all test-vllm coverage lint types format smollm2 clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,15 +20,17 @@ demo: .venv/installed ## a policy that learns: Expert Iteration on generated pro
 	$(BIN)/python train.py
 
 check: lint types ## before every commit: style, types, and the fast tests
-	$(PYTEST) -m "not slow and not slurm and not browser and not vllm" tests/unit tests/golden tests/property
+	$(PYTEST) -m $(FAST) tests/unit tests/golden tests/property
 
 test: .venv/installed-dev .venv/installed-smollm2 ## all tests but the slow ones, in minutes
-	$(PYTEST) -m "not slow and not slurm and not browser and not vllm"
+	$(PYTEST) -m $(FAST)
 
-test-all: .venv/installed-dev .venv/installed-smollm2 ## all tests, with line coverage; needs slurm-wlm, munge and chromium
-	$(PYTEST) -m "not slow and not slurm and not browser and not vllm" --cov --cov-report=
+test-all: test ## those, then the slow ones; needs slurm-wlm, munge and chromium
 	$(PYTEST) -m "slow and not slurm and not browser and not vllm"
-	$(PYTEST) -m "slurm or browser" --cov --cov-append --cov-report=term:skip-covered --cov-fail-under=95
+	$(PYTEST) -m "slurm or browser"
+
+coverage: .venv/installed-dev .venv/installed-smollm2 ## lines that the fast tests carry out, in twice their time
+	$(PYTEST) -m $(FAST) --cov --cov-report=term:skip-covered --cov-fail-under=95
 
 test-vllm: .venv-vllm/installed ## the engine on vLLM, in an environment of its own (3 GB), on the CPU
 	LD_PRELOAD=$(CURDIR)/.venv-vllm/lib/libiomp5.so OMP_NUM_THREADS=1 $(VLLM) -m pytest -m vllm tests/vllm --durations=15

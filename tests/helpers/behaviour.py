@@ -40,7 +40,7 @@ from reasonrl.types import Problem
 from reasonrl.util.errors import UserError
 from reasonrl.util.progress import Progress
 from tests.helpers.configs import ROOT, small_config
-from tests.unit.config.test_config import RULES
+from tests.helpers.rules import RULES
 
 Values = dict[str, Any]
 

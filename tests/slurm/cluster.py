@@ -211,7 +211,7 @@ class Cluster:
         shown = self.run("scontrol", "--oneliner", "show", "job", job)
         return dict(re.findall(r"(\w+)=(\S*)", shown))
 
-    def wait_for(self, job: str, state: str, timeout: float = 60) -> dict[str, str]:
+    def wait_for(self, job: str, state: str, timeout: float = 300) -> dict[str, str]:
         """The job's fields once it is in this state. Raises ClusterError where it never is."""
         self.wait(
             lambda: self.job(job)["JobState"] == state, f"job {job} is in state {state}", timeout
@@ -226,7 +226,7 @@ class Cluster:
         lines = self.run("sinfo", "--noheader", "--Node", "--partition=high", "--format=%N %T")
         return dict(line.split() for line in lines.splitlines())
 
-    def wait(self, condition: Callable[[], object], what: str, timeout: float = 60) -> None:
+    def wait(self, condition: Callable[[], object], what: str, timeout: float = 300) -> None:
         """Raises ClusterError where `what` still isn't so after `timeout` seconds."""
         end = time.monotonic() + timeout
         while not condition():
