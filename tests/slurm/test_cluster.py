@@ -110,7 +110,7 @@ def test_a_thousand_waiting_tasks_are_listed_at_once(slurm: Cluster) -> None:
     arrays = [slurm.submit("--hold", "--array=0-99", script="true") for _ in range(10)]
     started = time.monotonic()
     shown = slurm.run("squeue", "--noheader", "--array", f"--jobs={','.join(arrays)}")
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 5
     assert len(shown.splitlines()) == 1000
 
 

@@ -218,7 +218,6 @@ class PPOConfig(LearnerConfig, Algorithm):
         ):
             require_one_of(f"{key}.{name}", getattr(self, name), choices)
         require(0 <= self.gamma <= 1, f"{key}.gamma must be between 0 and 1; got {self.gamma}.")
-        check_switches(key, self)
         for name in ("entropy_coef", "kl_coef", "truncation_penalty"):
             value = getattr(self, name)
             require(0 <= value < math.inf, f"{key}.{name} must be 0 or more; got {value}.")
@@ -258,6 +257,7 @@ class PPOConfig(LearnerConfig, Algorithm):
             f"{key}.rollouts_per_iteration, or one iteration could make the coefficient 0; got "
             f"{self.rollouts_per_iteration}. Raise it.",
         )
+        check_switches(key, self)
 
     def needs(self, run: TrainConfig) -> dict[str, TrainConfig]:
         return {}

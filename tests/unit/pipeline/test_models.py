@@ -143,7 +143,7 @@ def test_a_dry_run_without_the_weights(
 ):
     started = time.monotonic()
     train(composed(tmp_path / "outputs", *FEW, f"model={name}", "dry_run=true"))
-    assert time.monotonic() - started < 60  # a second or two, where nothing else runs
+    assert time.monotonic() - started < 20  # a second or two
     out = capfd.readouterr()
     shown = (out.out + out.err).splitlines()
     assert any(f"sft-{name}-pretrained-stories-s0" in line for line in shown)
@@ -157,7 +157,7 @@ def test_a_run_without_the_weights_is_refused(tmp_path: Path, monkeypatch: pytes
     started = time.monotonic()
     with pytest.raises(UserError, match="meta-llama/Llama-2-7b-hf must be a folder or"):
         plan(configured(tmp_path, "model=7b"))
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 20
 
 
 def of_kind(tmp_path: Path, kind: str, *overrides: str) -> TrainConfig:
